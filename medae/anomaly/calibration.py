@@ -1,0 +1,163 @@
+"""A threshold from normal scans alone, and the record of how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from medae.config import Config
+from medae.errors import DataError
+from medae.metrics.voxelscores import N_BINS, at_least, bin_floor, check_same_grid, score_bins
+
+Normals = Literal["healthy_subjects", "lesion_free_slices"]
+
+
+class Calibration(Config):
+    """A threshold and where it comes from.
+
+    threshold: a voxel is flagged when its value is at least this (units of the processed map).
+    false_positive_rate: asked for, as the mean over subjects of the flagged share of the mask.
+    achieved_mean, achieved_sd, achieved_max: of that share over the calibration subjects at the threshold (sd None
+    for one subject). threshold_low, threshold_high: range of thresholds when each subject in turn is left out; the
+    threshold itself for one subject.
+    normals: whether the cohort is of healthy subjects, or of patients' slices without a marked lesion.
+    cohort: which scans, in words: data set, scanner or site if known, phantoms if they are.
+    """
+
+    threshold: float
+    false_positive_rate: float = Field(gt=0, lt=1)
+    achieved_mean: float
+    achieved_sd: float | None
+    achieved_max: float
+    threshold_low: float
+    threshold_high: float
+    n_scans: int = Field(ge=1)
+    n_subjects: int = Field(ge=1)
+    normals: Normals
+    cohort: str = Field(min_length=1)
+
+    def describe(self) -> str:
+        """Sentences for a report: what the threshold rests on and where it does not hold."""
+        parts = [
+            f"The threshold {self.threshold:.4g} flags {self.achieved_mean:.2%} of the brain mask on average (asked for: "
+            f"{self.false_positive_rate:.2%}), {self.achieved_max:.2%} in the highest subject, over "
+            f"{_count(self.n_scans, 'scan')} of {_count(self.n_subjects, 'subject')}. Cohort: {self.cohort}."
+        ]
+        if self.n_subjects > 1:
+            parts.append(
+                f"Leaving out each subject in turn moves it between {self.threshold_low:.4g} and {self.threshold_high:.4g}."
+            )
+        if self.normals == "lesion_free_slices":
+            parts.append(
+                "These are lesion-free slices of patients, not healthy people: choosing them used the lesion labels, and "
+                "tissue near a lesion may be abnormal without being marked."
+            )
+        parts.append(
+            "Thresholds drift between scanners and protocols: recalibrate on normal scans of another site before use there."
+        )
+        return " ".join(parts)
+
+
+def calibrate(
+    maps: Iterable[np.ndarray],
+    masks: Iterable[np.ndarray],
+    rate: float,
+    *,
+    cohort: str,
+    normals: Normals,
+    subjects: Sequence[str] | None = None,
+) -> Calibration:
+    """The lowest threshold at which the mean over subjects of the flagged share of the mask is at most ``rate``.
+
+    maps, masks: one of each a normal scan, same shape, read one at a time (generators are welcome); maps as they come
+    from ``process_map``, masks non-zero where voxels count (brain, or its lesion-free slices). subjects: one name a
+    scan, so that the scans of a subject count as one; each scan is its own subject unless given. The names are not
+    kept. The threshold is a bin floor of ``metrics.voxelscores``, exact at that value and at most 1/2048 above the
+    lowest real one.
+    Raises DataError (no scan, an empty mask, values not finite, rate outside (0, 1)), GeometryError (shapes).
+    """
+    if not 0 < rate < 1:
+        raise DataError(f"A false-positive rate of {rate} is outside (0, 1).", remedy="Use 0.01 for 1 %.")
+    counts, n_scans = _count_by_subject(maps, masks, subjects)
+    total = np.zeros(N_BINS)
+    for histogram in counts.values():
+        total += histogram.flagged_share()
+    n_subjects = len(counts)
+    chosen = _lowest_bin(total / n_subjects, rate)
+    achieved = [float(histogram.flagged_share()[chosen]) for histogram in counts.values()]
+    left_out = [chosen]
+    if n_subjects > 1:
+        left_out = [
+            _lowest_bin((total - histogram.flagged_share()) / (n_subjects - 1), rate) for histogram in counts.values()
+        ]
+    return Calibration(
+        threshold=bin_floor(chosen),
+        false_positive_rate=rate,
+        achieved_mean=float(np.mean(achieved)),
+        achieved_sd=float(np.std(achieved, ddof=1)) if len(achieved) > 1 else None,
+        achieved_max=max(achieved),
+        threshold_low=bin_floor(min(left_out)),
+        threshold_high=bin_floor(max(left_out)),
+        n_scans=n_scans,
+        n_subjects=n_subjects,
+        normals=normals,
+        cohort=cohort,
+    )
+
+
+@dataclass(frozen=True)
+class _Histogram:
+    """Occupied bins of one subject and their counts: small, however many subjects there are."""
+
+    bins: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> _Histogram:
+        bins, counts = np.unique(score_bins(values), return_counts=True)
+        return cls(bins, counts)
+
+    def plus(self, other: _Histogram) -> _Histogram:
+        bins, place = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
+        counts = np.bincount(place, weights=np.concatenate([self.counts, other.counts])).astype(np.int64)
+        return _Histogram(bins, counts)
+
+    def flagged_share(self) -> np.ndarray:
+        """By bin, the share of voxels in it or above: float64 ``[N_BINS]``."""
+        dense = np.bincount(self.bins, weights=self.counts, minlength=N_BINS)
+        return at_least(dense) / dense.sum()
+
+
+def _count_by_subject(
+    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray], subjects: Sequence[str] | None
+) -> tuple[dict[int | str, _Histogram], int]:
+    scans = zip(maps, masks, strict=True)
+    named = enumerate(scans) if subjects is None else zip(subjects, scans, strict=True)
+    counts: dict[int | str, _Histogram] = {}
+    n_scans = 0
+    for name, (scores, mask) in named:
+        check_same_grid(map=scores, mask=mask)
+        values = scores[mask != 0]
+        if values.size == 0:
+            raise DataError(
+                "The mask of a normal scan is empty.", where=f"calibration scan {n_scans + 1}", remedy="Leave the scan out."
+            )
+        histogram = _Histogram.of(values)
+        counts[name] = counts[name].plus(histogram) if name in counts else histogram
+        n_scans += 1
+    if n_scans == 0:
+        raise DataError("No normal scan was given to calibrate on.", remedy="Keep normal scans aside for calibration.")
+    return counts, n_scans
+
+
+def _lowest_bin(share: np.ndarray, rate: float) -> int:
+    """The lowest bin at which the share is at most the rate, rounding of the mean forgiven."""
+    return int(np.argmax(share <= rate * (1 + 1e-9)))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

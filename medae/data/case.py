@@ -1,0 +1,93 @@
+"""Cases and manifests: what a data set holds, independent of how its files are laid out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from medae.config import Config
+
+ImageKind = Literal["intensity", "labels", "mask"]
+Modality = Literal["CT", "MR", "unknown"]
+
+
+class ImageRef(Config):
+    """One image of a case: a file, or the files of a series.
+
+    files: relative to the manifest's root, POSIX separators. sha256: over the contents, in the order of files.
+    """
+
+    files: tuple[str, ...] = Field(min_length=1)
+    sha256: str
+    kind: ImageKind
+    modality: Modality = "unknown"
+    series: str | None = None
+
+
+class Case(Config):
+    """One imaging session of one subject.
+
+    images: by channel name; a declared channel may be absent. targets: by name; a label map (ImageRef), a class
+    name or a number. covariates: age, sex, site, scanner and the like.
+    """
+
+    id: str
+    subject: str
+    session: str | None = None
+    images: dict[str, ImageRef]
+    targets: dict[str, ImageRef | str | float] = Field(default_factory=dict)
+    covariates: dict[str, str | float | None] = Field(default_factory=dict)
+
+    def digest(self) -> str:
+        """SHA-256 over the contents of every image and target; file names and folders do not count."""
+        rows: list[list[str]] = [["case", self.id, self.subject]]
+        rows += [["image", name, ref.sha256] for name, ref in sorted(self.images.items())]
+        for name, target in sorted(self.targets.items()):
+            rows.append(["target", name, target.sha256 if isinstance(target, ImageRef) else repr(target)])
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+class Manifest(Config):
+    """The cases of a data set.
+
+    root: absolute folder that the files are relative to; never logged. channels: declared image names, in order.
+    labels: by target name, label value -> label name, background 0 included when the data set names it.
+    phantom: true if the images are synthetic; said wherever the cases appear.
+    """
+
+    source: str
+    root: Path
+    channels: tuple[str, ...]
+    labels: dict[str, dict[int, str]] = Field(default_factory=dict)
+    cases: tuple[Case, ...]
+    phantom: bool = False
+
+    def digest(self) -> str:
+        """SHA-256 over the cases' contents, independent of paths and of the order of cases."""
+        rows = [*sorted(case.digest() for case in self.cases), *self.channels, json.dumps(self.labels, sort_keys=True)]
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+    def select(self, keep: Callable[[Case], bool]) -> Manifest:
+        """The same data set with only the cases for which ``keep`` is true."""
+        return self.model_copy(update={"cases": tuple(case for case in self.cases if keep(case))})
+
+    def of_subjects(self, subjects: Iterable[str]) -> Manifest:
+        """The cases of the given subjects, in the manifest's order."""
+        wanted = frozenset(subjects)
+        return self.select(lambda case: case.subject in wanted)
+
+    def case(self, case_id: str) -> Case:
+        """The case of that id. Raises KeyError."""
+        for case in self.cases:
+            if case.id == case_id:
+                return case
+        raise KeyError(case_id)
+
+    def paths(self, ref: ImageRef) -> list[Path]:
+        """The absolute paths of an image's files."""
+        return [self.root / file for file in ref.files]

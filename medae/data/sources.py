@@ -1,0 +1,183 @@
+"""Open a data set in any layout that is known, recognising the layout by itself, as a manifest of cases."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
+
+from medae.config import validate
+from medae.data.bids import BIDSSource
+from medae.data.case import Case, Manifest
+from medae.data.files import FileSource, image_files, read_json, resolve_root, stem
+from medae.data.folder import FolderSource, guess_patterns
+from medae.data.msd import MSDSource, listed_files
+from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
+from medae.data.phantom import PhantomSource
+from medae.errors import ConfigError, DataError
+
+__all__ = [
+    "AutoSource",
+    "ConcreteSource",
+    "SourceConfig",
+    "detect_format",
+    "hash_ids",
+    "open_manifest",
+    "recognise",
+    "resolve_root",
+]
+
+SALT_VARIABLE = "MEDAE_CASE_SALT"
+PHANTOM_FILE = "phantom.json"
+LOOKED_FOR = (
+    "dataset.json beside imagesTr (Medical Segmentation Decathlon, nnU-Net raw)",
+    "sub-*/anat/*.nii.gz or sub-*/ses-*/anat/*.nii.gz (BIDS)",
+    "a folder of images, with or without one of label maps (image/ and mask/)",
+    "NIfTI files in the folder itself (*_T1w.nii.gz and *_dseg.nii.gz)",
+    f"{PHANTOM_FILE} (phantoms)",
+)
+
+
+class AutoSource(FileSource):
+    """A data set whose layout is recognised. subject: as in the layouts that have it (MSD, nnU-Net, plain folders)."""
+
+    format: Literal["auto"] = "auto"
+    subject: re.Pattern[str] | None = None
+
+
+ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | PhantomSource
+CONCRETE: dict[str, type[ConcreteSource]] = {
+    "msd": MSDSource,
+    "nnunet": NNUNetSource,
+    "bids": BIDSSource,
+    "folder": FolderSource,
+    "phantom": PhantomSource,
+}
+
+
+def source_format(source: Any) -> str | None:
+    """The layout that a configuration names, ``auto`` if it names none."""
+    return source.get("format", "auto") if isinstance(source, Mapping) else getattr(source, "format", None)
+
+
+SourceConfig = Annotated[
+    Annotated[MSDSource, Tag("msd")]
+    | Annotated[NNUNetSource, Tag("nnunet")]
+    | Annotated[BIDSSource, Tag("bids")]
+    | Annotated[FolderSource, Tag("folder")]
+    | Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[AutoSource, Tag("auto")],
+    Discriminator(source_format),
+]
+
+
+def open_manifest(source: ConcreteSource | AutoSource, case_ids: Literal["given", "hashed"] = "given") -> Manifest:
+    """Open a data set.
+
+    case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net and phantoms and hashes file names of plain folders, unless
+    their source says ``ids: names``; ``hashed`` hashes all. Raises DataError if the data set cannot be opened.
+    """
+    if isinstance(source, AutoSource):
+        source = recognise(source)
+    manifest = source.manifest()
+    is_plain = isinstance(source, FolderSource) and source.ids == "hashed"
+    return hash_ids(manifest) if is_plain or case_ids == "hashed" else manifest
+
+
+def recognise(source: AutoSource) -> ConcreteSource:
+    """The source for the layout that is found under ``source.root``."""
+    root = resolve_root(source.root)
+    model = CONCRETE[detect_format(root)]
+    if model is PhantomSource:
+        return validate(PhantomSource, {**read_json(root / PHANTOM_FILE, root), "root": source.root}, PHANTOM_FILE)
+    content = source.model_dump(exclude={"format"}, exclude_none=True)
+    if source.subject is not None and "subject" not in model.model_fields:
+        raise ConfigError(
+            "A BIDS data set states its subjects; a subject pattern has no use.", where="subject", remedy="Remove it."
+        )
+    return validate(model, content)
+
+
+def detect_format(root: Path) -> str:
+    """The layout of the data set in a folder: ``msd``, ``nnunet``, ``bids``, ``folder`` or ``phantom``.
+
+    Plain folders are what is left when no other layout is there. Raises DataError if there is none, or two.
+    """
+    root = resolve_root(root)
+    if (root / PHANTOM_FILE).is_file():
+        return "phantom"
+    has_images = any((root / name).is_dir() for name in ("imagesTr", "imagesTs"))
+    found: dict[str, str] = {}
+    if has_images and (root / "dataset.json").is_file():
+        found[_decathlon_or_nnunet(root)] = "dataset.json"
+    if any(path.name.endswith((".nii", ".nii.gz")) for path in root.glob("sub-*/**/*.nii*")):
+        found["bids"] = "sub-*"
+    if len(found) > 1:
+        layouts = " and ".join(f"{layout} ({evidence})" for layout, evidence in found.items())
+        raise DataError(f"Two layouts are recognised: {layouts}.", where=root, remedy="Choose one with 'format'.")
+    if found:
+        return next(iter(found))
+    if has_images:
+        raise DataError(
+            "There is imagesTr or imagesTs, but no dataset.json beside it.",
+            where=root,
+            remedy="Add the dataset.json of the Decathlon or nnU-Net, or use 'format: folder' and name the folders.",
+        )
+    if guess_patterns(root, "label") is not None:
+        return "folder"
+    looked_for = "".join(f"\n    {line}" for line in LOOKED_FOR)
+    raise DataError(f"No data set is recognised. Looked for:{looked_for}", where=root, remedy=_hint(root))
+
+
+def _decathlon_or_nnunet(root: Path) -> str:
+    """Both have ``dataset.json`` and ``imagesTr``; nnU-Net ends image names, not label names, in a channel number."""
+    content = read_json(root / "dataset.json", root)
+    if "channel_names" in content or "file_ending" in content:
+        return "nnunet"
+    images = {stem(path) for part in ("Tr", "Ts") for path in image_files(root / f"images{part}")}
+    labels = {stem(path) for path in image_files(root / "labelsTr")}
+    listed = any((root / image).exists() for image, _ in listed_files(content))
+    numbered = bool(images) and all(CHANNEL_NUMBER.fullmatch(name) for name in images)
+    return "nnunet" if numbered and not listed and not images & labels else "msd"
+
+
+def _hint(root: Path) -> str:
+    inside = sorted(path.parent.name for name in ("dataset.json", "participants.tsv") for path in root.glob(f"*/{name}"))
+    if inside:
+        return f"Did you mean a folder inside it ({', '.join(inside)})?"
+    if next(root.rglob("*.dcm"), None) is not None:
+        return "DICOM files have to be converted to NIfTI first, for example with dcm2niix."
+    return "Use 'format: folder' with image_pattern to say which files are images."
+
+
+def hash_ids(manifest: Manifest) -> Manifest:
+    """The manifest with hashes for the ids of cases, subjects and sessions.
+
+    The key is the secret in MEDAE_CASE_SALT. Without one it is the contents of the case's (for a subject: of one of the
+    subject's) images: whoever does not have them cannot find the name behind a hash by trying names, and the ids are
+    the same wherever the data set lies, but may change when images change or a subject gets more of them. A salt in
+    the configuration would be logged beside the hashes that it protects; therefore there is none.
+    """
+    secret = os.environ.get(SALT_VARIABLE)
+    own = {case.id: min(ref.sha256 for ref in case.images.values()) for case in manifest.cases}
+    of_subject: dict[str, str] = {}
+    for case in manifest.cases:
+        of_subject[case.subject] = min(own[case.id], of_subject.get(case.subject, own[case.id]))
+
+    def name(kind: str, text: str, contents: str) -> str:
+        message = f"{kind}\x1f{text}".encode()
+        return f"{kind}-{hmac.new((secret or contents).encode(), message, hashlib.sha256).hexdigest()[:12]}"
+
+    def hashed(case: Case) -> Case:
+        session = None if case.session is None else name("session", case.session, of_subject[case.subject])
+        subject = name("subject", case.subject, of_subject[case.subject])
+        return case.model_copy(update={"id": name("case", case.id, own[case.id]), "subject": subject, "session": session})
+
+    cases = sorted((hashed(case) for case in manifest.cases), key=lambda case: case.id)
+    return manifest.model_copy(update={"cases": tuple(cases)})

@@ -1,0 +1,55 @@
+"""Errors that a user can act on: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MedaeError(Exception):
+    """A user's error. The command line prints it without a traceback and exits with status 2.
+
+    what: one sentence that names the problem. where: the file, configuration key or case it was found in.
+    remedy: what the user can do.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where:  {self.where}")
+        if self.remedy:
+            lines.append(f"  remedy: {self.remedy}")
+        return "\n".join(lines)
+
+
+class ConfigError(MedaeError):
+    """A configuration that cannot be used: unknown key, wrong type, contradictory choice."""
+
+
+class DataError(MedaeError):
+    """A data set or file that is missing, unreadable or not in the layout that was expected."""
+
+
+class GeometryError(MedaeError):
+    """Images whose grids (shape, spacing, orientation, position) do not fit each other or the operation."""
+
+
+class ArtifactError(MedaeError):
+    """A stored model that is missing, damaged or not of the kind that was asked for."""
+
+
+class TransferError(MedaeError):
+    """Weights that fit the receiving network too little to be called a transfer."""
+
+
+class TrainingError(MedaeError):
+    """A training that cannot go on: not-a-number loss, memory or disk exhausted, incompatible checkpoint."""
+
+
+class TrackingError(MedaeError):
+    """A tracking store that cannot be reached or does not hold what was asked for."""

@@ -1,0 +1,236 @@
+"""How well an anomaly map and its thresholded mask find lesions: a scan at a time, and over all scans.
+
+All arrays are in the file's own grid. One brain mask, given, serves every row of a comparison. Normal voxels count
+inside the mask only. Lesion voxels outside it count as missed in every figure: recall, average precision, AUROC and
+Dice. A voxel is flagged when its value is at least the threshold. Figures that a scan cannot have (Dice without a
+lesion) are None and leave the means; how many scans remain is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from medae.errors import DataError
+from medae.metrics.lesions import SIZE_STRATA_ML, LesionMatch, SizeStratum, match_lesions, recall_by_size
+from medae.metrics.voxelscores import N_BINS, PrecisionRecall, VoxelScores, bin_floor, check_same_grid
+
+
+def auroc(scores: Sequence[float], diseased: Sequence[bool]) -> float | None:
+    """Chance that a diseased scan scores above a normal one, ties half. None unless both kinds are there."""
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(diseased, dtype=bool)
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if n_positive == 0 or n_negative == 0:
+        return None
+    ranks = stats.rankdata(values)
+    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def dice(prediction: np.ndarray, lesion: np.ndarray) -> float | None:
+    """2 |P and L| / (|P| + |L|); None without a lesion voxel. Raises GeometryError if the shapes differ."""
+    check_same_grid(prediction=prediction, lesion=lesion)
+    flagged, diseased = prediction != 0, lesion != 0
+    if not diseased.any():
+        return None
+    return float(2 * np.count_nonzero(flagged & diseased) / (np.count_nonzero(flagged) + np.count_nonzero(diseased)))
+
+
+@dataclass(frozen=True)
+class LesionError:
+    """Mean absolute reconstruction error (units of the normalised image) of normal and of lesion voxels in the mask.
+
+    None where there is no such voxel. A model that reconstructs normal anatomy and removes lesions has a high ratio;
+    a low normal error alone says nothing about the removal of lesions.
+    """
+
+    normal: float | None
+    lesion: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Lesion error / normal error."""
+        return self.lesion / self.normal if self.lesion is not None and self.normal else None
+
+
+def lesion_error(error: np.ndarray, mask: np.ndarray, lesion: np.ndarray) -> LesionError:
+    """Split the absolute error, before any filter, by truth inside the mask. Raises GeometryError if shapes differ."""
+    check_same_grid(error=error, mask=mask, lesion=lesion)
+    inside, diseased = mask != 0, lesion != 0
+
+    def mean(where: np.ndarray) -> float | None:
+        return float(np.mean(error[where], dtype=np.float64)) if where.any() else None
+
+    return LesionError(normal=mean(inside & ~diseased), lesion=mean(inside & diseased))
+
+
+@dataclass(frozen=True)
+class ScanMetrics:
+    """One scan. Figures that need a lesion are None without one.
+
+    score: the scan score. lesion_ml: true volume. mask_recall: share of the lesion inside the mask. dice, recall,
+    precision: of the predicted mask, voxel-wise. false_positives, normal_voxels: inside the mask.
+    """
+
+    case: str
+    subject: str
+    score: float
+    lesion_ml: float
+    mask_recall: float | None
+    average_precision: float | None
+    auroc: float | None
+    dice: float | None
+    recall: float | None
+    precision: float | None
+    false_positives: int
+    normal_voxels: int
+    lesions: LesionMatch
+    error: LesionError | None
+
+    @property
+    def has_lesion(self) -> bool:
+        """Whether the truth holds a lesion."""
+        return bool(self.lesions.volumes_ml)
+
+    @property
+    def false_positive_rate(self) -> float | None:
+        """Flagged share of the normal voxels inside the mask; None if there is no normal voxel."""
+        return self.false_positives / self.normal_voxels if self.normal_voxels else None
+
+
+class AnomalyEvaluation:
+    """Collects scans one at a time; keeps counts and a row a scan, never the arrays."""
+
+    def __init__(self, overlap: float = 0.1, strata_ml: Sequence[float] = SIZE_STRATA_ML) -> None:
+        """overlap: of the lesion-wise rule. strata_ml: inner bounds of the lesion sizes, in millilitres."""
+        self.overlap = overlap
+        self.strata_ml = tuple(strata_ml)
+        self.scans: list[ScanMetrics] = []
+        self._pooled = VoxelScores()
+        self._dice_curves = np.zeros(N_BINS)
+        self._voxels = np.zeros(3, dtype=np.int64)
+
+    def add(
+        self,
+        case: str,
+        scores: np.ndarray,
+        prediction: np.ndarray,
+        mask: np.ndarray,
+        lesion: np.ndarray,
+        *,
+        voxel_ml: float,
+        scan_score: float,
+        subject: str | None = None,
+        error: np.ndarray | None = None,
+    ) -> ScanMetrics:
+        """Evaluate one scan.
+
+        scores: float anomaly map. prediction: the mask made of it at the calibrated threshold. mask: the brain.
+        lesion: the truth; non-zero is inside for all three. error: absolute reconstruction error, unfiltered.
+        voxel_ml: a voxel's volume in millilitres. subject: the case id unless given. All arrays of one shape.
+        Raises GeometryError (shapes), DataError (scores not finite, prediction outside the mask).
+        """
+        check_same_grid(scores=scores, prediction=prediction, mask=mask, lesion=lesion)
+        flagged, inside, diseased = prediction != 0, mask != 0, lesion != 0
+        if (flagged & ~inside).any():
+            raise DataError("A prediction lies outside the brain mask.", where=case, remedy="Apply the mask first.")
+        tally = VoxelScores()
+        tally.add(scores, inside, diseased)
+        hit, flags, total = (int(np.count_nonzero(part)) for part in (flagged & diseased, flagged, diseased))
+        row = ScanMetrics(
+            case=case,
+            subject=case if subject is None else subject,
+            score=scan_score,
+            lesion_ml=total * voxel_ml,
+            mask_recall=(total - tally.missed) / total if total else None,
+            average_precision=tally.average_precision(),
+            auroc=tally.auroc(),
+            dice=2 * hit / (flags + total) if total else None,
+            recall=hit / total if total else None,
+            precision=hit / flags if total and flags else None,
+            false_positives=flags - hit,
+            normal_voxels=tally.n_normal,
+            lesions=match_lesions(flagged, diseased, voxel_ml, self.overlap),
+            error=None if error is None else lesion_error(error, inside, diseased),
+        )
+        self.scans.append(row)
+        self._pooled.merge(tally)
+        self._voxels += (hit, flags, total)
+        if total:
+            self._dice_curves += tally.dice_curve()
+        return row
+
+    def curve(self, points: int = 500) -> PrecisionRecall | None:
+        """The pooled precision-recall curve; None without a lesion."""
+        return self._pooled.curve(points)
+
+    def strata(self) -> list[SizeStratum]:
+        """Recall by lesion size."""
+        return recall_by_size((scan.lesions for scan in self.scans), self.strata_ml)
+
+    def false_positive_rates(self) -> dict[str, float]:
+        """By subject: flagged share of the normal voxels inside the mask, the subject's scans pooled."""
+        counts: dict[str, tuple[int, int]] = {}
+        for scan in self.scans:
+            flagged, normal = counts.get(scan.subject, (0, 0))
+            counts[scan.subject] = (flagged + scan.false_positives, normal + scan.normal_voxels)
+        return {subject: flagged / normal for subject, (flagged, normal) in counts.items() if normal}
+
+    def summary(self) -> dict[str, float | int | None]:
+        """The figures over all scans.
+
+        ``*_pooled``: over the voxels of all scans as one. ``*_mean``: mean of the scans that have the figure.
+        ``dice_oracle``: the mean Dice at the one threshold that makes it best on these very scans and their truth; an
+        upper bound that no user can reach, from the map alone (no component removal). ``dice_pooled_oracle`` likewise.
+        ``lesion_*``: lesion-wise. ``mask_recall_pooled``: the recall that the brain mask alone permits.
+        ``prevalence``: the average precision of a random map.
+        """
+        diseased = [scan for scan in self.scans if scan.has_lesion]
+        rates = list(self.false_positive_rates().values())
+        errors = [scan.error for scan in self.scans if scan.error is not None]
+        oracle, oracle_threshold = self._best(self._dice_curves / len(diseased)) if diseased else (None, None)
+        pooled_oracle = self._best(self._pooled.dice_curve())[0] if diseased else None
+        hit, flags, total = (int(count) for count in self._voxels)
+        lesions = sum(len(scan.lesions.found) for scan in diseased)
+        findings = sum(scan.lesions.findings for scan in self.scans)
+        n_voxels = self._pooled.n_lesion + self._pooled.n_normal
+        return {
+            "n_scans": len(self.scans),
+            "n_lesion_scans": len(diseased),
+            "average_precision_pooled": self._pooled.average_precision(),
+            "average_precision_mean": _mean(scan.average_precision for scan in diseased),
+            "prevalence": self._pooled.n_lesion / n_voxels if n_voxels else None,
+            "auroc_pooled": self._pooled.auroc(),
+            "auroc_mean": _mean(scan.auroc for scan in diseased),
+            "auroc_scan": auroc([scan.score for scan in self.scans], [scan.has_lesion for scan in self.scans]),
+            "dice_mean": _mean(scan.dice for scan in diseased),
+            "dice_oracle": oracle,
+            "dice_oracle_threshold": oracle_threshold,
+            "dice_pooled": 2 * hit / (flags + total) if total else None,
+            "dice_pooled_oracle": pooled_oracle,
+            "recall_pooled": hit / total if total else None,
+            "precision_pooled": hit / flags if total and flags else None,
+            "mask_recall_pooled": (total - self._pooled.missed) / total if total else None,
+            "false_positive_rate_mean": _mean(rates),
+            "false_positive_rate_sd": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
+            "false_positive_rate_max": max(rates, default=None),
+            "n_lesions": lesions,
+            "lesion_recall": sum(sum(scan.lesions.found) for scan in diseased) / lesions if lesions else None,
+            "lesion_precision": sum(scan.lesions.true_findings for scan in self.scans) / findings if findings else None,
+            "normal_l1": _mean(error.normal for error in errors),
+            "lesion_l1": _mean(error.lesion for error in errors),
+            "l1_ratio": _mean(error.ratio for error in errors),
+        }
+
+    @staticmethod
+    def _best(curve: np.ndarray) -> tuple[float, float]:
+        """The highest value and the highest threshold that reaches it."""
+        place = curve.size - 1 - int(np.argmax(curve[::-1]))
+        return float(curve[place]), bin_floor(place)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None

@@ -1,0 +1,64 @@
+"""Autoencoder: encoder, bottleneck, decoder, head."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, PositiveInt, model_validator
+from torch import Tensor
+
+from medae.config import Config
+from medae.models.base import Network, head_convolution
+from medae.models.bottleneck import Bottleneck, BottleneckConfig, SpatialBottleneck, check_bottleneck
+from medae.models.cells import hide
+from medae.models.decoder import Decoder, DecoderConfig
+from medae.models.encoder import EncoderConfig
+from medae.models.output import Output
+
+INPUT_ADDED = "the input itself, added to the output (residual)"
+
+
+class AutoencoderConfig(Config):
+    """out_channels: of the output, the input's if None. residual: the head adds the network's input to its output."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    encoder: EncoderConfig
+    decoder: Annotated[DecoderConfig, AfterValidator(lambda decoder: decoder.filled())] = DecoderConfig()
+    bottleneck: BottleneckConfig = SpatialBottleneck()
+    out_channels: PositiveInt | None = None
+    residual: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> AutoencoderConfig:
+        self.decoder.check(self.encoder)
+        check_bottleneck(self.bottleneck, self.encoder)
+        if self.residual and self.out_channels not in (None, self.encoder.in_channels):
+            raise ValueError("residual adds the input to the output, so leave out_channels out")
+        return self
+
+    def shortcuts(self) -> tuple[str, ...]:
+        """What carries location past the bottleneck, in words."""
+        return self.decoder.shortcuts(self.encoder) + ((INPUT_ADDED,) if self.residual else ())
+
+
+class Autoencoder(Network):
+    """Reproduces its input, ``[B, out_channels, *S]``; the latent is the bottleneck."""
+
+    config: AutoencoderConfig
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__(config, config.encoder)
+        self.bottleneck = Bottleneck(config.bottleneck, config.encoder)
+        self.decoder = Decoder(config.encoder, config.decoder)
+        outputs = config.out_channels or config.encoder.in_channels
+        self.head = head_convolution(self.decoder.channels[0], outputs, config.encoder.spatial_dims)
+
+    def forward(self, image: Tensor, visible: Tensor | None = None) -> Output:
+        """image: ``[B, C, *S]``. visible: bool ``[B, 1, *S]`` for sparse encoding; hidden voxels reach no output."""
+        features = self.encoder(image, visible)
+        latent = self.bottleneck.squeeze(features.levels[-1])
+        maps = self.decoder(self.bottleneck.expand(latent), features)
+        output = self.head(maps[0]).float()
+        if self.config.residual:
+            output = output + hide(image, visible).float()
+        return Output((output,), latent)

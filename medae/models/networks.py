@@ -1,0 +1,46 @@
+"""All networks: one union of their configurations, one function that builds them.
+
+A new network is one file with its configuration, and a line in each of the two tables here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from medae.models.autoencoder import Autoencoder, AutoencoderConfig
+from medae.models.base import Network
+from medae.models.fcn import FCN, FCNConfig
+from medae.models.segnet import SegNet, SegNetConfig
+from medae.models.unet import UNet, UNetConfig
+from medae.models.vae import VAE, VAEConfig
+
+__all__ = ["Network", "NetworkConfig", "build_network", "shortcuts"]
+
+NetworkConfig = Annotated[
+    AutoencoderConfig | VAEConfig | UNetConfig | SegNetConfig | FCNConfig,
+    Field(discriminator="kind"),
+]
+
+NETWORKS: dict[type, Any] = {
+    AutoencoderConfig: Autoencoder,
+    VAEConfig: VAE,
+    UNetConfig: UNet,
+    SegNetConfig: SegNet,
+    FCNConfig: FCN,
+}
+
+
+def build_network(config: NetworkConfig) -> Network:
+    """The network of a configuration, with weights drawn from torch's global generator."""
+    network: Network = NETWORKS[type(config)](config)
+    return network
+
+
+def shortcuts(config: NetworkConfig) -> tuple[str, ...]:
+    """What carries location from the input past the bottleneck, in words; empty for a true autoencoder.
+
+    With any of these a network can copy its input, so an objective that does not corrupt the input teaches it nothing.
+    """
+    return config.shortcuts()

@@ -1,0 +1,75 @@
+"""Denoising: the network removes noise that was added to its input."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medae.objectives.base import Loss, Objective
+from medae.objectives.reconstruction import Similarity, compare, voxel_weights
+from medae.preprocessing.batch import Batch
+from medae.seeding import Draw
+
+INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+
+class DenoisingConfig(Similarity):
+    """Add normal noise inside the foreground, ask for the clean image.
+
+    noise: ``white`` is independent a voxel; ``coarse`` is drawn on a grid of about ``cell`` voxels and
+    interpolated linearly, so that it looks like lesions (Kascenas et al. 2022: 16 x 16 points on a 128 x 128
+    slice, a cell of 8). sigma: its standard deviation on the grid, in normalised intensity units; every sample
+    draws its own between the two numbers.
+    """
+
+    kind: Literal["denoising"] = "denoising"
+    l1: float = Field(default=0.0, ge=0)
+    l2: float = Field(default=1.0, ge=0)
+    region: Literal["all", "foreground"] = "foreground"
+    noise: Literal["coarse", "white"] = "coarse"
+    sigma: tuple[float, float] = (0.5, 0.5)
+    cell: int = Field(default=8, ge=1)
+
+    def build(self, cell: tuple[int, ...]) -> Objective:
+        """The objective; ``cell``, the bottleneck's cell in voxels, is not needed here."""
+        return DenoisingObjective(self)
+
+
+class DenoisingObjective(Objective):
+    """Loss between the clean patch and what the network made of the noisy one."""
+
+    corrupts = True
+
+    def __init__(self, config: DenoisingConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def corrupt(self, batch: Batch, draw: Draw) -> Tensor:
+        """The noisy image ``[B, C, *S]``; noise is added inside the mask and in present channels only."""
+        image = batch.image
+        size, dims, device = tuple(image.shape[2:]), image.ndim - 2, image.device
+        count, channels = image.shape[:2]
+        low, high = self.config.sigma
+        sigma = low + (high - low) * draw.scoped("sigma").uniform(count, device=device)
+        if self.config.noise == "white":
+            noise = draw.scoped("noise").normal(count, (channels, *size), device)
+        else:
+            grid = tuple(max(1, round(length / self.config.cell)) for length in size)
+            coarse = draw.scoped("noise").normal(count, (channels, *grid), device)
+            noise = functional.interpolate(coarse, size=size, mode=INTERPOLATION[dims], align_corners=False)
+        noise = noise * sigma.reshape(count, *[1] * (dims + 1))
+        return image + noise * voxel_weights(batch, "foreground")
+
+    def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
+        """One loss over the batch."""
+        output = model(self.corrupt(batch, draw)).finest
+        total, terms = compare(output, batch.image, voxel_weights(batch, self.config.region), self.config)
+        return [Loss(total, terms)]
+
+    def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """``input``, ``corrupted`` and ``output``."""
+        corrupted = self.corrupt(batch, draw)
+        return {"input": batch.image, "corrupted": corrupted, "output": model(corrupted).finest.float()}

@@ -1,0 +1,100 @@
+"""Masked autoencoding: the network fills in blocks that were hidden from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from medae.config import Config
+from medae.objectives.base import Loss, Objective
+from medae.objectives.reconstruction import voxel_weights, weighted_mean
+from medae.preprocessing.batch import Batch
+from medae.seeding import Draw
+
+
+class MaskedConfig(Config):
+    """Hide a share of blocks, ask for their content; visible voxels carry no loss.
+
+    ratio: share of blocks hidden, drawn between the two numbers for each sample. block: voxels along each axis;
+    None takes the bottleneck's cell (the product of the encoder's strides), so that a hidden block is hidden from
+    a whole position of the bottleneck. sparse: hidden positions are masked again after every convolution and left
+    out of the norms (Tian et al. 2023), instead of being seen as zeros.
+    """
+
+    kind: Literal["masked"] = "masked"
+    ratio: tuple[float, float] = (0.6, 0.75)
+    block: tuple[int, ...] | None = None
+    distance: Literal["l1", "l2"] = "l2"
+    region: Literal["all", "foreground"] = "all"
+    sparse: bool = False
+    fill: float = Field(default=0.0, description="normalised intensity that hidden voxels are set to")
+
+    @model_validator(mode="after")
+    def _shares(self) -> MaskedConfig:
+        low, high = self.ratio
+        if not 0 < low <= high < 1:
+            raise ValueError("ratio needs two shares with 0 < low <= high < 1")
+        return self
+
+    def build(self, cell: tuple[int, ...]) -> Objective:
+        """The objective; ``cell`` is the bottleneck's cell in voxels, the default block."""
+        return MaskedObjective(self, self.block or cell)
+
+
+def hidden_blocks(
+    draw: Draw, count: int, size: tuple[int, ...], block: tuple[int, ...], ratio: tuple[float, float]
+) -> Tensor:
+    """Which voxels are hidden: bool ``[count, 1, *size]``, true = hidden, constant within a block.
+
+    Each sample hides round(share x blocks) of its blocks, at least one and never all.
+    """
+    grid = tuple(math.ceil(length / edge) for length, edge in zip(size, block, strict=True))
+    cells = math.prod(grid)
+    low, high = ratio
+    share = low + (high - low) * draw.scoped("ratio").uniform(count)
+    hidden = (share * cells).round().clamp(1, max(1, cells - 1))
+    order = draw.scoped("blocks").uniform(count, (cells,)).argsort(dim=1).argsort(dim=1)
+    mask = (order < hidden[:, None]).reshape(count, 1, *grid)
+    for axis, edge in enumerate(block):
+        mask = mask.repeat_interleave(edge, dim=axis + 2).narrow(axis + 2, 0, size[axis])
+    return mask
+
+
+class MaskedObjective(Objective):
+    """Loss on the hidden voxels only, divided by their number."""
+
+    corrupts = True
+
+    def __init__(self, config: MaskedConfig, block: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config = config
+        self.block = block
+
+    def hidden(self, batch: Batch, draw: Draw) -> Tensor:
+        """Which voxels are hidden, bool ``[B, 1, *S]``."""
+        size = tuple(batch.image.shape[2:])
+        return hidden_blocks(draw, len(batch), size, self.block, self.config.ratio).to(batch.image.device)
+
+    def predict(self, model: nn.Module, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The corrupted image and the network's answer, ``[B, C, *S]`` each."""
+        corrupted = torch.where(hidden, torch.full_like(batch.image, self.config.fill), batch.image)
+        output = model(corrupted, visible=~hidden) if self.config.sparse else model(corrupted)
+        return corrupted, output.finest.float()
+
+    def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
+        """One loss over the batch."""
+        hidden = self.hidden(batch, draw)
+        _, output = self.predict(model, batch, hidden)
+        difference = output - batch.image
+        distance = difference.abs() if self.config.distance == "l1" else difference.square()
+        total = weighted_mean(distance, voxel_weights(batch, self.config.region) * hidden)
+        return [Loss(total, {f"masked_{self.config.distance}": total})]
+
+    def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """``input``, ``corrupted`` and ``output``."""
+        corrupted, output = self.predict(model, batch, self.hidden(batch, draw))
+        return {"input": batch.image, "corrupted": corrupted, "output": output}

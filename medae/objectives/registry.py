@@ -1,0 +1,56 @@
+"""All objectives by their configuration, and the rules of which network may have which."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+
+from medae.errors import ConfigError
+from medae.models.networks import NetworkConfig, shortcuts
+from medae.objectives.base import Objective
+from medae.objectives.denoising import DenoisingConfig
+from medae.objectives.masked import MaskedConfig
+from medae.objectives.reconstruction import ReconstructionConfig
+from medae.objectives.segmentation import SegmentationConfig
+from medae.objectives.variational import VariationalConfig
+
+ObjectiveConfig = Annotated[
+    ReconstructionConfig | VariationalConfig | DenoisingConfig | MaskedConfig | SegmentationConfig,
+    Field(discriminator="kind"),
+]
+
+SEGMENTERS = ("unet", "segnet", "fcn")
+
+
+def build_objective(config: ObjectiveConfig, network: NetworkConfig) -> Objective:
+    """The objective for a network. Raises ConfigError when the two contradict each other."""
+    check_objective(config, network)
+    strides = network.encoder.strides
+    cell = tuple(math.prod(stride[axis] for stride in strides) for axis in range(network.encoder.spatial_dims))
+    return config.build(cell)
+
+
+def check_objective(config: ObjectiveConfig, network: NetworkConfig) -> None:
+    """Raises ConfigError when a network cannot learn anything useful from an objective."""
+    if (config.kind == "segmentation") != (network.kind in SEGMENTERS):
+        raise ConfigError(
+            f"The objective '{config.kind}' does not fit a network of kind '{network.kind}'.",
+            where="objective.kind",
+            remedy=f"'segmentation' goes with {', '.join(SEGMENTERS)}; the others with an autoencoder.",
+        )
+    if (config.kind == "variational") != (network.kind == "vae"):
+        raise ConfigError(
+            f"The objective '{config.kind}' does not fit a network of kind '{network.kind}'.",
+            where="objective.kind",
+            remedy="'variational' and the network 'vae' need each other.",
+        )
+    leaks = shortcuts(network)
+    if leaks and config.kind in ("reconstruction", "variational"):
+        raise ConfigError(
+            f"Plain reconstruction with {' and '.join(leaks)} learns to copy its input: the location of every detail "
+            "goes around the bottleneck, so that the encoder learns nothing and a lesion is copied.",
+            where="network.decoder",
+            remedy="Remove the skips (and max_unpool), or corrupt the input: objective.kind denoising or masked.",
+        )

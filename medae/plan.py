@@ -1,0 +1,135 @@
+"""The Plan: space, network and sampling, as YAML that a person can read and edit.
+
+``space`` and ``network`` travel with an encoder; ``sampling`` belongs to one training.
+All spatial tuples are in the order of the oriented array's axes I, J, K (right, anterior, superior), or, when
+``spatial_dims`` is 2, of the two axes that remain when ``slice_axis`` is taken out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from medae.config import Config, load, to_dict, to_yaml
+
+
+class CTWindow(Config):
+    """Clip to [lower, upper] HU, then subtract ``mean`` and divide by ``std`` (HU)."""
+
+    kind: Literal["ct_window"] = "ct_window"
+    lower: float = -1000.0
+    upper: float = 1000.0
+    mean: float = 0.0
+    std: float = Field(default=500.0, gt=0)
+
+
+class ZScore(Config):
+    """(x - mean) / standard deviation inside the foreground of each image, after clipping to percentiles."""
+
+    kind: Literal["zscore"] = "zscore"
+    lower_percentile: float = 0.5
+    upper_percentile: float = 99.5
+
+
+class RobustZ(Config):
+    """(x - median) / (1.4826 * median absolute deviation) inside the foreground of each image, then clipped."""
+
+    kind: Literal["robust_z"] = "robust_z"
+    clip: float = Field(default=10.0, gt=0)
+
+
+IntensityScheme = Annotated[CTWindow | ZScore | RobustZ, Field(discriminator="kind")]
+Foreground = Literal["all", "nonzero", "head"]
+
+
+class SpacePlan(Config):
+    """The space that images are brought into.
+
+    spacing: mm along I, J, K; None keeps each image's own spacing along that axis (unknown slice spacing).
+    foreground: the voxels that normalisation, sampling and scoring count: all, non-zero ones, or a simple head mask.
+    channels: names, in the order of the network's input.
+    """
+
+    spatial_dims: Literal[2, 3] = 3
+    slice_axis: Literal[0, 1, 2] | None = None
+    spacing: tuple[float | None, float | None, float | None] = (1.0, 1.0, 1.0)
+    intensity: IntensityScheme = ZScore()
+    foreground: Foreground = "nonzero"
+    channels: tuple[str, ...] = ("image",)
+
+    @model_validator(mode="after")
+    def _slices(self) -> SpacePlan:
+        if (self.spatial_dims == 2) != (self.slice_axis is not None):
+            raise ValueError("slice_axis is needed for 2 spatial dimensions and must be absent for 3")
+        return self
+
+
+class NetworkPlan(Config):
+    """The encoder's shape. One entry a level, the first is the finest.
+
+    strides[0] is the stem's: all ones for a plain stem, the factor of the space-to-depth stem otherwise.
+    """
+
+    stem: Literal["plain", "space_to_depth"] = "plain"
+    widths: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    downsampling: Literal["strided", "maxpool"] = "strided"
+
+    @model_validator(mode="after")
+    def _levels(self) -> NetworkPlan:
+        if not len(self.widths) == len(self.strides) == len(self.kernels) > 0:
+            raise ValueError("widths, strides and kernels need one entry a level")
+        return self
+
+
+class SamplingPlan(Config):
+    """Patch (voxels of the plan's spacing, along the spatial dimensions) and batch of one training."""
+
+    patch: tuple[int, ...]
+    batch: int = Field(default=4, ge=1)
+
+
+class Plan(Config):
+    """How medae treats a data set. reasons: by key (``space.spacing``), why it was chosen."""
+
+    space: SpacePlan
+    network: NetworkPlan
+    sampling: SamplingPlan
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _dimensions(self) -> Plan:
+        dims = self.space.spatial_dims
+        shapes = [*self.network.strides, *self.network.kernels, self.sampling.patch]
+        if any(len(shape) != dims for shape in shapes):
+            raise ValueError(f"strides, kernels and patch need {dims} entries for {dims} spatial dimensions")
+        return self
+
+    @property
+    def spatial_spacing(self) -> tuple[float | None, ...]:
+        """mm along the spatial dimensions; None where each image keeps its own."""
+        return tuple(step for axis, step in enumerate(self.space.spacing) if axis != self.space.slice_axis)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """For a table: key, value and reason of every choice."""
+        content = {name: to_dict(getattr(self, name)) for name in ("space", "network", "sampling")}
+        choices = [(f"{part}.{key}", value) for part, keys in content.items() for key, value in keys.items()]
+        return [(name, _readable(value), self.reasons.get(name, "")) for name, value in choices]
+
+    def save(self, path: Path) -> None:
+        """Write the plan as YAML."""
+        path.write_text(to_yaml(self), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read a plan. Raises ConfigError that names every key that does not fit."""
+        return load(path, cls)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['kind']} ({', '.join(f'{key} {item}' for key, item in value.items() if key != 'kind')})"
+    return str(value).replace("None", "own").replace("[", "(").replace("]", ")").replace("'", "")

@@ -1,0 +1,58 @@
+"""The look that all figures share: colours, a figure without global state, axes, saving.
+
+Charts are drawn on white, images on near-black as on a reading screen; the HTML report inverts charts in dark mode.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#e4e8ed", "#ffffff"
+DARK, ON_DARK, MUTED_ON_DARK = "#0b0e13", "#e9eef4", "#93a1b0"
+SERIES = ("#2563eb", "#ea7317", "#0f9d8a", "#9b4fd6", "#64748b", "#c2306e", "#7a8b00", "#0891b2")
+"""Colours of curves and arms, in order; the first two differ for every kind of colour vision."""
+LABELS = ("#22d3ee", "#fbbf24", "#f472b6", "#a3e635", "#c084fc", "#fb923c", "#60a5fa", "#f87171")
+"""Colours of label values on a grey image."""
+
+DPI = 160
+
+
+def chart(width: float, height: float) -> Figure:
+    """An empty figure for curves, in inches."""
+    return _figure(width, height, PAPER)
+
+
+def lightbox(width: float, height: float) -> Figure:
+    """An empty figure for images, in inches."""
+    return _figure(width, height, DARK)
+
+
+def _figure(width: float, height: float, colour: str) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor=colour)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    """Title at the left, hairline grid behind, no box."""
+    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="semibold", pad=10)
+    axes.set_xlabel(x, fontsize=9, color=MUTED)
+    axes.set_ylabel(y, fontsize=9, color=MUTED)
+    axes.set_facecolor(PAPER)
+    axes.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, making the folder; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, facecolor=figure.get_facecolor())
+    return path

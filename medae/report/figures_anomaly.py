@@ -1,0 +1,177 @@
+"""Figures of an anomaly detection: heat maps beside the truth, precision against recall, scan scores, lesion sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from medae.metrics.anomaly import ScanMetrics
+from medae.metrics.lesions import SizeStratum
+from medae.metrics.voxelscores import PrecisionRecall
+from medae.report import canvas
+from medae.report.mosaic import Heat, Mosaic, Panel, Row, draw, window
+from medae.report.planes import CONVENTION, Scene, largest_slice
+
+FOUND, INVENTED, MISSED, TRUTH, BRAIN = "#34d399", "#fb923c", "#f472b6", "#fbbf24", "#5b6b7c"
+
+
+@dataclass(frozen=True)
+class AnomalyCase:
+    """A scan, its processed map and masks, all three-axis arrays on the file's grid, non-zero inside.
+
+    prediction: the map at the calibrated threshold. truth: None if it is not known. affine: 4x4, file voxel to world
+    mm. axis: the nearest-RAS axis across which the shown slice lies (2 is axial).
+    """
+
+    title: str
+    image: np.ndarray
+    heat: np.ndarray
+    prediction: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+    truth: np.ndarray | None = None
+    detail: str = ""
+    axis: int = 2
+
+
+def heatmap_panels(cases: Sequence[AnomalyCase], path: Path, *, threshold: float, title: str = "", unit: str = "") -> Path:
+    """A row a case: image, heat map, flagged mask and truth, in the slice that holds most of the truth.
+
+    Without truth: the slice with most flagged voxels. All maps share one colour scale, so that rows can be compared:
+    from 0 to three times the calibrated threshold, at which a line is drawn.
+    """
+    rows = [Row(_panels(case, threshold, first=place == 0), case.title, case.detail) for place, case in enumerate(cases)]
+    legend = {
+        "flagged, lesion": FOUND,
+        "flagged, no lesion": INVENTED,
+        "missed lesion": MISSED,
+        "truth": TRUTH,
+        "brain mask": BRAIN,
+    }
+    if all(case.truth is None for case in cases):
+        legend = {"flagged": INVENTED, "brain mask": BRAIN}
+    label = f"anomaly{f' ({unit})' if unit else ''}, line at the threshold {threshold:.3g}"
+    return draw(Mosaic(rows, title=title, legend=legend, bar=(label, 0.0, 3 * threshold), note=CONVENTION), path)
+
+
+def precision_recall(
+    curves: Mapping[str, PrecisionRecall],
+    path: Path,
+    *,
+    operating: Mapping[str, tuple[float, float]] | None = None,
+    title: str = "Precision and recall of voxels, all scans pooled",
+) -> Path:
+    """Curves of the model and of the baselines over lines of equal Dice.
+
+    curves: by row name, the model first. operating: row name -> (recall, precision) of its mask at the calibrated
+    threshold, drawn as a point. The dotted line is the precision of a random map.
+    """
+    figure = canvas.chart(7.4, 5.2)
+    axes = figure.add_subplot()
+    canvas.tidy(axes, title, x="recall (lesion voxels outside the brain mask count as missed)", y="precision")
+    _equal_dice(axes)
+    for place, (name, curve) in enumerate(curves.items()):
+        colour = canvas.SERIES[place % len(canvas.SERIES)]
+        style = "-" if place == 0 else (0, (5, 1.6))
+        label = f"{name}   AP {curve.average_precision:.3f}"
+        axes.step(curve.recall, curve.precision, where="pre", color=colour, linewidth=2.2, linestyle=style, label=label)
+        if operating is not None and name in operating:
+            axes.scatter(*operating[name], s=70, color=colour, edgecolors=canvas.PAPER, linewidths=1.5, zorder=5)
+    if curves:
+        prevalence = next(iter(curves.values())).prevalence
+        axes.axhline(prevalence, color=canvas.MUTED, linewidth=1, linestyle=":", label=f"random map   AP {prevalence:.3f}")
+    if operating:
+        axes.scatter([], [], s=50, color=canvas.MUTED, label="at the calibrated threshold")
+    axes.set_xlim(0, 1.0)
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=canvas.INK, loc="upper right")
+    figure.tight_layout(pad=1.2)
+    return canvas.save(figure, path)
+
+
+def scan_scores(
+    rows: Mapping[str, Sequence[ScanMetrics]], path: Path, *, title: str = "Scan score by lesion volume"
+) -> Path:
+    """A panel a row name: each scan's score against its lesion volume, scans without lesion at the left."""
+    figure = canvas.chart(0.6 + 4.0 * len(rows), 3.9)
+    for place, (name, scans) in enumerate(rows.items()):
+        axes = figure.add_subplot(1, len(rows), place + 1)
+        canvas.tidy(axes, f"{title}: {name}" if place == 0 else name, x="lesion volume (ml)", y="scan score")
+        colour = canvas.SERIES[place % len(canvas.SERIES)]
+        sick = [scan for scan in scans if scan.has_lesion]
+        well = [scan for scan in scans if not scan.has_lesion]
+        axes.set_xscale("symlog", linthresh=0.1)
+        axes.scatter(
+            [scan.lesion_ml for scan in sick], [scan.score for scan in sick], s=36, color=colour, alpha=0.75, linewidths=0
+        )
+        axes.scatter([0] * len(well), [scan.score for scan in well], s=36, facecolors="none", edgecolors=canvas.MUTED)
+    figure.tight_layout(pad=1.2, w_pad=2)
+    return canvas.save(figure, path)
+
+
+def recall_by_lesion_size(
+    rows: Mapping[str, Sequence[SizeStratum]], path: Path, *, title: str = "Lesions found, by size"
+) -> Path:
+    """Grouped bars: the share of lesions found in each stratum, a colour a row name, found / all above each bar."""
+    figure = canvas.chart(7.4, 3.9)
+    axes = figure.add_subplot()
+    canvas.tidy(axes, title, y="share of lesions found")
+    wide = 0.8 / max(1, len(rows))
+    labels: list[str] = []
+    for place, (name, strata) in enumerate(rows.items()):
+        labels = [stratum.label for stratum in strata]
+        colour = canvas.SERIES[place % len(canvas.SERIES)]
+        places = np.arange(len(strata)) + (place - (len(rows) - 1) / 2) * wide
+        axes.bar(places, [stratum.recall or 0.0 for stratum in strata], wide * 0.9, color=colour, label=name)
+        for x, stratum in zip(places, strata, strict=True):
+            text = f"{stratum.found}/{stratum.lesions}" if stratum.lesions else "none"
+            axes.annotate(
+                text,
+                (x, stratum.recall or 0.0),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=canvas.MUTED,
+            )
+    axes.set_xticks(range(len(labels)), labels, fontsize=9.5, color=canvas.INK)
+    axes.set_ylim(0, 1.12)
+    axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, ncols=len(rows), loc="lower right", bbox_to_anchor=(1, 1))
+    figure.tight_layout(pad=1.2)
+    return canvas.save(figure, path)
+
+
+def _panels(case: AnomalyCase, threshold: float, *, first: bool) -> list[Panel]:
+    scene = Scene(case.affine, around=case.mask)
+    image, heat, mask = scene.ras(case.image), scene.ras(case.heat), scene.ras(case.mask) != 0
+    flagged = scene.ras(case.prediction) != 0
+    truth = None if case.truth is None else scene.ras(case.truth) != 0
+    cut = scene.cut(case.axis, largest_slice(truth if truth is not None and truth.any() else flagged, case.axis))
+
+    def panel(title: str, **over: Any) -> Panel:
+        titled = title if first else ""
+        return Panel(cut.of(image), window(image, mask), cut.size_mm(image.shape), titled, cut.marks, **over)
+
+    brain = (cut.of(mask), BRAIN)
+    panels = [panel("image"), panel("heat map", heat=Heat(cut.of(heat), 3 * threshold, contour=threshold))]
+    if truth is None:
+        return [*panels, panel("flagged at the threshold", fills=[(cut.of(flagged), INVENTED)], outlines=[brain])]
+    colours = [(flagged & truth, FOUND), (flagged & ~truth, INVENTED), (truth & ~flagged, MISSED)]
+    fills = [(cut.of(part), colour) for part, colour in colours]
+    return [
+        *panels,
+        panel("flagged at the threshold", fills=fills),
+        panel("truth", fills=[(cut.of(truth), TRUTH)], outlines=[brain]),
+    ]
+
+
+def _equal_dice(axes: Axes) -> None:
+    for value in (0.2, 0.4, 0.6, 0.8):
+        recall = np.linspace(value / (2 - value), 1, 200)
+        axes.plot(recall, value * recall / (2 * recall - value), color=canvas.RULE, linewidth=1.1, zorder=0)
+        axes.text(0.995, value / (2 - value), f"Dice {value:.1f}", fontsize=7.5, color=canvas.MUTED, ha="right", va="bottom")

@@ -1,0 +1,181 @@
+"""Figures of a segmentation: overlays, chosen cases, and Dice by arm."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from scipy import stats
+
+from medae.errors import DataError
+from medae.report import canvas
+from medae.report.mosaic import Mosaic, Panel, Row, draw, window
+from medae.report.planes import CONVENTION, Cut, Scene
+
+
+@dataclass(frozen=True)
+class OverlayCase:
+    """A scan and its label maps, all three-axis arrays on the file's grid.
+
+    labels: by name, such as ``reference`` and ``prediction``, integer maps with 0 as background. affine: 4x4, file
+    voxel to world mm. slice_axis: nearest-RAS axis across which the slices lie when they are far apart or of unknown
+    spacing: three of them are shown; otherwise axial, coronal and sagittal.
+    """
+
+    title: str
+    image: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    affine: np.ndarray
+    detail: str = ""
+    slice_axis: int | None = None
+
+
+def overlay(case: OverlayCase, path: Path, names: Mapping[int, str]) -> Path:
+    """One scan: a row for the bare image, and one for each label map over it. names: label value -> name."""
+    scene, cuts, levels = _stage(case)
+    rows = [Row([_panel(scene, cut, case.image, levels, title=cut.name) for cut in cuts], title="Image")]
+    for name, labels in case.labels.items():
+        rows.append(Row([_panel(scene, cut, case.image, levels, labels, names) for cut in cuts], title=name.capitalize()))
+    return draw(Mosaic(rows, title=case.title, legend=label_colours(names), note=CONVENTION), path)
+
+
+def case_overlays(cases: Sequence[OverlayCase], path: Path, names: Mapping[int, str], title: str = "") -> Path:
+    """A row a case, its label maps side by side in the same slices; titles carry name and score."""
+    rows = []
+    for case in cases:
+        scene, cuts, levels = _stage(case)
+        panels = [
+            _panel(scene, cut, case.image, levels, labels, names, title=f"{name} · {cut.name}")
+            for name, labels in case.labels.items()
+            for cut in cuts
+        ]
+        rows.append(Row(panels, title=case.title, detail=case.detail))
+    return draw(Mosaic(rows, title=title, legend=label_colours(names), note=CONVENTION), path)
+
+
+def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
+    """``Best``, ``Median`` and ``Worst`` -> case id; fewer entries if there are fewer cases. Ties go by id."""
+    if not scores:
+        raise DataError("No case has a score to choose by.", remedy="Score at least one case.")
+    ranked = sorted(scores, key=lambda case: (scores[case], case))
+    places = {"Best": len(ranked) - 1, "Median": len(ranked) // 2, "Worst": 0}
+    chosen: dict[str, str] = {}
+    for name, place in places.items():
+        if ranked[place] not in chosen.values():
+            chosen[name] = ranked[place]
+    return chosen
+
+
+def label_colours(names: Mapping[int, str]) -> dict[str, str]:
+    """Label name -> colour, background left out; the same label value has the same colour in every figure."""
+    return {name: _colour(value) for value, name in sorted(names.items()) if value != 0}
+
+
+def dice_strip(arms: Mapping[str, Mapping[str, float]], path: Path, *, measure: str = "Dice", title: str = "") -> Path:
+    """Every case of every arm as a point, the same case joined by a line; beside it the differences to the first arm.
+
+    arms: arm -> case -> value. Diamond and bar: mean and its 95 % confidence interval over cases (Student's t). Lines
+    are drawn where both neighbours have the case. Raises DataError if an arm has no case.
+    """
+    for arm, values in arms.items():
+        if not values:
+            raise DataError(f"The arm '{arm}' has no case.", remedy="Leave it out or evaluate it.")
+    names = list(arms)
+    others = names[1:]
+    figure = canvas.chart(2.2 + 1.7 * len(names) + (1.0 + 1.5 * len(others) if others else 0), 4.6)
+    grid = figure.add_gridspec(1, 2 if others else 1, width_ratios=[len(names) + 0.4, len(others) + 0.2] if others else [1])
+    axes = figure.add_subplot(grid[0])
+    canvas.tidy(axes, title or f"{measure} of every case", y=measure)
+    _paired_lines(axes, list(arms.values()))
+    for place, name in enumerate(names):
+        _strip(axes, place, list(arms[name].values()), canvas.SERIES[place % len(canvas.SERIES)])
+    _categories(axes, [f"{name}\nn = {len(arms[name])}" for name in names])
+    if others:
+        beside = figure.add_subplot(grid[1])
+        canvas.tidy(beside, f"Change against {names[0]}", y=f"difference in {measure}, same case")
+        beside.axhline(0, color=canvas.MUTED, linewidth=1)
+        for place, name in enumerate(others):
+            changes = [arms[name][case] - arms[names[0]][case] for case in arms[name] if case in arms[names[0]]]
+            _strip(beside, place, changes, canvas.SERIES[(place + 1) % len(canvas.SERIES)], signed=True)
+        _categories(beside, others)
+    figure.tight_layout(pad=1.2, w_pad=2.5)
+    return canvas.save(figure, path)
+
+
+def _colour(value: int) -> str:
+    return canvas.LABELS[(value - 1) % len(canvas.LABELS)]
+
+
+def _stage(case: OverlayCase) -> tuple[Scene, list[Cut], tuple[float, float]]:
+    scene = Scene(case.affine)
+    maps = list(case.labels.values())
+    interest = scene.ras(maps[0] != 0) if maps and np.any(maps[0]) else scene.ras(np.zeros(case.image.shape, dtype=bool))
+    cuts = scene.orthogonal(interest) if case.slice_axis is None else scene.through(interest, case.slice_axis)
+    return scene, cuts, window(case.image)
+
+
+def _panel(
+    scene: Scene,
+    cut: Cut,
+    image: np.ndarray,
+    levels: tuple[float, float],
+    labels: np.ndarray | None = None,
+    names: Iterable[int] = (),
+    title: str = "",
+) -> Panel:
+    image_IJK = scene.ras(image)
+    fills = []
+    if labels is not None:
+        shown = cut.of(scene.ras(labels))
+        fills = [(shown == value, _colour(value)) for value in sorted(names) if value != 0]
+    return Panel(cut.of(image_IJK), levels, cut.size_mm(image_IJK.shape), title, cut.marks, fills=fills)
+
+
+def _paired_lines(axes: Axes, arms: Sequence[Mapping[str, float]]) -> None:
+    for place, (left, right) in enumerate(itertools.pairwise(arms)):
+        for case in left.keys() & right.keys():
+            gained = right[case] >= left[case]
+            axes.plot(
+                (place + 0.16, place + 0.84),
+                (left[case], right[case]),
+                color=canvas.SERIES[2 if gained else 5],
+                alpha=0.28,
+                linewidth=0.9,
+                zorder=1,
+            )
+
+
+def _strip(axes: Axes, place: int, values: Sequence[float], colour: str, signed: bool = False) -> None:
+    """Points spread sideways in a fixed pattern, and mean with interval beside them."""
+    if not values:
+        return
+    ordered = np.sort(np.asarray(values, dtype=float))
+    spread = 0.09 * np.sin(np.arange(ordered.size) * 2.4)
+    axes.scatter(place + spread, ordered, s=17, color=colour, alpha=0.65, linewidths=0, zorder=2)
+    mean = float(ordered.mean())
+    text = f"{mean:+.3f}" if signed else f"{mean:.3f}"
+    if ordered.size > 1:
+        half = float(stats.t.ppf(0.975, ordered.size - 1) * ordered.std(ddof=1) / np.sqrt(ordered.size))
+        axes.errorbar(place - 0.24, mean, yerr=half, color=canvas.INK, linewidth=1.6, capsize=3, zorder=3)
+        text = f"{text}\n± {half:.3f}"
+    axes.scatter(place - 0.24, mean, marker="D", s=34, color=colour, edgecolors=canvas.INK, linewidths=1, zorder=4)
+    axes.annotate(
+        text,
+        (place - 0.29, mean),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=8.5,
+        color=canvas.INK,
+        fontweight="semibold",
+    )
+
+
+def _categories(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_xticks(range(len(labels)), labels, fontsize=9.5, color=canvas.INK)
+    axes.set_xlim(-0.75, len(labels) - 0.65)

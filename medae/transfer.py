@@ -1,0 +1,249 @@
+"""Encoder weights from a stored model into another network, and the report of what came of each tensor.
+
+The encoders' configurations are compared before their tensors: a strided encoder fits a max-pooling one tensor by tensor and
+is still another function. Tensors of a level that computes something else than it did are ``adapted``, never ``loaded``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from rich.table import Table
+from torch import Tensor
+
+from medae.artifact import Artifact
+from medae.config import Config, to_dict
+from medae.errors import TransferError
+from medae.models.base import Network
+from medae.models.encoder import EncoderConfig, adapt_stem, stem_parameters
+from medae.plan import SpacePlan
+
+Status = Literal["loaded", "adapted", "random", "rejected"]
+ENCODER, DECODER = "encoder.", "decoder."
+
+# What the whole encoder computes hangs on these, in the encoder's configuration and in the space of its input.
+WHOLE = ("spatial_dims", "stem", "block", "blocks", "norm", "activation")
+SPACE = ("spatial_dims", "slice_axis", "spacing", "intensity", "foreground", "channels")
+# These have an entry a level: levels finer than the first that differs compute what they did.
+BY_LEVEL = ("widths", "strides", "kernels")
+
+
+class TransferConfig(Config):
+    """decoder: move the decoder's weights too. minimum: share of the encoder's parameters that have to be moved."""
+
+    decoder: bool = False
+    minimum: float = Field(default=0.5, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one tensor. A shape is None where the network has no such tensor."""
+
+    name: str
+    source_shape: tuple[int, ...] | None
+    target_shape: tuple[int, ...] | None
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting of the two encoders, or of their input's space, that differs; ``level`` is the first that it changes."""
+
+    key: str
+    source: str
+    target: str
+    level: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.source} -> {self.target}"
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """share: of the receiving encoder's parameters (numbers, not tensors) that were loaded or adapted."""
+
+    rows: tuple[Row, ...]
+    share: float
+    differences: tuple[Difference, ...]
+
+    def count(self, status: Status) -> int:
+        """Number of tensors with that status."""
+        return sum(row.status == status for row in self.rows)
+
+    @property
+    def summary(self) -> str:
+        """One line: share and counts."""
+        counts = ", ".join(f"{self.count(status)} {status}" for status in ("loaded", "adapted", "random", "rejected"))
+        return f"{self.share:.1%} of the encoder's parameters moved; tensors: {counts}"
+
+    def to_json(self) -> str:
+        """The whole report."""
+        content = {
+            "share": self.share,
+            "differences": [asdict(difference) for difference in self.differences],
+            "tensors": [asdict(row) for row in self.rows],
+        }
+        return json.dumps(content, indent=2)
+
+    def table(self) -> Table:
+        """The report for a console, one row a tensor, differences of configuration below."""
+        notes = "\n".join(map(str, self.differences))
+        table = Table(title=self.summary, caption=f"Differences\n{notes}" if notes else "The configurations agree.")
+        for column in ("tensor", "source", "here", "status", "reason"):
+            table.add_column(column)
+        for row in self.rows:
+            table.add_row(row.name, _shape(row.source_shape), _shape(row.target_shape), row.status, row.reason)
+        return table
+
+
+def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: TransferConfig) -> TransferReport:
+    """Move the weights of ``source``'s encoder (and decoder) into ``model``, in place.
+
+    target_space: of the images that ``model`` will see. A stem of another channel count takes the mean over the source's
+    input channels for each of its own, scaled by the ratio of the counts so that equal channels give equal features.
+    Tensors that are broken (not finite, constant where weights are) are rejected, and stay as they were in ``model``.
+    Raises TransferError, and changes nothing, if less than ``config.minimum`` of the encoder's parameters would be moved.
+    """
+    differences = compare(source, model, target_space)
+    tensors = source.tensors()
+    own = model.state_dict()
+    parts = (ENCODER, DECODER) if config.decoder else (ENCODER,)
+    rows: list[Row] = []
+    moved: dict[str, Tensor] = {}
+    for name, target in own.items():
+        if name.startswith(parts):
+            row, value = _move(name, tensors.get(name), target, source.meta.network.encoder, model, differences)
+            rows.append(row)
+            if value is not None:
+                moved[name] = value.to(target.dtype)
+    rows += [
+        Row(name, tuple(tensor.shape), None, "rejected", "the receiving network has no such tensor")
+        for name, tensor in tensors.items()
+        if name.startswith(parts) and name not in own
+    ]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name.startswith(ENCODER)}
+    share = sum(size for name, size in sizes.items() if name in moved) / sum(sizes.values())
+    report = TransferReport(tuple(rows), share, differences)
+    if share < config.minimum:
+        raise TransferError(_refusal(report, config), where=source.folder, remedy=_remedy(report))
+    model.load_state_dict(moved, strict=False)
+    return report
+
+
+def compare(source: Artifact, model: Network, target_space: SpacePlan) -> tuple[Difference, ...]:
+    """What differs between two encoders and the spaces of their inputs, the finest level first."""
+    theirs, ours = source.meta.network.encoder, _encoder(model)
+    found = [_difference(f"encoder.{key}", getattr(theirs, key), getattr(ours, key)) for key in WHOLE]
+    found.append(_difference("encoder.downsampling", theirs.downsampling, ours.downsampling, level=1))
+    for key in BY_LEVEL:
+        one, two = getattr(theirs, key), getattr(ours, key)
+        # Where one encoder merely has more levels, those that both have compute the same.
+        first = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+        found.append(_difference(f"encoder.{key}", one, two, first))
+    theirs_space, ours_space = to_dict(source.meta.plan.space), to_dict(target_space)
+    found += [_difference(f"space.{key}", theirs_space[key], ours_space[key]) for key in SPACE]
+    return tuple(sorted((row for row in found if row is not None), key=lambda row: row.level))
+
+
+def _difference(key: str, source: Any, target: Any, level: int = 0) -> Difference | None:
+    return None if source == target else Difference(key, _words(source), _words(target), level)
+
+
+def _move(
+    name: str,
+    value: Tensor | None,
+    target: Tensor,
+    theirs: EncoderConfig,
+    model: Network,
+    differences: Sequence[Difference],
+) -> tuple[Row, Tensor | None]:
+    """The row of a tensor of the receiving network, and what to put into it (None: leave it)."""
+    shape = tuple(target.shape)
+    if value is None:
+        return Row(name, None, shape, "random", "the source has no such tensor"), None
+    found = tuple(value.shape)
+    broken = _broken(name, value)
+    if broken:
+        return Row(name, found, shape, "rejected", broken), None
+    ours = _encoder(model)
+    stem = name.removeprefix(ENCODER) in stem_parameters(ours) and name.startswith(ENCODER)
+    if stem and theirs.in_channels != ours.in_channels:
+        cells = math.prod(ours.strides[0])
+        if found == (shape[0], theirs.in_channels * cells, *shape[2:]):
+            why = f"mean over {theirs.in_channels} input channels for each of {ours.in_channels}"
+            return Row(name, found, shape, "adapted", why), adapt_stem(value, theirs.in_channels, ours.in_channels)
+    if found != shape:
+        if (
+            name.startswith(DECODER)
+            and shape[:1] == found[:1]
+            and shape[1:2] == (2 * value.shape[1],)
+            and shape[2:] == found[2:]
+        ):
+            # A decoder level that joins a skip sees what it saw before first, then the skip.
+            joined = torch.cat((value.to(target), target[:, value.shape[1] :]), 1)
+            return Row(name, found, shape, "adapted", "the half that sees the skip is left random"), joined
+        return Row(name, found, shape, "rejected", "the shapes differ"), None
+    causes = [difference.key for difference in differences if _concerns(difference, name)]
+    if causes:
+        return Row(name, found, shape, "adapted", "differs in " + ", ".join(dict.fromkeys(causes))), value
+    return Row(name, found, shape, "loaded", ""), value
+
+
+def _concerns(difference: Difference, name: str) -> bool:
+    """Whether a tensor computes something else because of a difference. A decoder sees all that the encoder does."""
+    if name.startswith(DECODER):
+        return True
+    level = name.removeprefix(f"{ENCODER}levels.").split(".")[0]
+    return not level.isdigit() or int(level) >= difference.level
+
+
+def _broken(name: str, value: Tensor) -> str:
+    """What is wrong with a tensor that no training leaves behind; empty if nothing is."""
+    if not value.is_floating_point():
+        return ""
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
+        return f"broken: {bad} of {value.numel()} values are not finite"
+    if value.dim() >= 2 and value.numel() > 1 and bool((value == value.flatten()[0]).all()):
+        return f"broken: all values are {value.flatten()[0].item():g}"
+    if name.endswith(".weight") and value.dim() == 1 and not value.any():
+        return "broken: all scales are 0"
+    return ""
+
+
+def _refusal(report: TransferReport, config: TransferConfig) -> str:
+    failed = [row for row in report.rows if row.status in ("random", "rejected")]
+    lines = [f"Too little fits: {report.summary}; at least {config.minimum:.0%} is asked for."]
+    lines += [
+        f"    {row.status}: {row.name} {_shape(row.source_shape)} -> {_shape(row.target_shape)}, {row.reason}"
+        for row in failed[:8]
+    ]
+    if len(failed) > 8:
+        lines.append(f"    and {len(failed) - 8} more")
+    lines += [f"    differs: {difference}" for difference in report.differences]
+    return "\n".join(lines)
+
+
+def _remedy(report: TransferReport) -> str:
+    if any(row.reason.startswith("broken") for row in report.rows):
+        return "The source's weights are broken: train it again, or take an earlier one."
+    return "Use the network of the source's plan, another source, or lower transfer.minimum."
+
+
+def _encoder(model: Network) -> EncoderConfig:
+    return model.encoder.config
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "x".join(map(str, shape)) or "number"
+
+
+def _words(value: Any) -> str:
+    return str(value) if isinstance(value, str) else json.dumps(value)

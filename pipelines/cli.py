@@ -1,0 +1,212 @@
+"""The command line: ``medae COMMAND``. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medae.errors import MedaeError
+
+app = typer.Typer(
+    name="medae",
+    help="Few-label segmentation and anomaly detection in CT and MR, from autoencoders pretrained on unlabelled scans.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key, e.g. --set fit.steps=200."),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on stdout.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same configuration.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
+CaseIds = Annotated[str, typer.Option("--case-ids", help="'given', or 'hashed' to hide the data set's own case ids.")]
+Format = Annotated[str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, phantom.")]
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+RUNS = Path("runs")
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="The folder of the data set.")],
+    format: Format = "auto",
+    case_ids: CaseIds = "given",
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the report (default: runs/check).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look a data set over: layout, cases, labels, and what is wrong with which file."""
+    from pipelines import check as program
+
+    program.run(data, format, case_ids, overrides or [], out or RUNS / "check", as_json)
+
+
+@app.command()
+def plan(
+    data: Annotated[Path, typer.Argument(help="The folder of the data set.")],
+    format: Format = "auto",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A choice of yours, e.g. --set spatial_dims=2.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where the plan is written.")] = Path("plan.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Choose spacing, intensity scheme, patch and network shape for a data set, with a reason for each."""
+    from pipelines import plan as program
+
+    program.run(data, format, overrides or [], out, as_json)
+
+
+@app.command()
+def pretrain(
+    config: ConfigName,
+    overrides: Overrides = None,
+    out: Out = RUNS,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Pretrain an autoencoder on unlabelled scans."""
+    from pipelines import stage
+
+    stage.command("pretrain", config, overrides or [], {}, out, resume, force, as_json)
+
+
+@app.command()
+def finetune(
+    config: ConfigName,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Pretrained model: a folder, runs:/…, models:/name@alias; 'none' for scratch only."),
+    ] = None,
+    overrides: Overrides = None,
+    out: Out = RUNS,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a segmenter on few labels, beside the same network from scratch."""
+    from pipelines import stage
+
+    extra = {} if encoder is None else {"encoder": None if encoder == "none" else encoder}
+    stage.command("finetune", config, overrides or [], extra, out, resume, force, as_json)
+
+
+@app.command()
+def detect(
+    config: ConfigName,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Score with this trained autoencoder instead of training one.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Out = RUNS,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Score anomalies by reconstruction error, calibrated on normal scans."""
+    from pipelines import stage
+
+    extra = {} if model is None else {"model": model}
+    stage.command("detect", config, overrides or [], extra, out, resume, force, as_json)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A model folder, runs:/… or models:/name@alias.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data set.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the results (a file name for a single image).")],
+    format: Format = "auto",
+    flips: Annotated[bool, typer.Option("--flips", help="Average over mirrored copies of the input.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Apply a trained model to scans; results overlay the scans in their own space."""
+    from pipelines import predict as program
+
+    program.run(model, source, output, format, flips, device, as_json)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A label map or a folder of label maps.")],
+    labels: Annotated[Path, typer.Argument(help="The reference label map, or the folder of them with the same file names.")],
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Tolerance of the surface Dice, mm.")] = 1.0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "evaluate",
+    as_json: Json = False,
+) -> None:
+    """Compare label maps with references: Dice, HD95, surface Dice."""
+    from pipelines import evaluate as program
+
+    program.run(predictions, labels, tolerance, out, as_json)
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a shipped pipeline.")],
+    overrides: Overrides = None,
+    out: Out = RUNS,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run a chain of stages; finished ones that nothing changed for are skipped, an interrupted one goes on."""
+    from pipelines import run as program
+
+    program.run(pipeline, overrides or [], out, force, as_json)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    out: Out = RUNS,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """All three stages on phantoms made from the ICBM-152 template: no data needed, minutes on two CPU cores."""
+    from pipelines import run as program
+
+    program.run("demo", overrides or [], out, force, as_json)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A model folder, runs:/… or models:/name@alias.")],
+    as_json: Json = False,
+) -> None:
+    """Show a model's card: what it was trained on, its plan, labels and metrics."""
+    from pipelines import info as program
+
+    program.run(model, as_json)
+
+
+def main() -> None:
+    """Entry point. Exit status: 0, 2 for a user's error, 1 for a fault of medae's, 130 when interrupted."""
+    try:
+        app()
+    except MedaeError as error:
+        _fail(f"Error: {error}", 2)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", 130)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        _fail(f"This is a fault of medae, not of yours: {type(error).__name__}. Please report the lines above.", 1)
+
+
+def _fail(message: str, status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(message + "\n")
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

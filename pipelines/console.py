@@ -1,0 +1,83 @@
+"""What a person sees: progress on stderr, results on stdout, JSON alone when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Screen:
+    """Two consoles. ``notes`` (stderr) for what happens, ``results`` (stdout) for what came out.
+
+    With ``as_json`` the results console is silent, so that stdout holds the JSON document and nothing else.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.notes = Console(stderr=True, highlight=False)
+        self.results = Console(quiet=as_json, highlight=False)
+
+    def note(self, text: str) -> None:
+        """One line of what happens."""
+        self.notes.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        """One line of what a user should know."""
+        self.notes.print(f"[yellow]Warning:[/] {escape(text)}")
+
+    def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table among the results; the first column is text, the others are numbers."""
+        table = Table(title=title, title_justify="left")
+        for place, header in enumerate(headers):
+            table.add_column(header, justify="left" if place == 0 else "right")
+        for row in rows:
+            table.add_row(*(escape(cell(value)) for value in row))
+        self.results.print(table)
+
+    def say(self, text: str) -> None:
+        """One line among the results."""
+        self.results.print(escape(text), soft_wrap=True)
+
+    def json(self, content: Mapping[str, Any]) -> None:
+        """The result for programs, when it was asked for."""
+        if self.as_json:
+            Console(highlight=False, soft_wrap=True).print_json(json.dumps(content))
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar with count and time left; yields ``report(done, total)``."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.notes, transient=not self.notes.is_terminal) as bars:
+            task = bars.add_task(title, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def cell(value: Any) -> str:
+    """A table cell: three decimals, a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def shown(path: Path) -> str:
+    """A path relative to the working folder where possible."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        return path.name

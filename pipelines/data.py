@@ -1,0 +1,106 @@
+"""Opening a data set for a stage: manifest, check, split, and the preprocessed store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medae.config import Config, digest
+from medae.data.case import Manifest
+from medae.data.check import Finding, check_manifest
+from medae.data.sources import SourceConfig, open_manifest
+from medae.data.split import Split, SplitConfig, split_subjects
+from medae.errors import DataError
+from medae.plan import SpacePlan
+from medae.preprocessing.store import Store, build_store
+from medae.tracking.base import Tracker
+from pipelines.console import Screen
+
+
+class DataConfig(Config):
+    """Which data, and who is for what.
+
+    case_ids: ``given`` keeps the data set's own pseudonyms, ``hashed`` hides them. max_cases: only the first so many
+    cases (after sorting by id), for a trial.
+    """
+
+    data: SourceConfig
+    case_ids: Literal["given", "hashed"] = "given"
+    max_cases: int | None = None
+    split: SplitConfig = SplitConfig()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked data set. manifest: without the cases that have an error. digest: of what was opened."""
+
+    manifest: Manifest
+    findings: tuple[Finding, ...]
+    excluded: tuple[str, ...]
+    split: Split
+    digest: str
+
+    def subset(self, subjects: Iterable[str]) -> Manifest:
+        """The cases of some subjects."""
+        return self.manifest.of_subjects(subjects)
+
+    def log(self, tracker: Tracker) -> None:
+        """Each part of the split as a data set input, by digest."""
+        parts = {"training": self.split.train, "validation": self.split.validation, "testing": self.split.test}
+        for context, subjects in parts.items():
+            part = self.subset(subjects)
+            if part.cases:
+                facts = {"cases": len(part.cases), "subjects": len(subjects), "source": part.source, "phantom": part.phantom}
+                tracker.dataset(f"{part.source}-{context}", part.digest(), context, facts)
+
+
+def located(source: SourceConfig) -> SourceConfig:
+    """Phantoms are made in the working folder, whatever MEDAE_DATA says: a data folder may be read-only."""
+    if source.format == "phantom" and not source.root.expanduser().is_absolute():
+        return source.model_copy(update={"root": Path.cwd() / source.root})
+    return source
+
+
+def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
+    """Open, check and split. Cases with an error are left out and named."""
+    manifest = open_manifest(located(config.data), config.case_ids)
+    if config.max_cases is not None:
+        manifest = manifest.model_copy(update={"cases": manifest.cases[: config.max_cases]})
+    with screen.progress("Checking scans") as report:
+        findings = check_manifest(manifest, report)
+    excluded = sorted({finding.case for finding in findings if finding.level == "error" and finding.case is not None})
+    for finding in findings:
+        if finding.level == "error":
+            screen.warn(f"{finding.case} left out: {finding.problem} ({finding.file}) {finding.remedy}")
+    kept = manifest.select(lambda case: case.id not in excluded)
+    if not kept.cases:
+        raise DataError("No case is left after the check.", where=str(config.data.root), remedy="Run medae check to see why.")
+    total = digest({"manifest": manifest.digest(), "ids": [case.id for case in kept.cases]})
+    return Dataset(kept, tuple(findings), tuple(excluded), split_subjects(kept, config.split), total)
+
+
+def store_folder() -> Path:
+    """Where preprocessed scans are kept: MEDAE_CACHE, else .medae/store in the working folder."""
+    return Path(os.environ.get("MEDAE_CACHE", Path.cwd() / ".medae" / "store"))
+
+
+def preprocess(manifest: Manifest, space: SpacePlan, targets: Sequence[str], screen: Screen) -> Store:
+    """The scans in plan space, from the cache where they are there already."""
+    with screen.progress("Preprocessing") as report:
+        return build_store(manifest, space, store_folder(), targets, workers=os.cpu_count() or 1, progress=report)
+
+
+def description(dataset: Dataset) -> Mapping[str, Any]:
+    """For reports: what the data set is."""
+    manifest, split = dataset.manifest, dataset.split
+    return {
+        "Source": f"{manifest.source}{' (phantoms, not patients)' if manifest.phantom else ''}",
+        "Cases": len(manifest.cases),
+        "Left out": len(dataset.excluded),
+        "Subjects (train / validation / test)": f"{len(split.train)} / {len(split.validation)} / {len(split.test)}",
+        "Channels": ", ".join(manifest.channels),
+        "Digest": manifest.digest()[:12],
+    }

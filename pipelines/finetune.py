@@ -1,0 +1,244 @@
+"""Stage 2: transfer a pretrained encoder to a segmenter and fine-tune it on few labels, beside its scratch twin.
+
+    encoder -> plan -> labelled subset -> for each arm: network, transfer, train -> score the test subjects -> compare
+
+Both arms have the same labelled cases, plan, initial decoder, batches and steps; only the encoder's first weights (and
+``encoder_rate``) differ. Test subjects are read after training only, in their own space.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from medae.artifact import ArtifactMeta, save_artifact
+from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.data.case import Manifest
+from medae.data.split import labelled_subset
+from medae.errors import ConfigError
+from medae.metrics.segmentation import LabelScore, summarise
+from medae.metrics.statistics import PairedDifference, paired_difference
+from medae.models.networks import Network
+from medae.objectives.registry import SEGMENTERS, build_objective
+from medae.objectives.segmentation import SegmentationConfig
+from medae.plan import Plan
+from medae.preprocessing.sampling import PatchSampler
+from medae.preprocessing.store import Store
+from medae.tracking.base import Arm
+from medae.training.config import FitConfig
+from medae.training.loop import FitResult, fit
+from medae.transfer import TransferConfig, TransferReport, transfer
+from pipelines.baselines import ball_scores
+from pipelines.data import preprocess
+from pipelines.files import write_text
+from pipelines.finetune_report import make_report
+from pipelines.networks import NetworkChoice, device_of, network_config, seeded_network
+from pipelines.plan import PlanChoice
+from pipelines.segmenting import label_names, score_arms, with_target
+from pipelines.stage import Outcome, Stage, StageConfig
+from pipelines.training import Drawing, identity
+
+PRETRAINED, SCRATCH, BALL = "pretrained", "scratch", "central ball"
+
+
+class Config(StageConfig):
+    """The configuration of a fine-tuning.
+
+    target: the label map to learn. labelled: so many labelled training subjects (None: all), the first in the order of
+    the split's salt, so that a smaller number is contained in a larger one. selection: so many of these are not
+    trained on but choose the weights, by ``fit.monitor`` (``dice_mean``). encoder: the pretrained model; None trains
+    from scratch only. scratch: whether the twin without it is trained too. encoder_rate: of the pretrained encoder, as
+    a share of ``fit.rate``. flips: average predictions over mirrored inputs. tolerance: mm, of the surface Dice.
+    baseline: a fixed rule to compare with.
+    """
+
+    target: str = "label"
+    labelled: int | None = Field(default=None, ge=1)
+    selection: int = Field(default=0, ge=0)
+    encoder: str | None = None
+    scratch: bool = True
+    encoder_rate: float = Field(default=1.0, ge=0)
+    transfer: TransferConfig = TransferConfig()
+    plan: PlanChoice = PlanChoice()
+    network: NetworkChoice = {"kind": "unet"}
+    objective: SegmentationConfig = SegmentationConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    drawing: Drawing = Drawing()
+    fit: FitConfig
+    flips: bool = False
+    tolerance: float = Field(default=1.0, gt=0)
+    baseline: Literal["none", "central_ball"] = "none"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.network.get("kind") not in SEGMENTERS:
+            raise ValueError(f"network.kind must be a segmenter: {', '.join(SEGMENTERS)}")
+        if self.encoder is None and not self.scratch:
+            raise ValueError("there is nothing to train: give an encoder, or scratch: true")
+        if (self.fit.monitor is not None) != (self.selection > 0):
+            raise ValueError("selection (cases that choose) and fit.monitor (the metric that they choose by) need each other")
+        if self.labelled is not None and self.selection >= self.labelled:
+            raise ValueError("selection takes its cases from the labelled ones: at least one must be left to train on")
+        if self.objective.target not in ("label", self.target):
+            raise ValueError("objective.target is set by target: leave it out")
+        try:
+            network_config(self.network, self.plan.placeholder(), classes=2)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+def inputs(config: Config) -> dict[str, str]:
+    """The models that the stage starts from."""
+    return {} if config.encoder is None else {"encoder": config.encoder}
+
+
+def run(config: Config, stage: Stage) -> Outcome:
+    """Fine-tune each arm and compare them on the test subjects."""
+    dataset, split = stage.dataset, stage.dataset.split
+    subjects = labelled_subset(dataset.manifest, split.train, config.labelled, config.split.order_salt(), config.target)
+    labelled = with_target(dataset.subset(subjects), config.target)
+    test = with_target(dataset.subset(split.test), config.target)
+    labels = label_names(labelled, config.target)
+    plan = _plan(config, stage, labelled)
+    plan.save(stage.folder / "plan.yaml")
+    store = preprocess(labelled, plan.space, (config.target,), stage.screen)
+    training = labelled.of_subjects(subjects[: len(subjects) - config.selection])
+    selection = labelled.of_subjects(subjects[len(subjects) - config.selection :])
+
+    trained: dict[str, tuple[Network, FitResult]] = {}
+    moved: TransferReport | None = None
+    for arm in [*([PRETRAINED] if config.encoder else []), *([SCRATCH] if config.scratch else [])]:
+        network = seeded_network(network_config(config.network, plan, classes=len(labels)), config.fit.seed)
+        if arm == PRETRAINED:
+            moved = transfer(stage.inputs["encoder"], network, plan.space, config.transfer)
+            write_text(stage.folder / "transfer.json", moved.to_json())
+            stage.screen.note(moved.table())
+        trained[arm] = (network, _train(config, stage, plan, store, training, selection, network, labels, arm))
+
+    device = device_of(config.device)
+    scores = score_arms(
+        {arm: network for arm, (network, _) in trained.items()},
+        test,
+        config.target,
+        labels,
+        plan,
+        device,
+        flips=config.flips,
+        tolerance=config.tolerance,
+        folder=stage.folder / "predictions",
+        screen=stage.screen,
+    )
+    facts: dict[str, Any] = {"labelled_subjects": len(subjects), "selection_subjects": config.selection}
+    if config.baseline == "central_ball":
+        facts["central_ball_radius_mm"], scores[BALL] = ball_scores(training, test, config.target, labels, config.tolerance)
+    metrics = {arm: summarise(cases) for arm, cases in scores.items()}
+    difference = _difference(metrics)
+    if difference is not None:
+        facts["pretrained_minus_scratch"] = difference.model_dump()
+
+    models = {}
+    for arm, (network, result) in trained.items():
+        models[arm] = _keep(config, stage, plan, labels, arm, network, result, metrics[arm])
+    histories = {arm: result.history for arm, (_, result) in trained.items()}
+    report = make_report(config, stage, plan, test, metrics, facts, difference, moved, histories)
+    return Outcome(report, models, metrics, facts)
+
+
+def _plan(config: Config, stage: Stage, labelled: Manifest) -> Plan:
+    """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own."""
+    own = config.plan.make(labelled, stage.screen)
+    if config.encoder is None:
+        return own
+    return config.plan.kept(stage.inputs["encoder"].meta.plan, own, stage.screen)
+
+
+def _train(
+    config: Config,
+    stage: Stage,
+    plan: Plan,
+    store: Store,
+    training: Manifest,
+    selection: Manifest,
+    network: Network,
+    labels: dict[int, str],
+    arm: str,
+) -> FitResult:
+    """Train one arm; both draw the same batches."""
+    objective = config.objective.model_copy(update={"target": config.target})
+    cases = [case.id for case in training.cases]
+    source = PatchSampler(store, cases, plan.space, config.drawing.sampler(plan), config.fit.seed, target=config.target)
+
+    def choose(model: Any) -> dict[str, float]:
+        """Scores on the labelled cases that are kept for choosing the weights."""
+        found = score_arms(
+            {arm: model},
+            selection,
+            config.target,
+            labels,
+            plan,
+            device_of(config.device),
+            flips=False,
+            tolerance=config.tolerance,
+            folder=stage.folder / "selection",
+            screen=stage.screen,
+        )
+        return {"dice_mean": summarise(found[arm])["dice_mean"] or 0.0}
+
+    return fit(
+        network,
+        build_objective(objective, network.config),
+        source,
+        config.fit,
+        folder=stage.folder / arm,
+        tracker=Arm(stage.tracker, arm),
+        augment=Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing),
+        validate=choose if selection.cases else None,
+        rate_scale={"encoder.": config.encoder_rate} if arm == PRETRAINED and config.encoder_rate != 1 else None,
+        identity=identity(stage.fingerprint, arm),
+        resume=stage.resume,
+        name=f"{config.name} {arm}",
+        console=stage.screen.notes,
+    )
+
+
+def _difference(metrics: dict[str, dict[str, Any]]) -> PairedDifference | None:
+    """Pretrained minus scratch, mean Dice of each test case in which both have one."""
+    if not {PRETRAINED, SCRATCH} <= set(metrics):
+        return None
+    a, b = case_dice(metrics[PRETRAINED]), case_dice(metrics[SCRATCH])
+    both = sorted(set(a) & set(b))
+    return paired_difference([a[case] for case in both], [b[case] for case in both])
+
+
+def _keep(
+    config: Config,
+    stage: Stage,
+    plan: Plan,
+    labels: dict[int, str],
+    arm: str,
+    network: Network,
+    result: FitResult,
+    metrics: dict[str, Any],
+) -> Path:
+    """Save an arm's segmenter; returns its folder."""
+    summary = {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
+    numbers = {f"{arm}/test/{key}": float(value) for key, value in summary.items() if value is not None}
+    stage.tracker.metrics(numbers, result.steps)
+    provenance = stage.provenance | {"arm": arm, "steps": result.steps, "labelled": config.labelled}
+    if arm == PRETRAINED:
+        provenance |= {"encoder_run": stage.inputs["encoder"].meta.provenance.get("run_id", "")}
+    meta = ArtifactMeta(
+        kind="segmenter",
+        network=network.config,
+        plan=plan,
+        target=config.target,
+        labels=labels,
+        provenance=provenance,
+        metrics=summary,
+    )
+    folder = stage.folder / f"model-{arm}"
+    save_artifact(folder, network, meta)
+    return folder

@@ -1,0 +1,62 @@
+"""From what a configuration says of the network, and the plan, to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from medae.config import to_dict
+from medae.errors import ConfigError
+from medae.models.networks import Network, NetworkConfig, build_network
+from medae.objectives.registry import SEGMENTERS
+from medae.plan import Plan
+from medae.seeding import seed_for
+
+OF_THE_PLAN = ("spatial_dims", "in_channels", "stem", "widths", "strides", "kernels", "downsampling")
+
+NetworkChoice = dict[str, Any]
+"""The keys of a NetworkConfig, less those of the encoder that the plan decides."""
+
+
+def network_config(choice: NetworkChoice, plan: Plan, classes: int | None = None) -> NetworkConfig:
+    """The network's configuration: the choice, with the encoder's shape, channels and classes filled in.
+
+    Raises ConfigError that names the keys that do not fit.
+    """
+    encoder = dict(choice.get("encoder", {}))
+    if decided := sorted(set(encoder) & set(OF_THE_PLAN)):
+        raise ConfigError(
+            f"The plan decides the encoder's {', '.join(decided)}.", where="network.encoder", remedy="Set them under 'plan'."
+        )
+    encoder |= to_dict(plan.network) | {"spatial_dims": plan.space.spatial_dims, "in_channels": len(plan.space.channels)}
+    content = {**choice, "encoder": encoder}
+    if classes is not None and choice.get("kind") in SEGMENTERS:
+        content["classes"] = classes
+    for part in ("bottleneck", "latent"):
+        if isinstance(choice.get(part), Mapping) and choice[part].get("kind") == "dense":
+            content[part] = {"input_size": plan.sampling.patch, **choice[part]}
+    try:
+        return TypeAdapter(NetworkConfig).validate_python(content)
+    except ValidationError as error:
+        rows = [
+            f"    network.{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        ]
+        raise ConfigError("The network does not fit:\n" + "\n".join(rows), remedy="Correct the keys named above.") from error
+
+
+def seeded_network(config: NetworkConfig, seed: int) -> Network:
+    """The network with its initial weights drawn from the seed; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "initial weights"))
+        return build_network(config)
+
+
+def device_of(choice: str) -> torch.device:
+    """``auto`` is CUDA where there is one. Raises ConfigError if CUDA is asked for and not there."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("There is no CUDA device.", where="device", remedy="Use device auto or cpu.")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,132 @@
+"""Stage 1: pretrain an autoencoder on unlabelled scans.
+
+    plan -> preprocess -> train on random patches of the training subjects -> artifact
+
+Validation subjects only give a loss for the log; no weights are chosen by it. Test subjects are not read.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from medae.artifact import ArtifactMeta, save_artifact
+from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.errors import ConfigError
+from medae.models.networks import Network
+from medae.objectives.base import Objective
+from medae.objectives.registry import SEGMENTERS, ObjectiveConfig, build_objective, check_objective
+from medae.plan import Plan
+from medae.preprocessing.sampling import PatchSampler
+from medae.preprocessing.store import Store
+from medae.report.figures import loss_curves, reconstruction_grid
+from medae.report.html import Report
+from medae.training.config import FitConfig
+from medae.training.loop import FitResult, fit
+from pipelines.data import description, preprocess
+from pipelines.networks import NetworkChoice, network_config, seeded_network
+from pipelines.plan import PlanChoice
+from pipelines.stage import Outcome, Stage, StageConfig
+from pipelines.training import Drawing, example, fixed_loss
+
+
+class Autoencoding(StageConfig):
+    """What any training of an autoencoder is configured by.
+
+    validation_batches: so many fixed batches of the validation subjects give ``validation_loss``; 0 for none.
+    """
+
+    plan: PlanChoice = PlanChoice()
+    network: NetworkChoice
+    objective: ObjectiveConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
+    drawing: Drawing = Drawing()
+    fit: FitConfig
+    validation_batches: int = Field(default=4, ge=0)
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> Autoencoding:
+        if self.network.get("kind") in SEGMENTERS:
+            raise ValueError("network.kind is a segmenter; an autoencoder or vae is trained here")
+        try:
+            check_objective(self.objective, network_config(self.network, self.plan.placeholder()))
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+class Config(Autoencoding):
+    """The configuration of a pretraining."""
+
+
+def inputs(config: Config) -> dict[str, str]:
+    """The models that the stage starts from: none."""
+    return {}
+
+
+def run(config: Config, stage: Stage) -> Outcome:
+    """Pretrain. The outcome holds the autoencoder's artifact."""
+    dataset, split = stage.dataset, stage.dataset.split
+    plan = config.plan.make(dataset.subset(split.train), stage.screen)
+    plan.save(stage.folder / "plan.yaml")
+    store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen)
+    cases = {name: [case.id for case in dataset.subset(subjects).cases] for name, subjects in parts(stage).items()}
+    model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"])
+
+    metrics = {key: value for key, value in result.history[-1].items() if "loss" in key}
+    provenance = stage.provenance | {"objective": config.objective.kind, "steps": result.steps}
+    meta = ArtifactMeta(kind="autoencoder", network=model.config, plan=plan, provenance=provenance, metrics=metrics)
+    save_artifact(stage.folder / "model", model, meta)
+
+    report = Report(f"Pretraining: {config.name}", stage.subtitle("An autoencoder of unlabelled scans"))
+    report.table(["Data", ""], [[key, value] for key, value in description(dataset).items()])
+    shown = PatchSampler(store, cases["validation"] or cases["train"], plan.space, config.drawing.sampler(plan), config.fit.seed)
+    describe_training(report, stage, plan, result, example(shown, objective, model, config.fit.seed))
+    return Outcome(report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}})
+
+
+def parts(stage: Stage) -> dict[str, tuple[str, ...]]:
+    """The subjects that a training may see."""
+    return {"train": stage.dataset.split.train, "validation": stage.dataset.split.validation}
+
+
+def train(
+    config: Autoencoding,
+    stage: Stage,
+    plan: Plan,
+    store: Store,
+    training: list[str],
+    validation: list[str],
+    exclude_target: str | None = None,
+) -> tuple[Network, Objective, FitResult]:
+    """Train an autoencoder on the given cases of a store; on slices without ``exclude_target`` if it is named."""
+    seed, drawing = config.fit.seed, config.drawing.sampler(plan)
+    network = network_config(config.network, plan)
+    objective, model = build_objective(config.objective, network), seeded_network(network, seed)
+    source = PatchSampler(store, training, plan.space, drawing, seed, exclude_target=exclude_target)
+    validate = None
+    if validation and config.validation_batches:
+        held = PatchSampler(store, validation, plan.space, drawing, seed, exclude_target=exclude_target)
+        validate = fixed_loss(held, objective, config.validation_batches, seed)
+    result = fit(
+        model,
+        objective,
+        source,
+        config.fit,
+        folder=stage.folder,
+        tracker=stage.tracker,
+        augment=Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing),
+        validate=validate,
+        identity=stage.fingerprint,
+        resume=stage.resume,
+        name=config.name,
+        console=stage.screen.notes,
+    )
+    return model, objective, result
+
+
+def describe_training(report: Report, stage: Stage, plan: Plan, result: FitResult, shown: dict) -> None:
+    """Loss curves, and what the network saw and made."""
+    report.figure(loss_curves(result.history, stage.figure("loss")), "Loss of training and of fixed validation batches.")
+    grid = reconstruction_grid(shown, stage.figure("examples"))
+    report.figure(grid, "What the network saw and made of patches that it did not train on; the middle slice of each.")
+    report.table(["Plan", "", "Reason"], plan.rows())

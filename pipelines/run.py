@@ -1,0 +1,158 @@
+"""A pipeline: stages chained from one YAML. What nothing changed for is not run again.
+
+    name: hippocampus
+    shared: {data: …, split: …}          # keys of every stage
+    stages:
+      pretrain: {stage: pretrain, config: pretrain/hippocampus}
+      finetune: {stage: finetune, config: finetune/hippocampus, encoder: "stage:pretrain"}
+
+A stage's keys are those of its ``config`` (a path relative to the YAML, or a shipped name), then ``shared``, then its
+own. A model of ``stage:NAME`` is that of an earlier stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import medae
+from medae.config import Config, read_yaml, to_dict, validate
+from medae.errors import ConfigError
+from medae.tracking.mlflow import MlflowTracker
+from pipelines.configs import find_config, merge, read_config
+from pipelines.console import Screen, shown
+from pipelines.files import read_json, write_json
+from pipelines.stage import KINDS, Finished, StageConfig, open_mlflow, program_of, run_stage, show
+
+REFERENCE = "stage:"
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Pipeline(Config):
+    """The configuration of a pipeline; ``stages`` keep their order."""
+
+    name: str
+    experiment: str = "medae"
+    shared: dict[str, Any] = {}
+    stages: dict[str, dict[str, Any]]
+
+
+def read_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[Pipeline, dict[str, tuple[str, dict[str, Any]]]]:
+    """The pipeline, and the kind and keys of each stage, before models of earlier stages are filled in.
+
+    Overrides start with a stage's name (``pretrain.fit.steps=9``) or are keys of the pipeline (``shared.data.root=…``).
+    """
+    path = find_config(name, "pipelines")
+    names = list(read_yaml(path).get("stages", {}))
+    full = [f"stages.{item}" if item.split(".")[0] in names else item for item in overrides]
+    pipeline = validate(Pipeline, read_config(name, "pipelines", full), where=path)
+    return pipeline, {label: _stage(label, keys, pipeline, path) for label, keys in pipeline.stages.items()}
+
+
+def _stage(label: str, keys: Mapping[str, Any], pipeline: Pipeline, path: Path) -> tuple[str, dict[str, Any]]:
+    own = dict(keys)
+    kind = own.pop("stage", None)
+    if kind not in KINDS:
+        raise ConfigError(f"The stage is '{kind}'.", where=f"stages.{label}.stage", remedy=f"Choose one of {', '.join(KINDS)}.")
+    base: dict[str, Any] = {}
+    if (used := own.pop("config", None)) is not None:
+        beside = path.parent / str(used)
+        base = read_yaml(beside if beside.is_file() else find_config(str(used), kind))
+    content = merge(merge(base, pipeline.shared), own)
+    content["name"] = pipeline.name
+    content["experiment"] = pipeline.experiment
+    earlier = list(pipeline.stages)[: list(pipeline.stages).index(label)]
+    for key, value in content.items():
+        if isinstance(value, str) and value.startswith(REFERENCE) and value.removeprefix(REFERENCE) not in earlier:
+            raise ConfigError(
+                f"'{value}' is not an earlier stage.", where=f"stages.{label}.{key}", remedy=f"Earlier: {', '.join(earlier)}."
+            )
+    return kind, content
+
+
+def stage_config(kind: str, content: Mapping[str, Any], models: Mapping[str, str], where: str) -> StageConfig:
+    """A stage's configuration with the models of earlier stages filled in."""
+
+    def filled(value: Any) -> Any:
+        is_reference = isinstance(value, str) and value.startswith(REFERENCE)
+        return models[value.removeprefix(REFERENCE)] if is_reference else value
+
+    found: StageConfig = validate(program_of(kind).Config, {key: filled(value) for key, value in content.items()}, where=where)
+    return found
+
+
+class Parent:
+    """The pipeline's MLflow run: started by the first stage that has work to do, taken up again after an interruption."""
+
+    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
+        self._pipeline, self._folder = pipeline, folder
+        self._record = folder / "pipeline.json"
+        self._tracker: MlflowTracker | None = None
+        last = read_json(self._record) if self._record.is_file() else {}
+        self.run_id: str | None = last.get("run_id")
+        self._unfinished = last.get("status") in ("RUNNING", "FAILED", "KILLED")
+
+    def open(self) -> str:
+        """The id of the run, which is started or reopened if it is not open yet."""
+        if self._tracker is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._tracker = MlflowTracker.start(
+                self._pipeline.experiment,
+                self._pipeline.name,
+                folder=self._folder,
+                run_id=self.run_id if self._unfinished else None,
+                tags={"medae.stage": "pipeline"},
+                system_seconds=None,
+            )
+            self.run_id = self._tracker.run_id
+            self._note("RUNNING")
+            self._tracker.params(to_dict(self._pipeline))
+        return self._tracker.run_id
+
+    def end(self, status: Status) -> None:
+        """Close the run, if it was opened."""
+        if self._tracker is not None:
+            self._tracker.end(status)
+            self._note(status)
+
+    def _note(self, status: str) -> None:
+        write_json(self._record, {"run_id": self.run_id, "status": status})
+
+
+def run(name: str, overrides: Sequence[str], runs: Path, force: bool, as_json: bool) -> dict[str, Finished]:
+    """Run the stages in order under one parent run."""
+    screen = Screen(as_json)
+    pipeline, stages = read_pipeline(name, overrides)
+    for label, (kind, content) in stages.items():  # all are validated before the first is run
+        stage_config(kind, content, dict.fromkeys(stages, "."), where=f"{name}: stages.{label}")
+    folder = runs / pipeline.name
+    parent = Parent(pipeline, folder)
+    finished: dict[str, Finished] = {}
+    status: Status = "FAILED"
+    try:
+        for label, (kind, content) in stages.items():
+            models = {done: str(stage.model) for done, stage in finished.items()}
+            config = stage_config(kind, content, models, where=f"{name}: stages.{label}")
+            screen.note(f"\n— {label} —")
+            finished[label] = run_stage(
+                kind, config, folder, screen, resume=True, force=force, parent=parent.open, label=label
+            )
+            show(finished[label], screen)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        parent.end(status)
+    results = {label: to_dict(stage.result) for label, stage in finished.items()}
+    summary = {"pipeline": pipeline.name, "parent_run_id": parent.run_id, "stages": results, "medae": medae.__version__}
+    summary["metrics"] = {label: result["metrics"] for label, result in results.items()}
+    write_json(folder / "result.json", summary)
+    screen.say(f"\nAll stages are done. Results: {shown(folder / 'result.json')}")
+    screen.say("Look at the reports:")
+    for stage in finished.values():
+        screen.say(f"  {shown(stage.folder / 'report.html')}")
+    screen.say(f"Look at the runs: {open_mlflow()}")
+    screen.json(summary)
+    return finished

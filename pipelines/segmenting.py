@@ -1,0 +1,100 @@
+"""Applying a segmenter to cases and scoring it in each scan's own space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from medae.data.case import Case, ImageRef, Manifest
+from medae.errors import DataError
+from medae.export.nifti import write_native
+from medae.inference.native import labels_to_native
+from medae.inference.predict import predict_maps
+from medae.metrics.segmentation import LabelScore, case_metrics
+from medae.plan import Plan
+from medae.preprocessing.prepare import Prepared, prepare_case
+from medae.volume import from_ras, read_volume, spacing_of
+from pipelines.console import Screen
+
+
+def with_target(manifest: Manifest, target: str) -> Manifest:
+    """The cases that have the label map. Raises DataError if none has."""
+    kept = manifest.select(lambda case: isinstance(case.targets.get(target), ImageRef))
+    if not kept.cases:
+        known = sorted({name for case in manifest.cases for name in case.targets})
+        raise DataError(
+            f"None of {len(manifest.cases)} cases has the label map '{target}'.",
+            where="target",
+            remedy=f"Label maps that are there: {', '.join(known) or 'none'}.",
+        )
+    return kept
+
+
+def label_names(manifest: Manifest, target: str) -> dict[int, str]:
+    """Label value -> name: as the data set declares them, else as they occur in the manifest's label maps.
+
+    Raises DataError unless the values are 0, 1, 2 and so on without gaps.
+    """
+    declared = manifest.labels.get(target)
+    if declared:
+        names = {0: "background", **declared}
+    else:
+        values = {0}
+        for case in manifest.cases:
+            values |= {int(value) for value in np.unique(reference(manifest, case, target)[0])}
+        names = {value: f"{target} {value}" if value else "background" for value in values}
+    if set(names) != set(range(len(names))):
+        raise DataError(
+            f"The values of '{target}' are {sorted(names)}; a segmenter needs 0, 1, 2 and so on without gaps.",
+            where="target",
+            remedy="Renumber the label maps.",
+        )
+    return dict(sorted(names.items()))
+
+
+def reference(manifest: Manifest, case: Case, target: str) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """A case's label map on its file's own axes, and the voxel size along them in mm."""
+    ref = case.targets.get(target)
+    if not isinstance(ref, ImageRef):
+        raise DataError(f"The case has no label map '{target}'.", where=case.id, remedy="Choose another target.")
+    volume = read_volume(manifest.paths(ref), "labels")
+    affine = volume.native.matrix()
+    return from_ras(np.asarray(volume.image), affine)[0], spacing_of(affine)
+
+
+def segment(model: nn.Module, prepared: Prepared, plan: Plan, device: torch.device, flips: bool) -> np.ndarray:
+    """The label map that a segmenter gives a scan, on the scan's own grid and axes, int16."""
+    maps = predict_maps(model, prepared, plan, device=device, flips=flips, activation="softmax")
+    return labels_to_native(maps.argmax(dim=0, keepdim=True).to(torch.int16), prepared)
+
+
+def score_arms(
+    models: Mapping[str, nn.Module],
+    test: Manifest,
+    target: str,
+    labels: Mapping[int, str],
+    plan: Plan,
+    device: torch.device,
+    *,
+    flips: bool,
+    tolerance: float,
+    folder: Path,
+    screen: Screen,
+) -> dict[str, dict[str, dict[str, LabelScore]]]:
+    """Scores by arm, case and label. Predictions are written to ``folder/<arm>/<case>.nii.gz``."""
+    scores: dict[str, dict[str, dict[str, LabelScore]]] = {arm: {} for arm in models}
+    with screen.progress("Scoring test cases") as report:
+        for done, case in enumerate(test.cases, start=1):
+            prepared = prepare_case(test, case, plan.space)
+            truth, spacing = reference(test, case, target)
+            for arm, model in models.items():
+                found = segment(model, prepared, plan, device, flips)
+                (folder / arm).mkdir(parents=True, exist_ok=True)
+                write_native(found, prepared.native, folder / arm / f"{case.id}.nii.gz", labels=True)
+                scores[arm][case.id] = case_metrics(found, truth, spacing, labels, tolerance)
+            report(done, len(test.cases))
+    return scores

@@ -1,0 +1,58 @@
+"""What the training stages share: how patches are drawn, a loss on fixed batches, an example for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from medae.config import Config, digest, to_dict
+from medae.objectives.base import Objective
+from medae.plan import Plan
+from medae.preprocessing.sampling import PatchSampler, SamplerConfig
+from medae.seeding import Draw, seeded_step
+
+
+class Drawing(Config):
+    """How patches are drawn; their size and number are the plan's. See ``SamplerConfig`` for the keys."""
+
+    foreground: float = Field(default=0.5, ge=0, le=1)
+    within: Literal["mask", "image"] = "mask"
+    slice_foreground: float = Field(default=0.02, ge=0, le=1)
+
+    def sampler(self, plan: Plan) -> SamplerConfig:
+        """With the plan's patch and batch."""
+        return SamplerConfig(patch=plan.sampling.patch, batch=plan.sampling.batch, **to_dict(self))
+
+
+def fixed_loss(sampler: PatchSampler, objective: Objective, count: int, seed: int) -> Callable[[nn.Module], dict[str, float]]:
+    """A validation: the objective's mean loss on the same batches with the same draws every time."""
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        totals = []
+        with torch.inference_mode():
+            for step in range(count):
+                draw = Draw(seed, step).scoped("validation")
+                totals.append(float(objective(model, sampler.batch(step).to(device), draw)[0].total))
+        return {"validation_loss": float(np.mean(totals))}
+
+    return validate
+
+
+def example(sampler: PatchSampler, objective: Objective, model: nn.Module, seed: int) -> dict[str, np.ndarray]:
+    """What the network saw and made of one batch, by name, ``[B, C, *S]``."""
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode(), seeded_step(seed, 0):
+        shown = objective.example(model, sampler.batch(0).to(device), Draw(seed, 0).scoped("example"))
+    return {name: value.float().cpu().numpy() for name, value in shown.items()}
+
+
+def identity(fingerprint: str, arm: str) -> str:
+    """What a resumed training must share with its checkpoint beside the settings of the fit."""
+    return digest({"stage": fingerprint, "arm": arm})

@@ -1,0 +1,205 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.errors import ConfigError
+from medae.preprocessing.batch import Batch
+from medae.seeding import Draw
+
+PARTS = ("rotation", "scale", "elastic", "noise", "blur", "brightness", "contrast", "gamma")
+SPATIAL = ("rotation", "scale", "elastic")
+
+
+def only(flip: tuple[float, ...] = (), **probabilities: float) -> AugmentationConfig:
+    return AugmentationConfig.model_validate(
+        {"flip": flip} | {part: {"probability": probabilities.get(part, 0.0)} for part in PARTS}
+    )
+
+
+def always(*, flip: tuple[float, ...] = ()) -> AugmentationConfig:
+    return only(flip, **dict.fromkeys(PARTS, 1.0))
+
+
+def batch_of(size: int, shape: tuple[int, ...], channels: int = 1, seed: int = 0, border: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(size, 1, *shape, dtype=torch.bool)
+    mask[(..., *[slice(border, extent - border) for extent in shape])] = True
+    image = (torch.rand(size, channels, *shape, generator=generator) + 1) * mask
+    label = torch.randint(0, 2, (size, 1, *shape), generator=generator) * 7 * mask
+    return Batch(image, torch.ones(size, channels, dtype=torch.bool), mask, {"label": label}, tuple("abcdefgh"[:size]))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return (
+        torch.equal(first.image, second.image)
+        and torch.equal(first.mask, second.mask)
+        and all(torch.equal(first.target[name], second.target[name]) for name in second.target)
+    )
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 7)])
+def test_probability_zero_is_the_identity(shape):
+    batch = batch_of(3, shape)
+    result = Augmentation(only(), len(shape))(batch, Draw(0, 5))
+    assert result.image is batch.image
+    assert same(result, batch)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 7)])
+def test_flip_is_exact_and_moves_image_mask_and_label_together(shape):
+    batch = batch_of(2, shape, border=1)
+    batch.mask[:, :, 0] = True
+    chances = (1.0,) + (0.0,) * (len(shape) - 1)
+    result = Augmentation(only(flip=chances), len(shape))(batch, Draw(0, 0))
+    assert torch.equal(result.image, batch.image.flip(2))
+    assert torch.equal(result.mask, batch.mask.flip(2))
+    assert torch.equal(result.target["label"], batch.target["label"].flip(2))
+
+
+def test_each_axis_and_sample_flips_with_its_own_probability():
+    batch = batch_of(8, (4, 5))
+    augment = Augmentation(only(flip=(0.5, 0.0)), 2)
+    flipped = 0
+    for step in range(50):
+        result = augment(batch, Draw(0, step))
+        for b in range(8):
+            mirrored = torch.equal(result.image[b], batch.image[b].flip(1))
+            assert mirrored or torch.equal(result.image[b], batch.image[b])
+            flipped += mirrored
+    assert 160 < flipped < 240
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((16, 17), None), ((12, 13, 14), None), ((20, 20, 5), (1.0, 1.0, 5.0))])
+def test_same_draw_gives_the_same_result_however_the_batch_is_split(shape, spacing):
+    batch = batch_of(4, shape, channels=2, border=2)
+    augment = Augmentation(always(flip=(0.5,) * len(shape)), len(shape), spacing)
+    whole = augment(batch, Draw(3, 7, scope=("augmentation",)))
+    assert not torch.equal(whole.image, batch.image)
+    for part in (slice(0, 1), slice(1, 4), slice(2, 4)):
+        piece = Batch(batch.image[part], batch.present[part], batch.mask[part], {"label": batch.target["label"][part]})
+        alone = augment(piece, Draw(3, 7, first=part.start, scope=("augmentation",)))
+        assert torch.equal(alone.image, whole.image[part])
+        assert torch.equal(alone.mask, whole.mask[part])
+        assert torch.equal(alone.target["label"], whole.target["label"][part])
+
+
+def test_samples_and_steps_draw_differently():
+    batch = batch_of(1, (16, 16))
+    twice = Batch(*(torch.cat([x, x]) for x in (batch.image, batch.present, batch.mask)))
+    augment = Augmentation(only(rotation=1.0), 2)
+    result = augment(twice, Draw(0, 0)).image
+    assert not torch.equal(result[0], result[1])
+    assert not torch.equal(result, augment(twice, Draw(0, 1)).image)
+    assert torch.equal(result, augment(twice, Draw(0, 0)).image)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 12), min_size=2, max_size=3),
+    step=st.integers(0, 10**6),
+    values=st.sets(st.integers(0, 300), min_size=1, max_size=4),
+)
+def test_labels_are_never_invented_and_background_stays_zero(shape, step, values):
+    generator = torch.Generator().manual_seed(step)
+    batch = batch_of(2, tuple(shape), seed=step)
+    mask = torch.rand(batch.mask.shape, generator=generator) < 0.7
+    choices = torch.tensor(sorted(values))
+    label = choices[torch.randint(len(choices), batch.mask.shape, generator=generator)]
+    batch = Batch(batch.image * mask, batch.present, mask, {"label": label})
+    augment = Augmentation(always(flip=(0.5,) * len(shape)), len(shape))
+    result = augment(batch, Draw(0, step))
+    assert set(result.target["label"].unique().tolist()) <= values | {0}
+    assert result.target["label"].dtype == label.dtype
+    assert result.mask.dtype == torch.bool
+    assert torch.isfinite(result.image).all()
+    assert (result.image[~result.mask] == 0).all()
+
+
+@pytest.mark.parametrize("part", SPATIAL)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_image_and_label_move_together(part, dims):
+    shape = (24, 22, 20)[:dims]
+    ramp = torch.meshgrid(*[torch.arange(extent, dtype=torch.float32) for extent in shape], indexing="ij")
+    image = torch.stack(ramp)[None]
+    index = torch.arange(image[0, 0].numel()).view(1, 1, *shape)
+    batch = Batch(image, torch.ones(1, dims, dtype=torch.bool), torch.ones(1, 1, *shape, dtype=torch.bool), {"label": index})
+    moved = 0.0
+    for step in range(5):
+        result = Augmentation(only(**{part: 1.0}), dims)(batch, Draw(1, step))
+        # the image tells where it was read from; the label must come from the nearest voxel to that place
+        origin = torch.stack(torch.unravel_index(result.target["label"][0, 0], shape)).float()
+        apart = (result.image[0] - origin).abs().amax(0)
+        inside = result.mask[0, 0]
+        edge = torch.ones(shape, dtype=torch.bool)
+        edge[(slice(3, -3),) * dims] = False
+        assert apart[inside & ~edge].max() <= 0.5 + 1e-3
+        moved = max(moved, (result.image - image)[:, :, inside].abs().max().item())
+    assert moved > 0.75
+
+
+def test_rotation_is_rigid_in_millimetres():
+    # a square of 8 mm in voxels of 1 x 2 mm, turned by some angle: distances in mm are kept
+    shape, spacing = (64, 32), (1.0, 2.0)
+    config = AugmentationConfig.model_validate(
+        {part: {"probability": 0} for part in PARTS} | {"rotation": {"probability": 1, "degrees": 90}}
+    )
+    ramp = torch.stack(torch.meshgrid(torch.arange(64.0), torch.arange(32.0) * 2, indexing="ij"))[None]
+    batch = Batch(ramp, torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 1, *shape, dtype=torch.bool))
+    result = Augmentation(config, 2, spacing)(batch, Draw(0, 3)).image[0]
+    middle = result[:, 28:36, 14:18]
+    down = middle[:, 1:, :] - middle[:, :-1, :]
+    across = middle[:, :, 1:] - middle[:, :, :-1]
+    assert torch.allclose(down.norm(dim=0), torch.tensor(1.0), atol=1e-3)
+    assert torch.allclose(across.norm(dim=0), torch.tensor(2.0), atol=1e-3)
+    assert down.mean((1, 2))[1].abs() > 0.05
+
+
+def test_short_axis_keeps_still():
+    shape = (32, 32, 4)
+    depth = torch.arange(4.0).expand(1, 1, *shape).clone()
+    batch = Batch(depth, torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, *shape, dtype=torch.bool))
+    for step in range(5):
+        result = Augmentation(only(rotation=1.0, scale=1.0, elastic=1.0), 3)(batch, Draw(0, step))
+        assert torch.allclose(result.image[result.mask], depth[result.mask], atol=1e-4)
+        assert (~result.mask).any() or result.mask.all()
+
+
+def test_content_of_the_edge_is_not_mixed_with_background():
+    batch = batch_of(4, (20, 20, 20), border=4)
+    constant = Batch(batch.mask.float() * 5, batch.present, batch.mask, batch.target)
+    result = Augmentation(only(rotation=1.0, scale=1.0, elastic=1.0, blur=1.0), 3)(constant, Draw(0, 0))
+    assert torch.allclose(result.image[result.mask], torch.tensor(5.0), atol=1e-4)
+    assert not torch.equal(result.mask, batch.mask)
+
+
+def test_absent_channels_stay_zero():
+    batch = batch_of(2, (10, 10), channels=2)
+    image = batch.image.clone()
+    image[0, 1] = 0
+    present = torch.tensor([[True, False], [True, True]])
+    result = Augmentation(always(), 2)(Batch(image, present, batch.mask, batch.target), Draw(0, 0))
+    assert (result.image[0, 1] == 0).all()
+    assert (result.image[1, 1] != 0).any()
+
+
+def test_wrong_number_of_flips_is_an_error():
+    with pytest.raises(ConfigError, match="flip has 2 entries"):
+        Augmentation(only(flip=(0.5, 0.5)), 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"elastic": {"displacement": 8.0, "spacing": 16.0}},
+        {"scale": {"lower": 2.0, "upper": 1.0}},
+        {"noise": {"probability": 1.5}},
+        {"flip": (0.5, -0.1)},
+        {"zoom": 1},
+    ],
+)
+def test_senseless_configurations_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        AugmentationConfig.model_validate(wrong)

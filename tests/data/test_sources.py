@@ -1,0 +1,204 @@
+"""Recognising layouts, faults that all share, identity of cases, and the real data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from medae.data.bids import BIDSSource
+from medae.data.case import Case, Manifest
+from medae.data.folder import FolderSource
+from medae.data.msd import MSDSource
+from medae.data.nnunet import NNUNetSource
+from medae.data.phantom import PhantomSource
+from medae.data.sources import AutoSource, SourceConfig, open_manifest
+from medae.errors import ConfigError, DataError
+
+
+def auto(root: Path, **fields: Any) -> Manifest:
+    return open_manifest(AutoSource(root=root, **fields))
+
+
+def test_nothing_recognised_lists_what_was_looked_for(tmp_path, touch):
+    touch(tmp_path, "notes/readme.txt")
+    with pytest.raises(DataError) as error:
+        auto(tmp_path)
+    for word in ("dataset.json", "sub-*", "image/ and mask/", "*_T1w.nii.gz", "phantom.json"):
+        assert word in str(error.value)
+
+
+def test_nothing_recognised_points_at_data_sets_inside_and_at_dicom(tmp_path, touch):
+    touch(tmp_path, "series/1.dcm")
+    with pytest.raises(DataError, match="dcm2niix"):
+        auto(tmp_path)
+    touch(tmp_path, "Task04/dataset.json")
+    with pytest.raises(DataError, match=r"folder inside it \(Task04\)"):
+        auto(tmp_path)
+
+
+def test_two_layouts(msd, touch):
+    touch(msd, "sub-01/anat/sub-01_T1w.nii.gz")
+    with pytest.raises(DataError, match=r"Two layouts are recognised: msd .* and bids"):
+        auto(msd)
+    assert open_manifest(BIDSSource(root=msd)).source == "bids"
+
+
+def test_two_plain_layouts(plain, touch):
+    touch(plain, "loose.nii.gz")
+    with pytest.raises(DataError, match="both in itself and in its subfolders"):
+        auto(plain)
+
+
+def test_images_without_dataset_json(msd):
+    (msd / "dataset.json").unlink()
+    with pytest.raises(DataError, match=r"no dataset\.json"):
+        auto(msd)
+    with pytest.raises(DataError, match="cannot be read"):
+        open_manifest(MSDSource(root=msd))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"'])
+def test_dataset_json_that_is_not_json(msd, text):
+    (msd / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        auto(msd)
+
+
+@pytest.mark.parametrize("layout", ["msd", "nnunet", "plain"])
+def test_label_map_without_image(layout, request, touch):
+    root = request.getfixturevalue(layout)
+    folder = "mask" if layout == "plain" else "labelsTr"
+    touch(root, f"{folder}/lost.nii.gz")
+    with pytest.raises(DataError, match=rf"(?s)1 of 2 label maps have no image, first 'lost'.*{folder}/lost.nii.gz"):
+        auto(root)
+
+
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [
+        ("msd", "imagesTr/la_1.nii"),
+        ("msd", "imagesTr/la_3.nii.gz"),
+        ("nnunet", "imagesTs/a_0000.nii"),
+        ("plain", "image/jane_doe_1.nii"),
+    ],
+)
+def test_case_twice(layout, file, request, touch):
+    root = touch(request.getfixturevalue(layout), file)
+    with pytest.raises(DataError, match="Two files claim to be"):
+        auto(root)
+
+
+def test_subject_pattern_where_subjects_are_stated(bids):
+    with pytest.raises(ConfigError, match="states its subjects"):
+        auto(bids, subject=".*")
+
+
+@pytest.mark.parametrize("layout", ["msd", "nnunet", "bids", "plain"])
+@pytest.mark.parametrize("case_ids", ["given", "hashed"])
+def test_digest_depends_on_contents_only(layout, case_ids, request, tmp_path_factory):
+    root = request.getfixturevalue(layout)
+    other = tmp_path_factory.mktemp("other") / "elsewhere"
+    other.mkdir()
+    for path in sorted(root.rglob("*"), reverse=True):  # another root, files created in another order
+        if path.is_file():
+            (other / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, other / path.relative_to(root))
+    first, second = (open_manifest(AutoSource(root=folder), case_ids) for folder in (root, other))
+    assert first.digest() == second.digest()
+    assert [case.id for case in first.cases] == [case.id for case in second.cases] == sorted(case.id for case in first.cases)
+    second.paths(next(iter(second.cases[0].images.values())))[0].write_text("other contents")
+    assert open_manifest(AutoSource(root=other), case_ids).digest() != first.digest()
+
+
+def test_hashed_ids_hide_names_and_keep_subjects_together(bids, monkeypatch):
+    given, hashed = (open_manifest(AutoSource(root=bids), case_ids) for case_ids in ("given", "hashed"))
+
+    def contents(case: Case) -> list[str]:
+        return sorted(ref.sha256 for ref in case.images.values())
+
+    partner = {case.id: next(other for other in hashed.cases if contents(other) == contents(case)) for case in given.cases}
+    assert partner["sub-02_ses-a"].subject == partner["sub-02_ses-b"].subject != partner["sub-01"].subject
+    assert len({case.id for case in hashed.cases}) == 3
+    ids = json.dumps([(case.id, case.subject, case.session) for case in hashed.cases])
+    assert "sub-0" not in ids
+    assert "ses-" not in ids
+    unsalted = hashlib.sha256(b"sub-01").hexdigest()[:12]
+    assert unsalted not in ids
+    monkeypatch.setenv("MEDAE_CASE_SALT", "secret")
+    salted = open_manifest(AutoSource(root=bids), "hashed")
+    assert {case.id for case in salted.cases}.isdisjoint(case.id for case in hashed.cases)
+
+
+def test_salted_ids_stay_when_the_data_grow(plain, monkeypatch, touch):
+    monkeypatch.setenv("MEDAE_CASE_SALT", "secret")
+    before = auto(plain, subject="^[a-z]+_[a-z]+")
+    touch(plain, "image/jane_doe_0.nii.gz")
+    after = auto(plain, subject="^[a-z]+_[a-z]+")
+    assert {case.subject for case in before.cases} == {case.subject for case in after.cases}
+    assert {case.id for case in before.cases} < {case.id for case in after.cases}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"root": "x"}, AutoSource),
+        ({"format": "auto", "root": "x", "subject": "^.{14}"}, AutoSource),
+        ({"format": "msd", "root": "x"}, MSDSource),
+        ({"format": "nnunet", "root": "x", "modality": "MR"}, NNUNetSource),
+        ({"format": "bids", "root": "x", "derivatives": "dlmuse"}, BIDSSource),
+        ({"format": "folder", "root": "x", "images": "image", "subject": "^.{14}"}, FolderSource),
+        ({"format": "phantom", "root": "x"}, PhantomSource),
+    ],
+)
+def test_union_reads_and_writes_each_source(content, expected):
+    adapter: TypeAdapter[Any] = TypeAdapter(SourceConfig)
+    source = adapter.validate_python(content)
+    assert type(source) is expected
+    assert adapter.validate_json(adapter.dump_json(source)) == source
+
+
+def test_union_refuses_unknown_formats_and_keys():
+    adapter: TypeAdapter[Any] = TypeAdapter(SourceConfig)
+    for content in ({"format": "dicom", "root": "x"}, {"format": "msd", "root": "x", "images": "y"}, {"format": "msd"}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(content)
+
+
+def test_phantoms_are_recognised_as_phantoms(tmp_path):
+    made = open_manifest(PhantomSource(root=tmp_path / "cohort", subjects=1, spacing=8.0, seed=3))
+    found = auto(tmp_path / "cohort")
+    assert found.phantom
+    assert found.digest() == made.digest()
+
+
+REAL = {
+    "hippocampus": ("msd", ("MRI",), 190, 190, {0: "background", 1: "Anterior", 2: "Posterior"}, {"MR"}),
+    "lgg": ("nnunet", ("FLAIR",), 42, 42, {0: "background", 1: "FLAIR abnormality"}, {"MR"}),
+    "lgg_3ch": ("nnunet", ("FLAIR", "T1", "T1ce"), 8, 8, {0: "background", 1: "FLAIR abnormality"}, {"MR"}),
+    "ixi_t1": ("bids", ("T1w",), 43, 43, None, {"MR"}),
+    "lidc": ("folder", ("image",), 452, 253, None, {"unknown"}),
+    "oasis_t1": ("folder", ("T1w",), 6, 6, None, {"MR"}),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("case_ids", ["given", "hashed"])
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_open_by_themselves(data_root, name, case_ids):
+    layout, channels, n_cases, n_subjects, labels, modalities = REAL[name]
+    subject = "^.{14}" if name == "lidc" else None
+    manifest = open_manifest(AutoSource(root=data_root / name, subject=subject), case_ids)
+    assert (manifest.source, manifest.channels) == (layout, channels)
+    assert (len(manifest.cases), len({case.subject for case in manifest.cases})) == (n_cases, n_subjects)
+    assert manifest.labels == ({"label": labels} if labels else {})
+    assert all(tuple(case.images) == channels and list(case.targets) == ["label"] for case in manifest.cases)
+    assert {ref.modality for case in manifest.cases for ref in case.images.values()} == modalities
+    assert all(path.is_file() for case in manifest.cases for ref in case.images.values() for path in manifest.paths(ref))
+    is_hashed = case_ids == "hashed" or layout == "folder"
+    assert all(case.id.startswith("case-") == is_hashed for case in manifest.cases)

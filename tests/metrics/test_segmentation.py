@@ -1,0 +1,162 @@
+"""Segmentation scores against values computed by hand and by brute force."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.spatial.distance import cdist
+
+from medae.errors import GeometryError
+from medae.metrics.segmentation import LabelScore, case_metrics, summarise
+
+LABELS = {0: "background", 1: "anterior", 2: "posterior"}
+
+
+def box(shape: tuple[int, ...], *ranges: tuple[int, int], value: int = 1) -> np.ndarray:
+    array = np.zeros(shape, dtype=np.uint8)
+    array[tuple(slice(*r) for r in ranges)] = value
+    return array
+
+
+def test_dice_and_volumes_by_hand() -> None:
+    reference = box((6, 6, 6), (0, 2), (0, 2), (0, 2))  # 8 voxels
+    prediction = box((6, 6, 6), (1, 3), (0, 2), (0, 3))  # 12 voxels, 4 of them shared
+    score = case_metrics(prediction, reference, (1.0, 2.0, 2.5), {1: "x"})["x"]
+    assert score.dice == pytest.approx(2 * 4 / (8 + 12))
+    assert score.volume_ml_reference == pytest.approx(8 * 5 / 1000)
+    assert score.volume_ml_prediction == pytest.approx(12 * 5 / 1000)
+
+
+def test_identical_maps_are_perfect_for_each_label() -> None:
+    labels = box((8, 8, 8), (1, 4), (1, 4), (1, 4)) + box((8, 8, 8), (4, 8), (4, 8), (4, 8), value=2)
+    scores = case_metrics(labels, labels, (1, 1, 3), LABELS)
+    assert list(scores) == ["anterior", "posterior"]
+    for score in scores.values():
+        assert (score.dice, score.hd95, score.surface_dice) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(0, 2.0), (1, 3.0), (2, 10.0)])
+def test_hd95_is_in_mm_along_each_axis(axis: int, expected: float) -> None:
+    """A slab one voxel thick, moved by two voxels: every surface voxel is two spacings from the other."""
+    reference = np.zeros((9, 9, 9), dtype=np.uint8)
+    np.moveaxis(reference, axis, 0)[3] = 1
+    prediction = np.roll(reference, 2, axis=axis)
+    assert case_metrics(prediction, reference, (1.0, 1.5, 5.0), {1: "x"})["x"].hd95 == pytest.approx(expected)
+
+
+def test_hd95_leaves_out_the_farthest_twentieth() -> None:
+    reference = box((40, 40), (5, 15), (5, 15))  # 36 surface pixels
+    prediction = reference.copy()
+    prediction[35, 10] = 1  # 1 of the prediction's 37 is 21 mm away
+    assert case_metrics(prediction, reference, (1, 1), {1: "x"})["x"].hd95 == 0.0
+    prediction[35, 20:22] = 1  # 3 of 39: position 0.95 * 38 = 36.1 lies among them
+    distances = np.sort([21.0, math.hypot(21, 6), math.hypot(21, 7), *[0.0] * 36])
+    expected = distances[36] + 0.1 * (distances[37] - distances[36])
+    assert case_metrics(prediction, reference, (1, 1), {1: "x"})["x"].hd95 == pytest.approx(expected, rel=1e-6)
+    assert case_metrics(reference, prediction, (1, 1), {1: "x"})["x"].hd95 == pytest.approx(expected, rel=1e-6)
+
+
+def test_surface_dice_weighs_by_length_by_hand() -> None:
+    """A 5 x 5 square moved by 2 mm, pixels of 1 x 3 mm, tolerance 1 mm.
+
+    A contour has 4 elements of 3 mm on each side across axis 0, 4 of 1 mm on each side along it, and 4 corners of
+    sqrt(0.5^2 + 1.5^2) mm. Within 1 mm of the other contour are, on both sides along axis 0, 4 elements and a corner.
+    """
+    reference = box((12, 10), (2, 7), (2, 7))
+    prediction = box((12, 10), (4, 9), (2, 7))
+    corner = math.hypot(0.5, 1.5)
+    expected = (2 * 4 + 2 * corner) / (2 * 4 * 3 + 2 * 4 * 1 + 4 * corner)
+    scores = case_metrics(prediction, reference, (1, 3), {1: "x"}, tolerance=1.0)
+    assert scores["x"].surface_dice == pytest.approx(expected, rel=1e-6)
+    assert case_metrics(prediction, reference, (1, 3), {1: "x"}, tolerance=2.0)["x"].surface_dice == pytest.approx(1.0)
+
+
+def test_missed_and_invented_structures_count_as_wrong_as_can_be() -> None:
+    empty, full = np.zeros((3, 4, 12), dtype=np.uint8), box((3, 4, 12), (0, 1), (0, 1), (0, 1))
+    spacing = (1.0, 1.0, 1.0)  # diagonal of 3 x 4 x 12 mm: 13 mm
+    for prediction, reference in ((empty, full), (full, empty)):
+        score = case_metrics(prediction, reference, spacing, {1: "x"})["x"]
+        assert (score.dice, score.surface_dice) == (0.0, 0.0)
+        assert score.hd95 == pytest.approx(13.0)
+    assert case_metrics(full, empty, (2.0, 2.0, 2.0), {1: "x"})["x"].hd95 == pytest.approx(26.0)
+
+
+def test_absent_from_both_is_not_counted() -> None:
+    score = case_metrics(np.zeros((3, 3, 3), int), np.zeros((3, 3, 3), int), (1, 1, 1), LABELS)["posterior"]
+    assert (score.dice, score.hd95, score.surface_dice) == (None, None, None)
+    assert (score.volume_ml_prediction, score.volume_ml_reference) == (0.0, 0.0)
+
+
+def test_a_structure_that_fills_a_single_slice_is_scored() -> None:
+    labels = np.ones((4, 5, 1), dtype=np.uint8)
+    score = case_metrics(labels, labels, (1, 1, 5), {1: "x"})["x"]
+    assert (score.dice, score.hd95, score.surface_dice) == (1.0, 0.0, 1.0)
+
+
+def test_grids_that_do_not_fit_are_errors() -> None:
+    with pytest.raises(GeometryError, match=r"\(2, 3, 4\).*\(4, 3, 2\)"):
+        case_metrics(np.zeros((2, 3, 4)), np.zeros((4, 3, 2)), (1, 1, 1), LABELS)
+    for spacing in ((1, 1), (1, 1, 0), (1, 1, math.nan)):
+        with pytest.raises(GeometryError, match="spacing"):
+            case_metrics(np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), spacing, LABELS)
+
+
+blobs = st.integers(0, 2**32 - 1).map(
+    lambda seed: (ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(9, 8, 7)), 1.2) > 0.12).astype(np.uint8)
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(blobs, blobs, st.tuples(*[st.sampled_from([0.7, 1.0, 2.5])] * 3))
+def test_hd95_equals_brute_force_and_nothing_depends_on_the_order_of_axes(
+    prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, float, float]
+) -> None:
+    score = case_metrics(prediction, reference, spacing, {1: "x"})["x"]
+    swapped = case_metrics(reference, prediction, spacing, {1: "x"})["x"]
+    turned = case_metrics(prediction.T, reference.T, spacing[::-1], {1: "x"})["x"]
+    for metric in ("dice", "hd95", "surface_dice"):
+        value = getattr(score, metric)
+        assert getattr(swapped, metric) == pytest.approx(value, rel=1e-5)
+        assert getattr(turned, metric) == pytest.approx(value, rel=1e-5)
+    if prediction.any() and reference.any():
+        surfaces = [np.argwhere(m & ~ndimage.binary_erosion(m)) * spacing for m in (prediction > 0, reference > 0)]
+        distances = cdist(*surfaces)
+        expected = max(np.percentile(distances.min(axis=1), 95), np.percentile(distances.min(axis=0), 95))
+        assert score.hd95 == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def scored(dice: float | None, hd95: float | None, surface: float | None) -> LabelScore:
+    return LabelScore(dice=dice, hd95=hd95, surface_dice=surface, volume_ml_prediction=1.0, volume_ml_reference=1.0)
+
+
+def test_summary_by_hand() -> None:
+    cases = {
+        "one": {"a": scored(0.8, 2.0, 0.6), "b": scored(0.4, 4.0, 0.2)},  # case means 0.6, 3, 0.4
+        "two": {"a": scored(0.9, 1.0, 0.7), "b": scored(None, None, None)},  # case means 0.9, 1, 0.7
+        "three": {"a": scored(None, None, None), "b": scored(None, None, None)},  # nothing to count
+    }
+    summary = summarise(cases)
+    assert summary["dice_mean"] == pytest.approx(0.75)
+    assert summary["hd95_mean"] == pytest.approx(2.0)
+    assert summary["surface_dice_mean"] == pytest.approx(0.55)
+    assert summary["n_test"] == 3
+    assert summary["labels"]["a"] == {
+        "dice": pytest.approx(0.85),
+        "hd95": pytest.approx(1.5),
+        "surface_dice": pytest.approx(0.65),
+        "n": 2,
+    }
+    assert summary["labels"]["b"]["n"] == 1
+    assert summary["cases"]["two"]["a"]["dice"] == 0.9
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_summary_of_nothing_has_no_mean() -> None:
+    assert summarise({})["dice_mean"] is None
+    assert summarise({"one": {"a": scored(None, None, None)}})["dice_mean"] is None

@@ -1,0 +1,87 @@
+"""Configuration: read, overridden, refused with the key's name."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medae.config import Config, apply_overrides, digest, flatten, load, to_yaml, validate
+from medae.errors import ConfigError
+
+
+class Inner(Config):
+    rate: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+
+
+class Outer(Config):
+    name: str
+    inner: Inner = Inner()
+
+
+def test_a_file_is_read_with_overrides_applied(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("name: a\ninner: {sizes: [4, 5]}\n")
+    config = load(path, Outer, ["inner.rate=0.5", "inner.sizes.1=7", "name=b"])
+    assert config == Outer(name="b", inner=Inner(rate=0.5, sizes=(4, 7)))
+
+
+def test_an_override_reaches_a_key_that_the_file_does_not_have(tmp_path):
+    assert apply_overrides({}, ["a.b.c=[1, 2]"]) == {"a": {"b": {"c": [1, 2]}}}
+
+
+def test_overrides_do_not_change_the_mapping_they_start_from():
+    content = {"a": {"b": 1}}
+    apply_overrides(content, ["a.b=2"])
+    assert content == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize("override", ["rate", "=3", "a..b=1", "inner.sizes.9=1"])
+def test_a_malformed_override_is_refused(override):
+    with pytest.raises(ConfigError, match="--set"):
+        apply_overrides({"inner": {"sizes": [1]}}, [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [({"name": "a", "nmae": 1}, "nmae"), ({"name": "a", "inner": {"rate": "fast"}}, "inner.rate"), ({}, "name")],
+)
+def test_an_unknown_key_a_wrong_type_and_a_missing_key_are_named(content, key):
+    with pytest.raises(ConfigError, match=key):
+        validate(Outer, content, where="x.yaml")
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", ""])
+def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load(path, Outer)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="absent"):
+        load(tmp_path / "absent.yaml", Outer)
+
+
+@given(st.text(min_size=1), st.floats(0, 1), st.lists(st.integers(0, 99)))
+def test_what_is_dumped_is_read_back_equal(name, rate, sizes):
+    import yaml
+
+    config = Outer(name=name, inner=Inner(rate=rate, sizes=tuple(sizes)))
+    assert validate(Outer, yaml.safe_load(to_yaml(config))) == config
+
+
+def test_the_digest_depends_on_values_not_on_the_order_of_keys():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1, "b": 2}) != digest({"a": 2, "b": 1})
+    assert digest(Outer(name="a")) == digest({"inner": {"rate": 0.1, "sizes": [1, 2]}, "name": "a"})
+
+
+def test_flatten_joins_keys_by_points():
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1, 2], "e": {}}
+
+
+def test_a_configuration_cannot_be_changed():
+    config = Inner()
+    with pytest.raises(ValueError, match="frozen"):
+        config.rate = 1.0  # type: ignore[misc]
