@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -92,9 +92,7 @@ class Artifact:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise ArtifactError(
-                f"The weights cannot be read: {error}", where=path, remedy="Fetch the model again."
-            ) from error
+            raise _damaged(f"The weights cannot be read: {error}", path) from error
 
     def model(self) -> Network:
         """The network with its weights, on the CPU, in evaluation mode. torch's random state is left as it was."""
@@ -103,11 +101,7 @@ class Artifact:
         tensors = self.tensors()
         wrong = _misfits(network, tensors)
         if wrong:
-            raise ArtifactError(
-                f"The weights do not fit the network of the record: {wrong}",
-                where=self.folder,
-                remedy="Fetch the model again.",
-            )
+            raise _damaged(f"The weights do not fit the network of the record: {wrong}", self.folder)
         network.load_state_dict(tensors, strict=True)
         return network.eval()
 
@@ -122,7 +116,7 @@ def save_artifact(folder: Path, model: nn.Module, meta: ArtifactMeta) -> Artifac
         wrong = _misfits(build_network(meta.network), tensors)
     if wrong:
         raise ArtifactError(f"The model is not the one that its description builds: {wrong}", where=folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / RECORD).is_file())):
+    if folder.exists() and not (folder.is_dir() and {item.name for item in folder.iterdir()} <= {WEIGHTS, RECORD, CARD}):
         raise ArtifactError("The folder holds something else than a model.", where=folder, remedy="Choose another folder.")
     meta = meta.model_copy(
         update={key: _finite(public(getattr(meta, key))) for key in ("calibration", "provenance", "metrics")}
@@ -162,21 +156,13 @@ def load_artifact(folder: Path, kind: ArtifactKind | None = None) -> Artifact:
     try:
         record = validate(_Record, content)
     except ConfigError as error:
-        raise ArtifactError(f"{RECORD} is not valid. {error.what}", where=folder, remedy="Fetch the model again.") from error
+        raise _damaged(f"{RECORD} is not valid. {error.what}", folder) from error
     path = folder / WEIGHTS
     size = path.stat().st_size
     if size != record.weights.bytes:
-        raise ArtifactError(
-            f"The weights are damaged: {size} bytes instead of {record.weights.bytes}.",
-            where=path,
-            remedy="Fetch the model again.",
-        )
+        raise _damaged(f"The weights are damaged: {size} bytes instead of {record.weights.bytes}.", path)
     if _sha256(path) != record.weights.sha256:
-        raise ArtifactError(
-            "The weights are not those that were stored: their checksum differs.",
-            where=path,
-            remedy="Fetch the model again.",
-        )
+        raise _damaged("The weights are not those that were stored: their checksum differs.", path)
     if kind is not None and record.meta.kind != kind:
         raise ArtifactError(
             f"This model is of the kind {record.meta.kind}; a model of the kind {kind} is needed.",
@@ -186,21 +172,25 @@ def load_artifact(folder: Path, kind: ArtifactKind | None = None) -> Artifact:
     return Artifact(folder, record.meta, config.digest(to_dict(record)))
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _damaged(what: str, where: Path) -> ArtifactError:
+    return ArtifactError(what, where=where, remedy="Fetch or train the model again.")
+
+
+def _read_record(path: Path) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{RECORD} cannot be read: {error}", where=path, remedy="Fetch the model again.") from error
+        raise _damaged(f"{RECORD} cannot be read: {error}", path) from error
     number = content.get("format") if isinstance(content, dict) else None
     if not isinstance(number, int):
-        raise ArtifactError(f"{RECORD} is not the record of a model.", where=path, remedy="Fetch the model again.")
+        raise _damaged(f"{RECORD} is not the record of a model.", path)
     if number != FORMAT:
         raise ArtifactError(
             f"The model has format {number}; this medae reads format {FORMAT}.",
             where=path,
             remedy="Use the medae it was made with.",
         )
-    return cast("dict[str, Any]", content)
+    return content
 
 
 def _misfits(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:

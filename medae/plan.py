@@ -119,9 +119,9 @@ class Plan(Config):
         choices = [(f"{part}.{key}", value) for part, keys in content.items() for key, value in keys.items()]
         return [(name, _readable(value), self.reasons.get(name, "")) for name, value in choices]
 
-    def save(self, path: Path) -> None:
-        """Write the plan as YAML."""
-        path.write_text(to_yaml(self), encoding="utf-8")
+    def as_yaml(self) -> str:
+        """The plan as YAML that a person can read and edit."""
+        return to_yaml(self)
 
     @classmethod
     def read(cls, path: Path) -> Plan:

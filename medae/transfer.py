@@ -111,7 +111,8 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
     Tensors that are broken (not finite, constant where weights are) are rejected, and stay as they were in ``model``.
     Raises TransferError, and changes nothing, if less than ``config.minimum`` of the encoder's parameters would be moved.
     """
-    differences = compare(source, model, target_space)
+    differences = compare(source, model, target_space, decoder=config.decoder)
+    channels = (source.meta.network.encoder.in_channels, model.encoder.config.in_channels)
     tensors = source.tensors()
     own = model.state_dict()
     parts = (ENCODER, DECODER) if config.decoder else (ENCODER,)
@@ -119,7 +120,7 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
     moved: dict[str, Tensor] = {}
     for name, target in own.items():
         if name.startswith(parts):
-            row, value = _move(name, tensors.get(name), target, source.meta.network.encoder, model, differences)
+            row, value = _move(name, tensors.get(name), target, channels, model.encoder.config, differences)
             rows.append(row)
             if value is not None:
                 moved[name] = value.to(target.dtype)
@@ -137,9 +138,9 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
     return report
 
 
-def compare(source: Artifact, model: Network, target_space: SpacePlan) -> tuple[Difference, ...]:
-    """What differs between two encoders and the spaces of their inputs, the finest level first."""
-    theirs, ours = source.meta.network.encoder, _encoder(model)
+def compare(source: Artifact, model: Network, target_space: SpacePlan, *, decoder: bool = False) -> tuple[Difference, ...]:
+    """What differs between two encoders, the spaces of their inputs, and their decoders if asked; the finest level first."""
+    theirs, ours = source.meta.network.encoder, model.encoder.config
     found = [_difference(f"encoder.{key}", getattr(theirs, key), getattr(ours, key)) for key in WHOLE]
     found.append(_difference("encoder.downsampling", theirs.downsampling, ours.downsampling, level=1))
     for key in BY_LEVEL:
@@ -149,7 +150,10 @@ def compare(source: Artifact, model: Network, target_space: SpacePlan) -> tuple[
         found.append(_difference(f"encoder.{key}", one, two, first))
     theirs_space, ours_space = to_dict(source.meta.plan.space), to_dict(target_space)
     found += [_difference(f"space.{key}", theirs_space[key], ours_space[key]) for key in SPACE]
-    return tuple(sorted((row for row in found if row is not None), key=lambda row: row.level))
+    if decoder:
+        one, two = (to_dict(network).get("decoder", {}) for network in (source.meta.network, model.config))
+        found += [_difference(f"decoder.{key}", one[key], two[key], ours.levels) for key in one.keys() & two.keys()]
+    return tuple(sorted((row for row in found if row is not None), key=lambda row: (row.level, row.key)))
 
 
 def _difference(key: str, source: Any, target: Any, level: int = 0) -> Difference | None:
@@ -160,11 +164,11 @@ def _move(
     name: str,
     value: Tensor | None,
     target: Tensor,
-    theirs: EncoderConfig,
-    model: Network,
+    channels: tuple[int, int],
+    encoder: EncoderConfig,
     differences: Sequence[Difference],
 ) -> tuple[Row, Tensor | None]:
-    """The row of a tensor of the receiving network, and what to put into it (None: leave it)."""
+    """The row of a tensor of the receiving network, and what to put into it (None: leave it). channels: source's, own."""
     shape = tuple(target.shape)
     if value is None:
         return Row(name, None, shape, "random", "the source has no such tensor"), None
@@ -172,36 +176,41 @@ def _move(
     broken = _broken(name, value)
     if broken:
         return Row(name, found, shape, "rejected", broken), None
-    ours = _encoder(model)
-    stem = name.removeprefix(ENCODER) in stem_parameters(ours) and name.startswith(ENCODER)
-    if stem and theirs.in_channels != ours.in_channels:
-        cells = math.prod(ours.strides[0])
-        if found == (shape[0], theirs.in_channels * cells, *shape[2:]):
-            why = f"mean over {theirs.in_channels} input channels for each of {ours.in_channels}"
-            return Row(name, found, shape, "adapted", why), adapt_stem(value, theirs.in_channels, ours.in_channels)
+    causes = [difference.key for difference in differences if _concerns(difference, name, encoder)]
+    reason = "differs in " + ", ".join(causes) if causes else ""
     if found != shape:
-        if (
-            name.startswith(DECODER)
-            and shape[:1] == found[:1]
-            and shape[1:2] == (2 * value.shape[1],)
-            and shape[2:] == found[2:]
-        ):
-            # A decoder level that joins a skip sees what it saw before first, then the skip.
-            joined = torch.cat((value.to(target), target[:, value.shape[1] :]), 1)
-            return Row(name, found, shape, "adapted", "the half that sees the skip is left random"), joined
-        return Row(name, found, shape, "rejected", "the shapes differ"), None
-    causes = [difference.key for difference in differences if _concerns(difference, name)]
-    if causes:
-        return Row(name, found, shape, "adapted", "differs in " + ", ".join(dict.fromkeys(causes))), value
-    return Row(name, found, shape, "loaded", ""), value
+        fitted, reason = _fit(name, value, target, channels, encoder)
+        return Row(name, found, shape, "rejected" if fitted is None else "adapted", reason), fitted
+    return Row(name, found, shape, "adapted" if causes else "loaded", reason), value
 
 
-def _concerns(difference: Difference, name: str) -> bool:
+def _fit(
+    name: str, value: Tensor, target: Tensor, channels: tuple[int, int], encoder: EncoderConfig
+) -> tuple[Tensor | None, str]:
+    """``value`` in the shape of ``target`` where there is a rule for it, and which rule."""
+    theirs, ours = channels
+    cells = math.prod(encoder.strides[0])
+    if _is_stem(name, encoder) and value.shape == (len(target), theirs * cells, *target.shape[2:]):
+        return adapt_stem(value, theirs, ours), f"mean over {theirs} input channels for each of {ours}"
+    if name.startswith(DECODER) and target.dim() > 1 and target.shape == (len(value), 2 * value.shape[1], *value.shape[2:]):
+        # A decoder level that joins a skip has first what it saw without one, then the skip.
+        joined = torch.cat((value.to(target), target[:, value.shape[1] :]), 1)
+        return joined, "the half that sees the skip is left random"
+    return None, "the shapes differ"
+
+
+def _is_stem(name: str, encoder: EncoderConfig) -> bool:
+    return name in {ENCODER + parameter for parameter in stem_parameters(encoder)}
+
+
+def _concerns(difference: Difference, name: str, encoder: EncoderConfig) -> bool:
     """Whether a tensor computes something else because of a difference. A decoder sees all that the encoder does."""
+    if difference.key == "space.channels":
+        return _is_stem(name, encoder)
     if name.startswith(DECODER):
         return True
     level = name.removeprefix(f"{ENCODER}levels.").split(".")[0]
-    return not level.isdigit() or int(level) >= difference.level
+    return not difference.key.startswith(DECODER) and int(level) >= difference.level
 
 
 def _broken(name: str, value: Tensor) -> str:
@@ -235,10 +244,6 @@ def _remedy(report: TransferReport) -> str:
     if any(row.reason.startswith("broken") for row in report.rows):
         return "The source's weights are broken: train it again, or take an earlier one."
     return "Use the network of the source's plan, another source, or lower transfer.minimum."
-
-
-def _encoder(model: Network) -> EncoderConfig:
-    return model.encoder.config
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medae.config import Config, digest
+from medae.config import Config, digest, validate
 from medae.data.case import Manifest
 from medae.data.check import Finding, check_manifest
 from medae.data.sources import SourceConfig, open_manifest
@@ -31,6 +31,12 @@ class DataConfig(Config):
     case_ids: Literal["given", "hashed"] = "given"
     max_cases: int | None = None
     split: SplitConfig = SplitConfig()
+
+
+class Opened(Config):
+    """A source by itself."""
+
+    source: SourceConfig
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,12 @@ def located(source: SourceConfig) -> SourceConfig:
     return source
 
 
+def open_folder(folder: Path, format: str = "auto", case_ids: Literal["given", "hashed"] = "given") -> Manifest:
+    """The data set in a folder that was named on the command line: relative to the working folder."""
+    content = {"format": format, "root": folder.expanduser().absolute()}
+    return open_manifest(validate(Opened, {"source": content}, where="--format").source, case_ids)
+
+
 def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     """Open, check and split. Cases with an error are left out and named."""
     manifest = open_manifest(located(config.data), config.case_ids)
@@ -77,7 +89,9 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
             screen.warn(f"{finding.case} left out: {finding.problem} ({finding.file}) {finding.remedy}")
     kept = manifest.select(lambda case: case.id not in excluded)
     if not kept.cases:
-        raise DataError("No case is left after the check.", where=str(config.data.root), remedy="Run medae check to see why.")
+        raise DataError(
+            "No case is left after the check.", where=str(config.data.root), remedy="Run medae check to see why."
+        )
     total = digest({"manifest": manifest.digest(), "ids": [case.id for case in kept.cases]})
     return Dataset(kept, tuple(findings), tuple(excluded), split_subjects(kept, config.split), total)
 

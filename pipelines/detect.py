@@ -22,22 +22,20 @@ from medae.anomaly.calibration import Calibration, calibrate
 from medae.anomaly.detector import ScanMaps, Scoring, intensity_maps, model_maps, reconstruct
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
-from medae.data.case import Case, Manifest
+from medae.data.case import Manifest
 from medae.errors import ConfigError, DataError
 from medae.export.nifti import write_native
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.objectives.registry import SEGMENTERS
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared, prepare_case
-from medae.training.loop import FitResult
 from pipelines.data import preprocess
-from pipelines.detect_report import make_report
+from pipelines.detect_report import INTENSITY, MODEL, make_report
+from pipelines.files import write_text
 from pipelines.networks import device_of
 from pipelines.pretrain import Autoencoding, train
 from pipelines.segmenting import reference, with_target
 from pipelines.stage import Outcome, Stage
-
-MODEL, INTENSITY = "model", "intensity"
 
 
 class Config(Autoencoding):
@@ -75,13 +73,13 @@ def run(config: Config, stage: Stage) -> Outcome:
     }
     test = with_target(dataset.subset(split.test), config.target)
     plan, model, history = _model(config, stage, cohort)
-    plan.save(stage.folder / "plan.yaml")
+    write_text(stage.folder / "plan.yaml", plan.as_yaml())
     device = device_of(config.device)
     model.to(device).eval()
 
     scorer = Scorer(model, plan, config, device)
     calibrations = _calibrate(scorer, cohort["validation"], config, stage)
-    evaluations, rows = _score(scorer, test, calibrations, config, stage)
+    evaluations = _score(scorer, test, calibrations, config, stage)
 
     metrics = {}
     for arm, evaluation in evaluations.items():
@@ -105,7 +103,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         metrics=_headline(evaluations[MODEL].summary()),
     )
     save_artifact(folder, model, meta)
-    report = make_report(config, stage, plan, history, evaluations, calibrations, rows)
+    report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, evaluations, calibrations)
     facts = {"normals": config.normals, "calibration": {arm: to_dict(found) for arm, found in calibrations.items()}}
     return Outcome(report, {"detector": folder}, metrics, facts)
 
@@ -144,11 +142,13 @@ def _model(config: Config, stage: Stage, cohort: dict[str, Manifest]) -> tuple[P
         artifact = stage.inputs["model"]
         if artifact.meta.network.kind in SEGMENTERS:
             raise ConfigError(
-                "The model is a segmenter; anomalies are scored by an autoencoder.", where="model", remedy="Give an autoencoder."
+                "The model is a segmenter; anomalies are scored by an autoencoder.",
+                where="model",
+                remedy="Give an autoencoder.",
             )
         return artifact.meta.plan, artifact.model(), []
     plan = config.plan.make(cohort["train"], stage.screen)
-    plan.save(stage.folder / "plan.yaml")
+    write_text(stage.folder / "plan.yaml", plan.as_yaml())
     excluded = config.target if config.normals == "lesion_free_slices" else None
     everyone = stage.dataset.manifest.of_subjects(case.subject for part in cohort.values() for case in part.cases)
     store = preprocess(everyone, plan.space, (config.target,), stage.screen)
@@ -200,12 +200,11 @@ def lesion_free(lesion: np.ndarray, slice_axis: int) -> np.ndarray:
 
 def _score(
     scorer: Scorer, test: Manifest, calibrations: dict[str, Calibration], config: Config, stage: Stage
-) -> tuple[dict[str, AnomalyEvaluation], list[tuple[Case, Path]]]:
-    """Score the test scans; heat maps and masks are written as NIfTI in each scan's own space."""
+) -> dict[str, AnomalyEvaluation]:
+    """Score the test scans. ``maps/<case>_heatmap``, ``_anomaly`` (flagged) and ``_mask`` are in the scan's own space."""
     evaluations = {arm: AnomalyEvaluation() for arm in calibrations}
     folder = stage.folder / "maps"
     folder.mkdir(exist_ok=True)
-    rows = []
     with stage.screen.progress("Scoring test scans") as report:
         for done, case in enumerate(test.cases, start=1):
             prepared = prepare_case(test, case, scorer.plan.space)
@@ -225,10 +224,12 @@ def _score(
                 )
                 if arm == MODEL:
                     write_native(maps.heat, prepared.native, folder / f"{case.id}_heatmap.nii.gz", labels=False)
-                    write_native(flagged.astype(np.uint8), prepared.native, folder / f"{case.id}_mask.nii.gz", labels=True)
-            rows.append((case, folder))
+                    for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
+                        write_native(
+                            mask.astype(np.uint8), prepared.native, folder / f"{case.id}_{kind}.nii.gz", labels=True
+                        )
             report(done, len(test.cases))
-    return evaluations, rows
+    return evaluations
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, Any]:

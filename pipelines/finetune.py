@@ -18,7 +18,7 @@ from medae.augmentation.augment import Augmentation, AugmentationConfig
 from medae.data.case import Manifest
 from medae.data.split import labelled_subset
 from medae.errors import ConfigError
-from medae.metrics.segmentation import LabelScore, summarise
+from medae.metrics.segmentation import summarise
 from medae.metrics.statistics import PairedDifference, paired_difference
 from medae.models.networks import Network
 from medae.objectives.registry import SEGMENTERS, build_objective
@@ -33,7 +33,7 @@ from medae.transfer import TransferConfig, TransferReport, transfer
 from pipelines.baselines import ball_scores
 from pipelines.data import preprocess
 from pipelines.files import write_text
-from pipelines.finetune_report import make_report
+from pipelines.finetune_report import case_dice, make_report
 from pipelines.networks import NetworkChoice, device_of, network_config, seeded_network
 from pipelines.plan import PlanChoice
 from pipelines.segmenting import label_names, score_arms, with_target
@@ -62,7 +62,7 @@ class Config(StageConfig):
     encoder_rate: float = Field(default=1.0, ge=0)
     transfer: TransferConfig = TransferConfig()
     plan: PlanChoice = PlanChoice()
-    network: NetworkChoice = {"kind": "unet"}
+    network: NetworkChoice = Field(default_factory=lambda: {"kind": "unet"})
     objective: SegmentationConfig = SegmentationConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     drawing: Drawing = Drawing()
@@ -78,7 +78,9 @@ class Config(StageConfig):
         if self.encoder is None and not self.scratch:
             raise ValueError("there is nothing to train: give an encoder, or scratch: true")
         if (self.fit.monitor is not None) != (self.selection > 0):
-            raise ValueError("selection (cases that choose) and fit.monitor (the metric that they choose by) need each other")
+            raise ValueError(
+                "selection (cases that choose) and fit.monitor (the metric that they choose by) need each other"
+            )
         if self.labelled is not None and self.selection >= self.labelled:
             raise ValueError("selection takes its cases from the labelled ones: at least one must be left to train on")
         if self.objective.target not in ("label", self.target):
@@ -103,7 +105,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     test = with_target(dataset.subset(split.test), config.target)
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled)
-    plan.save(stage.folder / "plan.yaml")
+    write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(labelled, plan.space, (config.target,), stage.screen)
     training = labelled.of_subjects(subjects[: len(subjects) - config.selection])
     selection = labelled.of_subjects(subjects[len(subjects) - config.selection :])
@@ -115,7 +117,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         if arm == PRETRAINED:
             moved = transfer(stage.inputs["encoder"], network, plan.space, config.transfer)
             write_text(stage.folder / "transfer.json", moved.to_json())
-            stage.screen.note(moved.table())
+            stage.screen.notes.print(moved.table())
         trained[arm] = (network, _train(config, stage, plan, store, training, selection, network, labels, arm))
 
     device = device_of(config.device)
@@ -143,7 +145,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     for arm, (network, result) in trained.items():
         models[arm] = _keep(config, stage, plan, labels, arm, network, result, metrics[arm])
     histories = {arm: result.history for arm, (_, result) in trained.items()}
-    report = make_report(config, stage, plan, test, metrics, facts, difference, moved, histories)
+    report = make_report(config.name, stage, plan, test, config.target, labels, metrics, facts, difference, moved, histories)
     return Outcome(report, models, metrics, facts)
 
 

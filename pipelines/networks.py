@@ -41,10 +41,10 @@ def network_config(choice: NetworkChoice, plan: Plan, classes: int | None = None
     try:
         return TypeAdapter(NetworkConfig).validate_python(content)
     except ValidationError as error:
-        rows = [
-            f"    network.{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
+        rows = []
+        for problem in error.errors():
+            key = ".".join(["network", *(str(part) for part in problem["loc"][1:])])
+            rows.append(f"    {key}: {problem['msg'].removeprefix('Value error, ')}")
         raise ConfigError("The network does not fit:\n" + "\n".join(rows), remedy="Correct the keys named above.") from error
 
 

@@ -7,6 +7,7 @@ Validation subjects only give a loss for the log; no weights are chosen by it. T
 
 from __future__ import annotations
 
+from medae.report.html import Report
 from pydantic import Field, model_validator
 
 from medae.artifact import ArtifactMeta, save_artifact
@@ -18,11 +19,11 @@ from medae.objectives.registry import SEGMENTERS, ObjectiveConfig, build_objecti
 from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
-from medae.report.figures import loss_curves, reconstruction_grid
-from medae.report.html import Report
+from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from pipelines.data import description, preprocess
+from pipelines.files import write_text
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.plan import PlanChoice
 from pipelines.stage import Outcome, Stage, StageConfig
@@ -67,7 +68,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     """Pretrain. The outcome holds the autoencoder's artifact."""
     dataset, split = stage.dataset, stage.dataset.split
     plan = config.plan.make(dataset.subset(split.train), stage.screen)
-    plan.save(stage.folder / "plan.yaml")
+    write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen)
     cases = {name: [case.id for case in dataset.subset(subjects).cases] for name, subjects in parts(stage).items()}
     model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"])
@@ -79,7 +80,9 @@ def run(config: Config, stage: Stage) -> Outcome:
 
     report = Report(f"Pretraining: {config.name}", stage.subtitle("An autoencoder of unlabelled scans"))
     report.table(["Data", ""], [[key, value] for key, value in description(dataset).items()])
-    shown = PatchSampler(store, cases["validation"] or cases["train"], plan.space, config.drawing.sampler(plan), config.fit.seed)
+    shown = PatchSampler(
+        store, cases["validation"] or cases["train"], plan.space, config.drawing.sampler(plan), config.fit.seed
+    )
     describe_training(report, stage, plan, result, example(shown, objective, model, config.fit.seed))
     return Outcome(report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}})
 
@@ -127,6 +130,14 @@ def train(
 def describe_training(report: Report, stage: Stage, plan: Plan, result: FitResult, shown: dict) -> None:
     """Loss curves, and what the network saw and made."""
     report.figure(loss_curves(result.history, stage.figure("loss")), "Loss of training and of fixed validation batches.")
-    grid = reconstruction_grid(shown, stage.figure("examples"))
+    spacing = [1.0 if step is None else step for step in plan.space.spacing]
+    images = {name: value[:, 0] for name, value in shown.items()}
+    grid = reconstruction_grid(
+        images,
+        stage.figure("examples"),
+        difference=("input", "output"),
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        slice_axis=plan.space.slice_axis,
+    )
     report.figure(grid, "What the network saw and made of patches that it did not train on; the middle slice of each.")
     report.table(["Plan", "", "Reason"], plan.rows())

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 import medae
 from medae.config import Config, read_yaml, to_dict, validate
 from medae.errors import ConfigError
@@ -34,7 +36,7 @@ class Pipeline(Config):
 
     name: str
     experiment: str = "medae"
-    shared: dict[str, Any] = {}
+    shared: dict[str, Any] = Field(default_factory=dict)
     stages: dict[str, dict[str, Any]]
 
 
@@ -54,7 +56,9 @@ def _stage(label: str, keys: Mapping[str, Any], pipeline: Pipeline, path: Path) 
     own = dict(keys)
     kind = own.pop("stage", None)
     if kind not in KINDS:
-        raise ConfigError(f"The stage is '{kind}'.", where=f"stages.{label}.stage", remedy=f"Choose one of {', '.join(KINDS)}.")
+        raise ConfigError(
+            f"The stage is '{kind}'.", where=f"stages.{label}.stage", remedy=f"Choose one of {', '.join(KINDS)}."
+        )
     base: dict[str, Any] = {}
     if (used := own.pop("config", None)) is not None:
         beside = path.parent / str(used)
@@ -66,7 +70,9 @@ def _stage(label: str, keys: Mapping[str, Any], pipeline: Pipeline, path: Path) 
     for key, value in content.items():
         if isinstance(value, str) and value.startswith(REFERENCE) and value.removeprefix(REFERENCE) not in earlier:
             raise ConfigError(
-                f"'{value}' is not an earlier stage.", where=f"stages.{label}.{key}", remedy=f"Earlier: {', '.join(earlier)}."
+                f"'{value}' is not an earlier stage.",
+                where=f"stages.{label}.{key}",
+                remedy=f"Earlier: {', '.join(earlier)}.",
             )
     return kind, content
 
@@ -78,7 +84,9 @@ def stage_config(kind: str, content: Mapping[str, Any], models: Mapping[str, str
         is_reference = isinstance(value, str) and value.startswith(REFERENCE)
         return models[value.removeprefix(REFERENCE)] if is_reference else value
 
-    found: StageConfig = validate(program_of(kind).Config, {key: filled(value) for key, value in content.items()}, where=where)
+    found: StageConfig = validate(
+        program_of(kind).Config, {key: filled(value) for key, value in content.items()}, where=where
+    )
     return found
 
 

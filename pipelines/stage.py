@@ -6,13 +6,14 @@ fingerprint of everything that decides its outcome, so that a changed configurat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+
+from pydantic import Field
 
 import medae
 from medae.artifact import Artifact, load_artifact
@@ -53,8 +54,8 @@ class Result(Config):
     run_id: str
     model: str | None = None
     registered: str | None = None
-    metrics: dict[str, Any] = {}
-    facts: dict[str, Any] = {}
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    facts: dict[str, Any] = Field(default_factory=dict)
     medae: str = medae.__version__
 
 
@@ -148,8 +149,9 @@ def run_stage(
 ) -> Finished:
     """Run a stage, or find that it was run before with the same fingerprint.
 
-    folder: the run's folder is made below it, named ``label`` (or the kind) and fingerprint. parent: gives the
-    MLflow run of the pipeline, asked only when there is work to do. Raises TrainingError when an unfinished run is in the way and ``resume`` was not asked for.
+    folder: the run's folder is made below it, named ``label`` (or the kind) and fingerprint. parent: gives the MLflow run
+    of the pipeline, asked only when there is work to do.
+    Raises TrainingError when an unfinished run is in the way and ``resume`` was not asked for.
     """
     program = program_of(kind)
     dataset = open_dataset(config, screen)
@@ -188,9 +190,14 @@ def _run(
     run_id = read_json(record)["run_id"] if record.is_file() else None
     tags = {"medae.stage": kind, "medae.fingerprint": fingerprint, "medae.phantom": str(dataset.manifest.phantom).lower()}
     tags |= {f"medae.input.{key}.run": str(artifact.meta.provenance.get("run_id", "")) for key, artifact in inputs.items()}
-    tags |= {f"medae.input.{key}.weights": artifact.weights_digest for key, artifact in inputs.items()}
+    tags |= {f"medae.input.{key}.digest": artifact.digest for key, artifact in inputs.items()}
     tracker = MlflowTracker.start(
-        config.experiment, f"{config.name}/{label or kind}", folder=place, parent=None if parent is None else parent(), run_id=run_id, tags=tags
+        config.experiment,
+        f"{config.name}/{label or kind}",
+        folder=place,
+        parent=parent and parent(),
+        run_id=run_id,
+        tags=tags,
     )
     write_json(record, {"run_id": tracker.run_id})
     provenance = {"run_id": tracker.run_id, "stage": kind, "name": config.name, "medae": medae.__version__}
@@ -250,7 +257,7 @@ def _register(stage: Stage, model: Path, name: str) -> str | None:
 def _fingerprint(kind: str, config: StageConfig, dataset: Dataset, inputs: Mapping[str, Artifact]) -> str:
     content = to_dict(config)
     for key in program_of(kind).inputs(config):
-        content[key] = inputs[key].weights_digest
+        content[key] = inputs[key].digest
     content["data"] = dataset.digest
     return digest({"stage": kind, "config": content, "medae": medae.__version__, "source": source_digest()})
 
@@ -279,9 +286,10 @@ def _headers(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def open_mlflow() -> str:
     """The command or address at which the runs are seen."""
-    from medae.tracking.client import store_uri, without_password
+    from medae.tracking.client import shown as shown_uri
+    from medae.tracking.client import store_uri
 
     uri = store_uri()
     if uri.startswith("http"):
-        return without_password(uri)
-    return f"mlflow ui --backend-store-uri {uri if os.sep + os.sep not in uri[10:] else uri}"
+        return shown_uri(uri)
+    return f"mlflow ui --backend-store-uri {uri}"

@@ -29,7 +29,9 @@ class Drawing(Config):
         return SamplerConfig(patch=plan.sampling.patch, batch=plan.sampling.batch, **to_dict(self))
 
 
-def fixed_loss(sampler: PatchSampler, objective: Objective, count: int, seed: int) -> Callable[[nn.Module], dict[str, float]]:
+def fixed_loss(
+    sampler: PatchSampler, objective: Objective, count: int, seed: int
+) -> Callable[[nn.Module], dict[str, float]]:
     """A validation: the objective's mean loss on the same batches with the same draws every time."""
 
     def validate(model: nn.Module) -> dict[str, float]:

@@ -51,7 +51,7 @@ def projection(inputs: int, outputs: int, spatial_dims: int, scale: float = 1.0)
 
 
 class Norm(nn.Module):
-    """Instance, batch or group normalisation (groups of up to 8 channels' divisor), affine, over visible voxels only.
+    """Instance, batch or group normalisation (up to 8 groups, as many as divide the channels), affine, over visible voxels.
 
     Parameters and buffers are named as torch's: ``weight``, ``bias``, and for batch norm the running statistics.
     """
@@ -140,9 +140,8 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """x: ``[B, C, *S]``. visible: bool ``[B, 1, *S']`` at the output's size."""
-        x = hide(self.conv(x), visible)
-        if self.norm is not None:
-            x = self.norm(x, visible)
+        x = self.conv(x)
+        x = hide(x, visible) if self.norm is None else self.norm(x, visible)
         if self.activation is not None:
             x = activate(self.activation, x)
         return drop_channels(x, self.dropout, self.training)

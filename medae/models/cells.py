@@ -43,8 +43,9 @@ def join_cells(x: Tensor, stride: Sequence[int], size: Sequence[int]) -> Tensor:
 
 def cut(x: Tensor, size: Sequence[int]) -> Tensor:
     """The first ``size`` voxels of ``[B, C, *S]`` along each axis."""
-    for axis, count in enumerate(size):
-        x = x.narrow(axis + 2, 0, count)
+    for axis, count in enumerate(size, start=2):
+        if count < x.shape[axis]:  # a cut of nothing would still cost a copy in the backward pass
+            x = x.narrow(axis, 0, count)
     return x
 
 

@@ -23,7 +23,7 @@ class EncoderConfig(Config):
     cell of strides[0] become channels first, which saves nearly all work at full resolution).
     strides: from the level above to this one. kernels: odd; a strided convolution must not skip voxels.
     blocks: convolution blocks a level; a plain block is one convolution, a residual block two and a shortcut.
-    norm: statistics of a sample's channel, of the batch, or of groups of up to 8 channels.
+    norm: statistics of a channel of a sample, of a channel of the batch, or of up to 8 groups of channels of a sample.
     dropout: share of channels dropped after each block in training.
     """
 

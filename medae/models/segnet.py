@@ -19,9 +19,7 @@ class SegNetConfig(Config):
 
     kind: Literal["segnet"] = "segnet"
     encoder: EncoderConfig
-    decoder: Annotated[DecoderConfig, AfterValidator(lambda decoder: decoder.filled("max_unpool"))] = (
-        DecoderConfig()
-    )
+    decoder: Annotated[DecoderConfig, AfterValidator(lambda decoder: decoder.filled("max_unpool"))] = DecoderConfig()
     classes: int = Field(ge=2)
 
     @model_validator(mode="after")

@@ -2,10 +2,12 @@
 
 Both grids share their axes (nearest RAS, obliquity kept), so resampling is separable: one axis after the other.
 
-The plan grid of an axis with ``n`` voxels of ``s`` mm at a spacing of ``t`` mm has ``ceil((n - 1) s / t) + 1`` voxels,
-centred on the image. Its voxel centres therefore enclose those of the scan, so that the way back only ever
-interpolates: a probability stays a probability. The way there leaves the scan's voxel centres by less than ``t / 2``
-at each end, where images are extrapolated linearly (a ramp stays a ramp) and labels repeat their last voxel.
+The plan grid of an axis with ``n`` voxels of ``s`` mm, at a spacing of ``t`` mm, has ``round(n s / t)`` voxels, so that
+it fills the image's extent (each thick slice becomes two of half the thickness), but never fewer than the
+``ceil((n - 1) s / t) + 1`` whose centres enclose those of the image. It is centred on the image. So the way back only
+interpolates: a probability stays one. The way there leaves the image's voxel centres by less than half a voxel (of the
+image or of the plan, the larger) at each end; there images go on linearly, so that a ramp stays a ramp, and labels
+repeat their last voxel.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def plan_grid(
         if wanted is None or size == 1 or abs(own / wanted - 1) < SAME_SPACING:
             continue
         scale[axis] = wanted / own
-        sizes[axis] = int(np.ceil(round((size - 1) / scale[axis], PLACES))) + 1
+        enclosing = int(np.ceil(round((size - 1) / scale[axis], PLACES))) + 1
+        sizes[axis] = max(round(size / scale[axis]), enclosing)
         shift[axis] = -((sizes[axis] - 1) * scale[axis] - (size - 1)) / 2
     placed = np.eye(4)
     placed[:3, :3] = np.diag(scale)
@@ -73,7 +76,8 @@ def resample_nearest(labels_CIJK: Tensor, affine: np.ndarray, shape: Sequence[in
     """Nearest neighbour of integer or boolean maps onto another grid with the same axes; same type, ``[C, *shape]``.
 
     Halfway between two voxels the one nearer to the middle of the axis is taken, so that a flipped map gives the
-    flipped result; halfway between the two middle ones the upper. Beyond the edge the last voxel is repeated. Raises GeometryError if the grids' axes differ.
+    flipped result; halfway between the two middle ones the upper. Beyond the edge the last voxel is repeated.
+    Raises GeometryError if the grids' axes differ.
     """
     result = labels_CIJK
     for axis, positions in enumerate(_positions(affine, shape, onto)):

@@ -39,13 +39,13 @@ def _figure(width: float, height: float, colour: str) -> Figure:
 
 def tidy(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     """Title at the left, hairline grid behind, no box."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="semibold", pad=10)
+    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=10)
     axes.set_xlabel(x, fontsize=9, color=MUTED)
     axes.set_ylabel(y, fontsize=9, color=MUTED)
     axes.set_facecolor(PAPER)
     axes.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
+    axes.tick_params(which="both", colors=MUTED, labelsize=8.5, length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(RULE)

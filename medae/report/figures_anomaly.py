@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from medae.report.mosaic import Heat, Mosaic, Panel, Row, draw, window
 from medae.report.planes import CONVENTION, Scene, largest_slice
 
 FOUND, INVENTED, MISSED, TRUTH, BRAIN = "#34d399", "#fb923c", "#f472b6", "#fbbf24", "#5b6b7c"
+
+HEAT_RANGE = 2.0
+"""The heat map's brightest colour, in calibrated thresholds."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +42,32 @@ class AnomalyCase:
     axis: int = 2
 
 
-def heatmap_panels(cases: Sequence[AnomalyCase], path: Path, *, threshold: float, title: str = "", unit: str = "") -> Path:
+def heatmap_panels(
+    cases: Sequence[AnomalyCase],
+    path: Path,
+    *,
+    threshold: float,
+    title: str = "",
+    unit: str = "",
+    mask_name: str = "brain mask",
+) -> Path:
     """A row a case: image, heat map, flagged mask and truth, in the slice that holds most of the truth.
 
     Without truth: the slice with most flagged voxels. All maps share one colour scale, so that rows can be compared:
-    from 0 to three times the calibrated threshold, at which a line is drawn.
+    from 0 to twice the calibrated threshold, at which a line is drawn. unit: of the map.
     """
     rows = [Row(_panels(case, threshold, first=place == 0), case.title, case.detail) for place, case in enumerate(cases)]
-    legend = {
-        "flagged, lesion": FOUND,
-        "flagged, no lesion": INVENTED,
-        "missed lesion": MISSED,
-        "truth": TRUTH,
-        "brain mask": BRAIN,
-    }
-    if all(case.truth is None for case in cases):
-        legend = {"flagged": INVENTED, "brain mask": BRAIN}
+    legend = {"flagged": INVENTED, mask_name: BRAIN}
+    if any(case.truth is not None for case in cases):
+        legend = {
+            "flagged, lesion": FOUND,
+            "flagged, no lesion": INVENTED,
+            "missed lesion": MISSED,
+            "truth": TRUTH,
+            mask_name: BRAIN,
+        }
     label = f"anomaly{f' ({unit})' if unit else ''}, line at the threshold {threshold:.3g}"
-    return draw(Mosaic(rows, title=title, legend=legend, bar=(label, 0.0, 3 * threshold), note=CONVENTION), path)
+    return draw(Mosaic(rows, title=title, legend=legend, bar=(label, 0.0, HEAT_RANGE * threshold), note=CONVENTION), path)
 
 
 def precision_recall(
@@ -73,8 +84,9 @@ def precision_recall(
     """
     figure = canvas.chart(7.4, 5.2)
     axes = figure.add_subplot()
-    canvas.tidy(axes, title, x="recall (lesion voxels outside the brain mask count as missed)", y="precision")
-    _equal_dice(axes)
+    canvas.tidy(axes, title, x="recall (lesion outside the mask counts as missed)", y="precision")
+    top = _top(curves.values())
+    _equal_dice(axes, top)
     for place, (name, curve) in enumerate(curves.items()):
         colour = canvas.SERIES[place % len(canvas.SERIES)]
         style = "-" if place == 0 else (0, (5, 1.6))
@@ -88,28 +100,26 @@ def precision_recall(
     if operating:
         axes.scatter([], [], s=50, color=canvas.MUTED, label="at the calibrated threshold")
     axes.set_xlim(0, 1.0)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, top)
     axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=canvas.INK, loc="upper right")
     figure.tight_layout(pad=1.2)
     return canvas.save(figure, path)
 
 
-def scan_scores(
-    rows: Mapping[str, Sequence[ScanMetrics]], path: Path, *, title: str = "Scan score by lesion volume"
-) -> Path:
-    """A panel a row name: each scan's score against its lesion volume, scans without lesion at the left."""
+def scan_scores(rows: Mapping[str, Sequence[ScanMetrics]], path: Path) -> Path:
+    """A panel a row name: each scan's score against its lesion volume; scans without a lesion are open circles."""
     figure = canvas.chart(0.6 + 4.0 * len(rows), 3.9)
     for place, (name, scans) in enumerate(rows.items()):
         axes = figure.add_subplot(1, len(rows), place + 1)
-        canvas.tidy(axes, f"{title}: {name}" if place == 0 else name, x="lesion volume (ml)", y="scan score")
+        canvas.tidy(axes, name.capitalize(), x="lesion volume (ml); open circle: no lesion", y="scan score")
+        sick = np.array([(scan.lesion_ml, scan.score) for scan in scans if scan.has_lesion]).reshape(-1, 2)
+        well = np.array([(0.0, scan.score) for scan in scans if not scan.has_lesion]).reshape(-1, 2)
         colour = canvas.SERIES[place % len(canvas.SERIES)]
-        sick = [scan for scan in scans if scan.has_lesion]
-        well = [scan for scan in scans if not scan.has_lesion]
         axes.set_xscale("symlog", linthresh=0.1)
-        axes.scatter(
-            [scan.lesion_ml for scan in sick], [scan.score for scan in sick], s=36, color=colour, alpha=0.75, linewidths=0
-        )
-        axes.scatter([0] * len(well), [scan.score for scan in well], s=36, facecolors="none", edgecolors=canvas.MUTED)
+        axes.scatter(sick[:, 0], sick[:, 1], s=36, color=colour, alpha=0.75, linewidths=0)
+        axes.scatter(well[:, 0], well[:, 1], s=36, facecolors="none", edgecolors=canvas.MUTED)
+        axes.set_xlim(-0.03, 3 * sick[:, 0].max(initial=1.0))
+        axes.set_ylim(bottom=0)
     figure.tight_layout(pad=1.2, w_pad=2)
     return canvas.save(figure, path)
 
@@ -158,7 +168,7 @@ def _panels(case: AnomalyCase, threshold: float, *, first: bool) -> list[Panel]:
         return Panel(cut.of(image), window(image, mask), cut.size_mm(image.shape), titled, cut.marks, **over)
 
     brain = (cut.of(mask), BRAIN)
-    panels = [panel("image"), panel("heat map", heat=Heat(cut.of(heat), 3 * threshold, contour=threshold))]
+    panels = [panel("image"), panel("heat map", heat=Heat(cut.of(heat), HEAT_RANGE * threshold, contour=threshold))]
     if truth is None:
         return [*panels, panel("flagged at the threshold", fills=[(cut.of(flagged), INVENTED)], outlines=[brain])]
     colours = [(flagged & truth, FOUND), (flagged & ~truth, INVENTED), (truth & ~flagged, MISSED)]
@@ -170,8 +180,17 @@ def _panels(case: AnomalyCase, threshold: float, *, first: bool) -> list[Panel]:
     ]
 
 
-def _equal_dice(axes: Axes) -> None:
-    for value in (0.2, 0.4, 0.6, 0.8):
-        recall = np.linspace(value / (2 - value), 1, 200)
+def _top(curves: Iterable[PrecisionRecall]) -> float:
+    """Upper end of the precision axis: room for the curves, their first hundredth of recall apart, and the legend."""
+    highest = [curve.precision[curve.recall >= 0.01].max(initial=0.0) for curve in curves]
+    return float(np.clip(1.5 * max(highest, default=1.0), 0.2, 1.02))
+
+
+def _equal_dice(axes: Axes, top: float) -> None:
+    for value in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8):
+        end = value / (2 - value)
+        if not 0.15 * top < end < 0.9 * top:
+            continue
+        recall = np.linspace(end, 1, 400)[1:]
         axes.plot(recall, value * recall / (2 * recall - value), color=canvas.RULE, linewidth=1.1, zorder=0)
-        axes.text(0.995, value / (2 - value), f"Dice {value:.1f}", fontsize=7.5, color=canvas.MUTED, ha="right", va="bottom")
+        axes.text(0.995, end + 0.008 * top, f"Dice {value:g}", fontsize=7.5, color=canvas.MUTED, ha="right", va="bottom")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from scipy import stats
 
 from medae.errors import DataError
@@ -37,7 +38,7 @@ class OverlayCase:
 def overlay(case: OverlayCase, path: Path, names: Mapping[int, str]) -> Path:
     """One scan: a row for the bare image, and one for each label map over it. names: label value -> name."""
     scene, cuts, levels = _stage(case)
-    rows = [Row([_panel(scene, cut, case.image, levels, title=cut.name) for cut in cuts], title="Image")]
+    rows = [Row([_panel(scene, cut, case.image, levels, title=_heading(case, cut)) for cut in cuts], title="Image")]
     for name, labels in case.labels.items():
         rows.append(Row([_panel(scene, cut, case.image, levels, labels, names) for cut in cuts], title=name.capitalize()))
     return draw(Mosaic(rows, title=case.title, legend=label_colours(names), note=CONVENTION), path)
@@ -49,7 +50,7 @@ def case_overlays(cases: Sequence[OverlayCase], path: Path, names: Mapping[int, 
     for case in cases:
         scene, cuts, levels = _stage(case)
         panels = [
-            _panel(scene, cut, case.image, levels, labels, names, title=f"{name} · {cut.name}")
+            _panel(scene, cut, case.image, levels, labels, names, title=f"{name} · {_heading(case, cut)}")
             for name, labels in case.labels.items()
             for cut in cuts
         ]
@@ -75,17 +76,26 @@ def label_colours(names: Mapping[int, str]) -> dict[str, str]:
     return {name: _colour(value) for value, name in sorted(names.items()) if value != 0}
 
 
-def dice_strip(arms: Mapping[str, Mapping[str, float]], path: Path, *, measure: str = "Dice", title: str = "") -> Path:
-    """Every case of every arm as a point, the same case joined by a line; beside it the differences to the first arm.
+def dice_strip(
+    arms: Mapping[str, Mapping[str, float]],
+    path: Path,
+    *,
+    reference: str | None = None,
+    measure: str = "Dice",
+    title: str = "",
+) -> Path:
+    """Every case of every arm as a point, the same case joined by a line; beside it the differences to one arm.
 
-    arms: arm -> case -> value. Diamond and bar: mean and its 95 % confidence interval over cases (Student's t). Lines
-    are drawn where both neighbours have the case. Raises DataError if an arm has no case.
+    arms: arm -> case -> value. reference: the arm that the others are compared with; the first unless given. Diamond
+    and bar: mean and its 95 % confidence interval over cases (Student's t). Lines are drawn where both neighbours have
+    the case, green where it rises. Raises DataError if an arm has no case.
     """
     for arm, values in arms.items():
         if not values:
             raise DataError(f"The arm '{arm}' has no case.", remedy="Leave it out or evaluate it.")
     names = list(arms)
-    others = names[1:]
+    base = names[0] if reference is None else reference
+    others = [name for name in names if name != base]
     figure = canvas.chart(2.2 + 1.7 * len(names) + (1.0 + 1.5 * len(others) if others else 0), 4.6)
     grid = figure.add_gridspec(1, 2 if others else 1, width_ratios=[len(names) + 0.4, len(others) + 0.2] if others else [1])
     axes = figure.add_subplot(grid[0])
@@ -96,11 +106,11 @@ def dice_strip(arms: Mapping[str, Mapping[str, float]], path: Path, *, measure: 
     _categories(axes, [f"{name}\nn = {len(arms[name])}" for name in names])
     if others:
         beside = figure.add_subplot(grid[1])
-        canvas.tidy(beside, f"Change against {names[0]}", y=f"difference in {measure}, same case")
+        canvas.tidy(beside, f"Change against {base}", y=f"difference in {measure}, same case")
         beside.axhline(0, color=canvas.MUTED, linewidth=1)
         for place, name in enumerate(others):
-            changes = [arms[name][case] - arms[names[0]][case] for case in arms[name] if case in arms[names[0]]]
-            _strip(beside, place, changes, canvas.SERIES[(place + 1) % len(canvas.SERIES)], signed=True)
+            changes = [arms[name][case] - arms[base][case] for case in arms[name] if case in arms[base]]
+            _strip(beside, place, changes, canvas.SERIES[names.index(name) % len(canvas.SERIES)], signed=True)
         _categories(beside, others)
     figure.tight_layout(pad=1.2, w_pad=2.5)
     return canvas.save(figure, path)
@@ -116,6 +126,10 @@ def _stage(case: OverlayCase) -> tuple[Scene, list[Cut], tuple[float, float]]:
     interest = scene.ras(maps[0] != 0) if maps and np.any(maps[0]) else scene.ras(np.zeros(case.image.shape, dtype=bool))
     cuts = scene.orthogonal(interest) if case.slice_axis is None else scene.through(interest, case.slice_axis)
     return scene, cuts, window(case.image)
+
+
+def _heading(case: OverlayCase, cut: Cut) -> str:
+    return cut.name if case.slice_axis is None else f"{cut.name} slice {cut.index + 1}"
 
 
 def _panel(
@@ -137,7 +151,7 @@ def _panel(
 
 def _paired_lines(axes: Axes, arms: Sequence[Mapping[str, float]]) -> None:
     for place, (left, right) in enumerate(itertools.pairwise(arms)):
-        for case in left.keys() & right.keys():
+        for case in sorted(left.keys() & right.keys()):
             gained = right[case] >= left[case]
             axes.plot(
                 (place + 0.16, place + 0.84),
@@ -163,7 +177,7 @@ def _strip(axes: Axes, place: int, values: Sequence[float], colour: str, signed:
         axes.errorbar(place - 0.24, mean, yerr=half, color=canvas.INK, linewidth=1.6, capsize=3, zorder=3)
         text = f"{text}\n± {half:.3f}"
     axes.scatter(place - 0.24, mean, marker="D", s=34, color=colour, edgecolors=canvas.INK, linewidths=1, zorder=4)
-    axes.annotate(
+    label = axes.annotate(
         text,
         (place - 0.29, mean),
         xytext=(-3, 0),
@@ -172,8 +186,9 @@ def _strip(axes: Axes, place: int, values: Sequence[float], colour: str, signed:
         va="center",
         fontsize=8.5,
         color=canvas.INK,
-        fontweight="semibold",
+        fontweight="bold",
     )
+    label.set_path_effects([withStroke(linewidth=2.5, foreground=canvas.PAPER)])
 
 
 def _categories(axes: Axes, labels: Sequence[str]) -> None:

@@ -30,9 +30,10 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
     losses = _without_copies([name for name in names if "loss" in name], history)
     others = [name for name in names if "loss" not in name and name != "rate"]
     shares = [name for name in others if all(0 <= record[name] <= 1 for record in history if name in record)]
-    panels = [("Loss", losses), ("Validation", shares), *((name, [name]) for name in others if name not in shares)]
-    panels = [(title, members) for title, members in [*panels, ("Learning rate", ["rate"])] if set(members) & set(names)]
-    columns = min(3, len(panels))
+    panels = [("Loss", losses), (shares[0] if len(shares) == 1 else "Validation", shares)]
+    panels += [*((name, [name]) for name in others if name not in shares), ("Learning rate", ["rate"])]
+    panels = [(title, members) for title, members in panels if set(members) & set(names)]
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = canvas.chart(4.0 * columns + 0.4, 3.0 * rows + 0.2)
     for place, (title, members) in enumerate(panels):
@@ -43,15 +44,8 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
             axes.set_yscale("log")
         if best_step is not None and title != "Learning rate":
             axes.axvline(best_step, color=canvas.MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=0)
-            axes.annotate(
-                "kept",
-                (best_step, 1),
-                xycoords=axes.get_xaxis_transform(),
-                xytext=(-3, -9),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=canvas.MUTED,
-                ha="right",
+            axes.text(
+                best_step, 1.01, "kept", transform=axes.get_xaxis_transform(), ha="center", fontsize=7.5, color=canvas.MUTED
             )
     figure.tight_layout(pad=1.2, w_pad=2.0)
     return canvas.save(figure, path)

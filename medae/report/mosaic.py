@@ -94,11 +94,11 @@ def draw(mosaic: Mosaic, path: Path) -> Path:
     total = header + sum(heights) + sum(bands) + ROW_GAP * (len(mosaic.rows) - 1) + footer
     figure = canvas.lightbox(WIDTH, total)
     if mosaic.title:
-        _write(figure, MARGIN, total - 0.36, mosaic.title, size=13, weight="semibold")
+        _write(figure, MARGIN, total - 0.36, mosaic.title, size=13, weight="bold")
     top = total - header
     for row, scale, height, band in zip(mosaic.rows, scales, heights, bands, strict=True):
         if row.title:
-            _write(figure, MARGIN, top - 0.22, row.title, size=10.5, weight="semibold")
+            _write(figure, MARGIN, top - 0.22, row.title, size=10.5, weight="bold")
             _write(figure, WIDTH - MARGIN, top - 0.22, row.detail, size=9, colour=canvas.MUTED_ON_DARK, align="right")
         _place(figure, row, scale, top - band, height)
         top -= band + height + ROW_GAP
@@ -129,6 +129,8 @@ def _place(figure: Figure, row: Row, scale: float, top: float, height: float) ->
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_axis_off()
     low, high = panel.window
+    if panel.heat is not None:  # a darker picture lets the map shine
+        high = low + 1.7 * (high - low)
     axes.imshow(panel.grey, cmap="gray", vmin=low, vmax=high, interpolation="bilinear", aspect="auto")
     if panel.heat is not None:
         axes.imshow(_heat_rgba(panel.heat), interpolation="nearest", aspect="auto")
@@ -146,7 +148,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 def _heat_rgba(heat: Heat) -> np.ndarray:
     share = np.clip(heat.values / heat.high, 0, 1)
     rgba = colormaps[HEAT_COLOURS](share)
-    rgba[..., 3] = 1.0 if heat.opaque else np.clip(1.6 * share, 0, 0.92)
+    rgba[..., 3] = 1.0 if heat.opaque else np.clip(2.2 * share, 0, 0.92)
     return rgba
 
 

@@ -57,9 +57,9 @@ def random_lesion(
 ) -> np.ndarray:
     """The soft map ``[I, J, K]``, float32, of one lesion: a random ellipsoid with an uneven surface.
 
-    centre: in voxels. size_mm: diameter of the sphere of equal volume; parts outside the grid are lost. blur_mm: about the width of
-    the edge from 10 to 90 %. roughness: how far the surface leaves the ellipsoid; 0 is smooth. The lesion is
-    star-shaped around its centre, hence connected.
+    centre: in voxels. size_mm: diameter of the sphere of equal volume; parts outside the grid are lost. blur_mm: about
+    the width of the edge from 10 to 90 %. roughness: how far the surface leaves the ellipsoid; 0 is smooth. The lesion
+    is star-shaped around its centre, hence connected.
     """
     radius = size_mm / 2
     half = np.ceil((3 * radius + 2 * blur_mm) / np.asarray(spacing)).astype(int)

@@ -17,9 +17,9 @@ from medae.errors import TrackingError
 from medae.tracking.client import (
     STORE_ERRORS,
     experiment_id,
-    reason,
     missing,
     open_client,
+    reason,
     refused,
     shown,
     store_uri,

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from medae.errors import ArtifactError, TrackingError
-from medae.tracking.client import STORE_ERRORS, reason, missing, open_client, shown
+from medae.tracking.client import STORE_ERRORS, missing, open_client, reason, shown
 
 # The file that makes a folder a medae artifact.
 RECORD = "medae.json"

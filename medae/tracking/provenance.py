@@ -17,7 +17,7 @@ PACKAGES = ("medae", "torch", "monai", "numpy", "mlflow", "accelerate", "nibabel
 
 def provenance() -> dict[str, str]:
     """Facts for tags and for a model's record; ``git.revision`` and ``git.dirty`` are left out outside a git checkout."""
-    facts = {f"version.{name}": found for name in PACKAGES if (found := _version(name)) is not None}
+    facts = {f"version.{name}": found for name in PACKAGES if (found := package_version(name)) is not None}
     facts["version.python"] = platform.python_version()
     facts["machine.system"] = f"{platform.system()} {platform.machine()}"
     facts["machine.cpus"] = str(os.cpu_count())
@@ -63,8 +63,9 @@ def _git_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package without the mark of its build (``+cpu``), None if it is not installed."""
     try:
-        return version(package)
+        return version(package).partition("+")[0]
     except PackageNotFoundError:
         return None

@@ -74,8 +74,9 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)  # also gives a full disk its space back
         raise
     _sync_folder(root)
-    if previous is not None:
-        _remove(previous)
+    for path in root.glob("step-*"):  # after a kill there may be one more than the predecessor
+        if path != target:
+            _remove(path)
     return target
 
 

@@ -42,9 +42,9 @@ def world_of(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def smooth_volume(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Waves of 200 mm and a ramp along every world axis, all above 0."""
+    """Waves of 260 to 340 mm and a ramp along every world axis, all above 0."""
     x, y, z = world_of(affine, shape)
-    waves = np.sin(2 * np.pi * x / 200) + np.cos(2 * np.pi * (y + z) / 280) + np.sin(2 * np.pi * z / 240 + 1)
+    waves = np.sin(2 * np.pi * x / 260) + np.cos(2 * np.pi * (y + z) / 340) + np.sin(2 * np.pi * z / 300 + 1)
     return (1000 + 100 * waves + 0.9 * x - 1.1 * y + 1.3 * z).astype(np.float32)
 
 

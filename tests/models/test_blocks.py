@@ -67,12 +67,16 @@ def test_batch_statistics_of_visible_voxels_are_kept():
     assert norm.running_var.item() == pytest.approx(4)  # of 1, 3, 5, unbiased
 
 
-@pytest.mark.parametrize("block", [ConvBlock, ResidualBlock])
-def test_a_block_leaves_hidden_voxels_at_zero(block: type[nn.Module]):
+@pytest.mark.parametrize("norm", [*NORMS, "none"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_block_leaves_hidden_voxels_at_zero(norm: NormKind, residual: bool):
     visible = torch.rand(2, 1, 6, 5) < 0.5
-    y = block(3, 4, (3, 3), "instance", "leaky_relu", **({"project": True} if block is ResidualBlock else {}))(
-        torch.randn(2, 3, 6, 5), visible
+    block = (
+        ResidualBlock(3, 4, (3, 3), norm, "leaky_relu", project=True)
+        if residual
+        else ConvBlock(3, 4, (3, 3), norm, "leaky_relu")
     )
+    y = block(torch.randn(2, 3, 6, 5), visible)
     assert torch.equal((y != 0).any(1, keepdim=True), visible)
 
 

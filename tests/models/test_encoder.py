@@ -156,6 +156,12 @@ def test_a_stem_for_more_channels_gives_the_same_features_for_equal_channels(blo
     torch.testing.assert_close(target(image.expand(1, 3, 17, 16)).levels[-1], a, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", ["plain", "residual"])
+def test_the_names_of_the_parameters_do_not_depend_on_the_number_of_channels(block: str):
+    one, two = (Encoder(config(2, block=block, in_channels=n)).state_dict() for n in (1, 2))  # 1 x 4 channels = first width
+    assert set(one) == set(two)
+
+
 def test_dropout_is_drawn_from_torchs_global_generator_in_training_alone():
     encoder = Encoder(config(2, dropout=0.5))
     image = torch.randn(1, 1, 16, 16)

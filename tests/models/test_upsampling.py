@@ -120,7 +120,7 @@ def test_what_is_learned_starts_without_a_checkerboard(kind: UpsamplingKind, dim
     fine = up(torch.randn(2, 16, *(3,) * dims), (6,) * dims)
     cells = split_cells(fine, (2,) * dims)
     torch.testing.assert_close(cells, cells[..., :1].expand_as(cells))
-    assert 0.5 < float(fine.std()) < 2  # neither vanishes nor explodes
+    assert 0.5 < fine.std().item() < 2  # neither vanishes nor explodes
 
 
 def test_interpolation_passes_the_gradient_back():

@@ -53,7 +53,7 @@ def test_crop_spacing_mask_and_targets(root: Path) -> None:
     prepared = prepare_case(manifest, manifest.cases[0], SPACE, ["lesion", "tissue"])
     # LPS: I and J are flipped, so 2..10 of 12 becomes 2..10, 3..12 of 14 becomes 2..11.
     assert prepared.native.crop == ((2, 10), (2, 11), (1, 7))
-    assert prepared.shape == (8, 9, 11)
+    assert prepared.shape == (8, 9, 12)
     assert prepared.spacing == pytest.approx((1, 1, 1))
     assert prepared.image.dtype == torch.float32
     assert prepared.mask.dtype == torch.bool
@@ -62,13 +62,13 @@ def test_crop_spacing_mask_and_targets(root: Path) -> None:
     lesion = prepared.targets["lesion"]
     assert lesion.dtype == torch.int16
     assert lesion.unique().tolist() == [0, 2]
-    # 4..7 of 12 is 5..8 after the flip, 3..6 in the crop; 5..9 of 14 is 5..9, 3..7; 2 mm slices 1..4 of the crop.
-    found = [(int(axis.min()), int(axis.max())) for axis in lesion[0].nonzero().T]
-    assert found[:2] == [(3, 5), (3, 6)]
-    world = prepared.affine @ [3, 3, 2, 1]
-    np.testing.assert_allclose(world[:3], AFFINE[:3] @ [6, 8, 2, 1])
+    # 4..7 of 12 is 5..8 after the flip, 3..6 in the crop; 5..9 of 14 is 5..9, 3..7; slices 2..5 are 1..4, halved 2..8.
+    assert [(int(axis.min()), int(axis.max()) + 1) for axis in lesion[0].nonzero().T] == [(3, 6), (3, 7), (2, 8)]
+    # The first voxel of slice 2 lies a quarter of a slice below slice 2 of the file.
+    np.testing.assert_allclose((prepared.affine @ [3, 3, 2, 1])[:3], AFFINE[:3] @ [6, 8, 1.75, 1])
     source = np.asarray(nib.load(root / "flair.nii.gz").dataobj)
-    assert float(prepared.image[0, 3, 3, 2]) == pytest.approx(source[6, 8, 2] / 500, rel=1e-5)
+    expected = 0.25 * source[6, 8, 1] + 0.75 * source[6, 8, 2]
+    assert float(prepared.image[0, 3, 3, 2]) == pytest.approx(expected / 500, rel=1e-5)
 
 
 def test_outside_the_foreground_is_zero(root: Path) -> None:

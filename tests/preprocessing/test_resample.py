@@ -47,7 +47,7 @@ def test_grid_encloses_the_image_and_is_centred(
         first, last = between[axis, 3], between[axis, 3] + between[axis, axis] * (sizes[axis] - 1)
         assert first <= 1e-9
         assert last >= shape[axis] - 1 - 1e-9
-        assert last - (shape[axis] - 1) < between[axis, axis]
+        assert last - (shape[axis] - 1) < max(1, between[axis, axis]) / 2 + 1e-9
         assert first + last == pytest.approx(shape[axis] - 1, abs=1e-6)
         if shape[axis] > 1:
             assert spacing_of(onto)[axis] == pytest.approx(wanted[axis], rel=1e-3)
@@ -112,11 +112,17 @@ def test_a_flipped_image_gives_the_flipped_result(
 
 def test_labels_by_hand() -> None:
     labels = torch.tensor([1, 2, 3, 4], dtype=torch.int16).reshape(1, 4, 1, 1)
-    finer, onto = plan_grid((4, 1, 1), np.eye(4), (0.5, None, None))
-    result = resample_nearest(labels, np.eye(4), finer, onto)
-    # Halfway positions 0.5, 1.5, 2.5: towards the middle of the axis, in the very middle the upper.
-    assert result.flatten().tolist() == [1, 2, 2, 3, 3, 3, 4]
-    assert torch.equal(resample_nearest(result, onto, (4, 1, 1), np.eye(4)), labels)
+    sizes, onto = plan_grid((4, 1, 1), np.eye(4), (0.5, None, None))
+    finer = resample_nearest(labels, np.eye(4), sizes, onto)
+    assert finer.flatten().tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert torch.equal(resample_nearest(finer, onto, (4, 1, 1), np.eye(4)), labels)
+    sizes, onto = plan_grid((4, 1, 1), np.eye(4), (2.0, None, None))
+    # Centres at -0.5, 1.5 and 3.5: repeated at the ends, and in the very middle the upper of the two.
+    assert resample_nearest(labels, np.eye(4), sizes, onto).flatten().tolist() == [1, 3, 4]
+    sizes, onto = plan_grid((6, 1, 1), np.eye(4), (2.0, None, None))
+    six = torch.arange(6).reshape(1, 6, 1, 1)
+    # Centres at -0.5, 1.5, 3.5 and 5.5: halfway, the one nearer to the middle of the axis.
+    assert resample_nearest(six, np.eye(4), sizes, onto).flatten().tolist() == [0, 2, 3, 5]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,112 @@
+"""The report of a fine-tuning: scores, the comparison of the arms, overlays of the best, median and worst case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from medae.report.html import Report
+
+from medae.data.case import ImageRef, Manifest
+from medae.metrics.statistics import PairedDifference
+from medae.plan import Plan
+from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_strip
+from medae.report.figures_training import loss_curves
+from medae.transfer import TransferReport
+from medae.volume import from_ras, read_volume
+from pipelines.data import description
+from pipelines.segmenting import reference
+from pipelines.stage import Stage
+
+
+def case_dice(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Mean Dice over the labels of each case of an arm's summary; cases without any are left out."""
+    means = {}
+    for case, labels in metrics["cases"].items():
+        values = [score["dice"] for score in labels.values() if score["dice"] is not None]
+        if values:
+            means[case] = float(np.mean(values))
+    return means
+
+
+def make_report(
+    name: str,
+    stage: Stage,
+    plan: Plan,
+    test: Manifest,
+    target: str,
+    labels: Mapping[int, str],
+    metrics: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    difference: PairedDifference | None,
+    moved: TransferReport | None,
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+) -> Report:
+    """Put the page together; figures are written into the stage's folder."""
+    report = Report(
+        f"Fine-tuning: {name}", stage.subtitle(f"Segmentation of '{target}' from {facts['labelled_subjects']} labels")
+    )
+    columns = ("dice_mean", "hd95_mean", "surface_dice_mean", "n_test")
+    report.section("Scores")
+    report.table(
+        ["Arm", "Dice", "HD95 (mm)", "Surface Dice", "Test cases"],
+        [[arm, *(values[column] for column in columns)] for arm, values in metrics.items()],
+        caption="Mean over the labels of a case, then over cases, in each scan's own space. A structure that is missed or "
+        "invented counts as Dice 0 and as the image diagonal in HD95.",
+    )
+    if difference is not None:
+        report.text(difference.describe("pretrained", "scratch"))
+    report.table(
+        ["Arm", "Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases"],
+        [
+            [arm, label, score["dice"], score["hd95"], score["surface_dice"], score["n"]]
+            for arm, values in metrics.items()
+            for label, score in values["labels"].items()
+        ],
+    )
+    dice = {arm: case_dice(values) for arm, values in metrics.items()}
+    if all(dice.values()):
+        report.figure(dice_strip(dice, stage.figure("dice"), reference=list(dice)[-1]), "Dice of every test case.")
+    report.section("Cases")
+    for arm in histories:
+        if dice[arm]:
+            cases = _views(test, target, plan, stage, arm, dice[arm])
+            figure = case_overlays(cases, stage.figure(f"cases-{arm}"), labels)
+            report.figure(figure, f"Best, median and worst test case by Dice: {arm}.")
+    report.section("Training")
+    for arm, history in histories.items():
+        report.figure(loss_curves(history, stage.figure(f"loss-{arm}")), f"Training: {arm}.")
+    if moved is not None:
+        report.text(f"Transfer: {moved.summary}.")
+        for place in moved.differences:
+            report.text(f"The encoders differ in {place}")
+        report.table(
+            ["Tensor", "Status", "Reason"], [[row.name, row.status, row.reason] for row in moved.rows], caption="Transfer."
+        )
+    report.section("Data and plan")
+    report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
+    report.table(["Plan", "", "Reason"], plan.rows())
+    return report
+
+
+def _views(test: Manifest, target: str, plan: Plan, stage: Stage, arm: str, dice: Mapping[str, float]) -> list[OverlayCase]:
+    views = []
+    for rank, case_id in best_median_worst(dice).items():
+        case = test.case(case_id)
+        ref = next(ref for name in plan.space.channels if isinstance(ref := case.images.get(name), ImageRef))
+        volume = read_volume(test.paths(ref), "intensity")
+        affine = volume.native.matrix()
+        found = nib.load(stage.folder / "predictions" / arm / f"{case_id}.nii.gz")
+        views.append(
+            OverlayCase(
+                title=f"{rank}: {case_id}",
+                image=from_ras(np.asarray(volume.image), affine)[0],
+                labels={"reference": reference(test, case, target)[0], "prediction": np.asanyarray(found.dataobj)},
+                affine=affine,
+                detail=f"Dice {dice[case_id]:.3f}",
+                slice_axis=plan.space.slice_axis,
+            )
+        )
+    return views

@@ -1,0 +1,137 @@
+"""``medae predict``: a trained model on new scans, results in each scan's own space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medae.anomaly.detector import Scoring, model_maps, reconstruct
+from medae.artifact import Artifact, load_artifact
+from medae.config import validate
+from medae.data.files import ENDINGS, image_files, stem
+from medae.data.sources import detect_format
+from medae.errors import ArtifactError, DataError, MedaeError
+from medae.export.nifti import write_native
+from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
+from medae.tracking.models import resolve_model
+from pipelines.console import Screen, shown
+from pipelines.data import open_folder
+from pipelines.files import write_json
+from pipelines.networks import device_of
+from pipelines.segmenting import segment
+
+Scan = tuple[str, Callable[[], Prepared]]
+
+
+def run(model: str, source: Path, output: Path, format: str, flips: bool, device: str, as_json: bool) -> dict[str, Any]:
+    """Predict every scan. A scan that fails is listed at the end, and the others are done."""
+    screen = Screen(as_json)
+    artifact = load_artifact(resolve_model(model))
+    if artifact.meta.kind == "autoencoder":
+        raise ArtifactError(
+            "A pretrained autoencoder segments nothing.",
+            where=model,
+            remedy="Fine-tune it (medae finetune), or score anomalies with it (medae detect --model).",
+        )
+    scans = _scans(source, artifact, format)
+    single = source.is_file() and output.name.endswith(ENDINGS)
+    if not single:
+        output.mkdir(parents=True, exist_ok=True)
+    work = _Segmenter(artifact, flips, device) if artifact.meta.kind == "segmenter" else _Detector(artifact, flips, device)
+    cases: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    with screen.progress("Predicting") as report:
+        for done, (name, load) in enumerate(scans, start=1):
+            try:
+                cases[name] = work(load(), output if single else output / f"{name}.nii.gz")
+            except MedaeError as error:
+                failed[name] = str(error)
+            report(done, len(scans))
+    result = {"stage": "predict", "metrics": {}, "kind": artifact.meta.kind, "cases": cases, "failed": failed}
+    write_json((output.parent if single else output) / "result.json", result)
+    screen.say(f"{len(cases)} of {len(scans)} scans done: {shown(output)}")
+    screen.json(result)
+    if failed:
+        rows = "\n".join(f"    {name}: {reason}" for name, reason in failed.items())
+        raise DataError(f"{len(failed)} of {len(scans)} scans failed:\n{rows}", remedy="The others are done; mend these.")
+    return result
+
+
+def _scans(source: Path, artifact: Artifact, format: str) -> list[Scan]:
+    """The scans of an input by name: one file, a data set of a known layout, or a folder of images."""
+    space = artifact.meta.plan.space
+    if not source.exists():
+        raise DataError("The input does not exist.", where=source, remedy="Check the path.")
+    if source.is_dir():
+        if format != "auto" or _is_data_set(source):
+            manifest = open_folder(source, format)
+            return [(case.id, lambda case=case: prepare_case(manifest, case, space)) for case in manifest.cases]
+        files = image_files(source)
+        if not files:
+            raise DataError("There is no image in the folder.", where=source, remedy="Give a folder of NIfTI files.")
+    else:
+        files = [source]
+    if len(space.channels) != 1:
+        raise DataError(
+            f"The model takes the channels {', '.join(space.channels)}; plain files have one.",
+            where=source,
+            remedy="Lay the scans out as a data set (nnU-Net raw or BIDS) and give its folder.",
+        )
+    channel = space.channels[0]
+    return [(stem(file), lambda file=file: prepare_files({channel: file}, space, stem(file))) for file in files]
+
+
+def _is_data_set(folder: Path) -> bool:
+    try:
+        return detect_format(folder) != "folder"
+    except DataError:
+        return False
+
+
+class _Segmenter:
+    """Writes the label map; returns the volume of each label."""
+
+    def __init__(self, artifact: Artifact, flips: bool, device: str) -> None:
+        self.meta, self.flips, self.device = artifact.meta, flips, device_of(device)
+        self.model = artifact.model().to(self.device)
+
+    def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
+        labels = segment(self.model, prepared, self.meta.plan, self.device, self.flips)
+        write_native(labels, prepared.native, path, labels=True)
+        voxel_ml = float(abs(np.linalg.det(prepared.native.matrix()[:3, :3]))) / 1000.0
+        names = {value: name for value, name in self.meta.labels.items() if value}
+        return {"volume_ml": {name: int(np.count_nonzero(labels == value)) * voxel_ml for value, name in names.items()}}
+
+
+class _Detector:
+    """Writes heat map, flagged mask and the mask that was scored; returns the scan's score."""
+
+    def __init__(self, artifact: Artifact, flips: bool, device: str) -> None:
+        calibration = dict(artifact.meta.calibration or {})
+        scoring = validate(Scoring, calibration.get("scoring", {}), where=artifact.folder)
+        self.scoring = scoring.model_copy(update={"flips": flips or scoring.flips})
+        self.threshold = float(calibration["threshold"])
+        self.plan, self.device = artifact.meta.plan, device_of(device)
+        self.model = artifact.model().to(self.device)
+
+    def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
+        maps = model_maps(
+            prepared,
+            reconstruct(self.model, prepared, self.plan, self.scoring, self.device),
+            self.plan,
+            self.scoring,
+        )
+        flagged = maps.flagged(self.threshold, self.scoring)
+        base = path.with_name(stem(path))
+        write_native(maps.heat, prepared.native, base.with_name(f"{base.name}_heatmap.nii.gz"), labels=False)
+        for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
+            write_native(mask.astype(np.uint8), prepared.native, base.with_name(f"{base.name}_{kind}.nii.gz"), labels=True)
+        return {
+            "score": maps.score(self.scoring),
+            "threshold": self.threshold,
+            "flagged_ml": int(flagged.sum()) * maps.voxel_ml,
+            "flagged_share": float(flagged.sum() / maps.mask.sum()),
+        }
