@@ -16,8 +16,8 @@ from monai.data.meta_tensor import MetaTensor
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
+from pydantic import BaseModel, ConfigDict
 
-from medae.config import Config
 from medae.errors import DataError, GeometryError
 
 MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
@@ -34,7 +34,7 @@ WHOLE = 1e-4
 Rows = tuple[tuple[float, float, float, float], ...]
 
 
-class NativeGrid(Config):
+class NativeGrid(BaseModel):
     """The grid of the file that a volume was read from: all that is needed to write a result that overlays it.
 
     shape: voxels along the file's three array axes. affine: 4x4 rows, file voxel -> world mm (RAS+).
@@ -43,6 +43,8 @@ class NativeGrid(Config):
     differ from its sform; None where the file is not NIfTI.
     crop: start and stop along I, J, K of the nearest-RAS array that the stored array was cropped to; None if not cropped.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shape: tuple[int, int, int]
     affine: Rows

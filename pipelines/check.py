@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
-
-from medae.report.html import Report
 
 from medae.config import apply_overrides, validate
 from medae.data.check import Finding, check_manifest
 from medae.data.sources import open_manifest
-from medae.errors import ConfigError, DataError
+from medae.errors import DataError
+from medae.report.html import Report
 from pipelines.console import Screen, shown
 from pipelines.data import Opened
 from pipelines.files import write_json
@@ -23,8 +23,6 @@ def run(
 ) -> dict[str, Any]:
     """Check a folder. Raises DataError, after the report is written, when a case has an error."""
     screen = Screen(as_json)
-    if case_ids not in ("given", "hashed"):
-        raise ConfigError(f"'{case_ids}' is no choice of case ids.", where="--case-ids", remedy="Use given or hashed.")
     content = apply_overrides({"format": format, "root": str(data.expanduser().absolute())}, overrides)
     manifest = open_manifest(validate(Opened, {"source": content}, where="--set").source, case_ids)
     with screen.progress("Checking scans") as report:
@@ -47,10 +45,8 @@ def run(
     page.table(["Level", "Cases", "What", "Remedy"], [[row[0], row[1], row[2], row[3]] for row in rows])
     out.mkdir(parents=True, exist_ok=True)
     page.write(out / "report.html")
-    result = {"stage": "check", "metrics": {}, "facts": facts, "excluded": excluded}
-    result["findings"] = [
-        {"case": f.case, "file": f.file, "level": f.level, "problem": f.problem, "remedy": f.remedy} for f in findings
-    ]
+    result: dict[str, Any] = {"stage": "check", "metrics": {}, "facts": facts, "excluded": excluded}
+    result["findings"] = [asdict(finding) for finding in findings]
     write_json(out / "result.json", result)
     screen.table(data.name, ["", ""], list(facts.items()))
     for level, cases, problem, remedy in rows:

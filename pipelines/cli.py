@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+class CaseIdChoice(Enum):
+    """What ``--case-ids`` takes."""
+
+    given = "given"
+    hashed = "hashed"
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key, e.g. --set fit.steps=200."),
@@ -27,7 +36,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on stdout.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same configuration.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
-CaseIds = Annotated[str, typer.Option("--case-ids", help="'given', or 'hashed' to hide the data set's own case ids.")]
+CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 Format = Annotated[str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, phantom.")]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -38,7 +47,7 @@ RUNS = Path("runs")
 def check(
     data: Annotated[Path, typer.Argument(help="The folder of the data set.")],
     format: Format = "auto",
-    case_ids: CaseIds = "given",
+    case_ids: CaseIds = CaseIdChoice.given,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the report (default: runs/check).")] = None,
     as_json: Json = False,
@@ -46,7 +55,7 @@ def check(
     """Look a data set over: layout, cases, labels, and what is wrong with which file."""
     from pipelines import check as program
 
-    program.run(data, format, case_ids, overrides or [], out or RUNS / "check", as_json)
+    program.run(data, format, case_ids.value, overrides or [], out or RUNS / "check", as_json)
 
 
 @app.command()

@@ -52,9 +52,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     result = dict(base)
     for key, value in changes.items():
         before = result.get(key)
-        same_kind = isinstance(before, Mapping) and isinstance(value, Mapping)
-        if same_kind and all(value.get(tag, before.get(tag)) == before.get(tag) for tag in ("kind", "format")):
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and _same_kind(before, value):
             result[key] = merge(before, value)
         else:
             result[key] = value
     return result
+
+
+def _same_kind(before: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return all(value.get(tag, before.get(tag)) == before.get(tag) for tag in ("kind", "format"))

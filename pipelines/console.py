@@ -28,11 +28,11 @@ class Screen:
 
     def note(self, text: str) -> None:
         """One line of what happens."""
-        self.notes.print(escape(text))
+        self.notes.print(escape(text), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line of what a user should know."""
-        self.notes.print(f"[yellow]Warning:[/] {escape(text)}")
+        self.notes.print(f"[yellow]Warning:[/] {escape(text)}", soft_wrap=True)
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table among the results; the first column is text, the others are numbers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from medae.anomaly.calibration import Calibration
@@ -16,9 +15,8 @@ from medae.plan import Plan
 from medae.report.figures_anomaly import AnomalyCase, heatmap_panels, precision_recall, recall_by_lesion_size, scan_scores
 from medae.report.figures_training import loss_curves
 from medae.report.html import Report
-from medae.volume import from_ras, read_volume
 from pipelines.data import description
-from pipelines.segmenting import reference
+from pipelines.segmenting import read_native, reference
 from pipelines.stage import Stage
 
 MODEL, INTENSITY = "model", "intensity"
@@ -62,11 +60,8 @@ def make_report(
     )
     curves = {arm: curve for arm, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
     if curves:
-        operating = {
-            arm: (summaries[arm]["recall_pooled"], summaries[arm]["precision_pooled"])
-            for arm in curves
-            if summaries[arm]["precision_pooled"] is not None
-        }
+        points = {arm: (summaries[arm]["recall_pooled"], summaries[arm]["precision_pooled"]) for arm in curves}
+        operating = {arm: (r, p) for arm, (r, p) in points.items() if r is not None and p is not None}
         figure = precision_recall(curves, stage.figure("precision-recall"), operating=operating)
         report.figure(figure, "Precision and recall of voxels.")
         strata = {arm: evaluation.strata() for arm, evaluation in evaluations.items()}
@@ -136,16 +131,15 @@ def _views(test: Manifest, target: str, plan: Plan, stage: Stage, scans: Sequenc
     for scan in [*(sick[place] for place in places), *well[:2]]:
         case = test.case(scan.case)
         ref = next(ref for name in plan.space.channels if isinstance(ref := case.images.get(name), ImageRef))
-        volume = read_volume(test.paths(ref), "intensity")
-        affine = volume.native.matrix()
+        image, affine = read_native(test.paths(ref)[0], "intensity")
         heat, flagged, mask = (
-            np.asanyarray(nib.load(stage.folder / "maps" / f"{scan.case}_{kind}.nii.gz").dataobj)
+            read_native(stage.folder / "maps" / f"{scan.case}_{kind}.nii.gz", "intensity")[0]
             for kind in ("heatmap", "anomaly", "mask")
         )
         views.append(
             AnomalyCase(
                 title=scan.case,
-                image=from_ras(np.asarray(volume.image), affine)[0],
+                image=image,
                 heat=heat,
                 prediction=flagged,
                 mask=mask,

@@ -12,10 +12,11 @@ from medae.errors import DataError, GeometryError
 from medae.metrics.segmentation import LabelScore, case_metrics, summarise
 from medae.report.figures_segmentation import dice_strip
 from medae.report.html import Report
-from medae.volume import from_ras, read_volume, spacing_of
+from medae.volume import spacing_of
 from pipelines.console import Screen, shown
 from pipelines.files import write_json
 from pipelines.finetune_report import case_dice
+from pipelines.segmenting import read_native
 
 AFFINE_TOLERANCE_MM = 1e-2
 
@@ -24,13 +25,13 @@ def run(predictions: Path, labels: Path, tolerance: float, out: Path, as_json: b
     """Score every reference; a missing prediction is an error. Labels are all values above 0 of the references."""
     screen = Screen(as_json)
     pairs = _pairs(predictions, labels)
-    names = {value: f"label {value}" for _, reference in pairs.values() for value in np.unique(_read(reference)[0]) if value}
-    names = dict(sorted(names.items()))
+    values = {int(value) for _, path in pairs.values() for value in np.unique(read_native(path, "labels")[0])}
+    names = {value: f"label {value}" for value in sorted(values) if value}
     scores: dict[str, dict[str, LabelScore]] = {}
     with screen.progress("Comparing") as report:
         for done, (name, (predicted, reference)) in enumerate(pairs.items(), start=1):
-            found, affine = _read(predicted)
-            truth, expected = _read(reference)
+            found, affine = read_native(predicted, "labels")
+            truth, expected = read_native(reference, "labels")
             if found.shape != truth.shape or not np.allclose(affine, expected, atol=AFFINE_TOLERANCE_MM):
                 raise GeometryError(
                     f"The prediction ({found.shape}) and the reference ({truth.shape}) are not on the same grid.",
@@ -77,10 +78,3 @@ def _pairs(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
             remedy="Add them, or give a folder with only the references to compare.",
         )
     return {name: (found[name], path) for name, path in wanted.items()}
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A label map on its file's axes, and its affine."""
-    volume = read_volume([path], "labels")
-    affine = volume.native.matrix()
-    return from_ras(np.asarray(volume.image), affine)[0], affine

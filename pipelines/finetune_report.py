@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from medae.report.html import Report
 
 from medae.data.case import ImageRef, Manifest
 from medae.metrics.statistics import PairedDifference
 from medae.plan import Plan
 from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_strip
 from medae.report.figures_training import loss_curves
+from medae.report.html import Report
 from medae.transfer import TransferReport
-from medae.volume import from_ras, read_volume
 from pipelines.data import description
-from pipelines.segmenting import reference
+from pipelines.segmenting import read_native, reference
 from pipelines.stage import Stage
 
 
@@ -96,14 +94,13 @@ def _views(test: Manifest, target: str, plan: Plan, stage: Stage, arm: str, dice
     for rank, case_id in best_median_worst(dice).items():
         case = test.case(case_id)
         ref = next(ref for name in plan.space.channels if isinstance(ref := case.images.get(name), ImageRef))
-        volume = read_volume(test.paths(ref), "intensity")
-        affine = volume.native.matrix()
-        found = nib.load(stage.folder / "predictions" / arm / f"{case_id}.nii.gz")
+        image, affine = read_native(test.paths(ref)[0], "intensity")
+        found, _ = read_native(stage.folder / "predictions" / arm / f"{case_id}.nii.gz", "labels")
         views.append(
             OverlayCase(
                 title=f"{rank}: {case_id}",
-                image=from_ras(np.asarray(volume.image), affine)[0],
-                labels={"reference": reference(test, case, target)[0], "prediction": np.asanyarray(found.dataobj)},
+                image=image,
+                labels={"reference": reference(test, case, target)[0], "prediction": found},
                 affine=affine,
                 detail=f"Dice {dice[case_id]:.3f}",
                 slice_axis=plan.space.slice_axis,

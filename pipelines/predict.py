@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def _scans(source: Path, artifact: Artifact, format: str) -> list[Scan]:
     if source.is_dir():
         if format != "auto" or _is_data_set(source):
             manifest = open_folder(source, format)
-            return [(case.id, lambda case=case: prepare_case(manifest, case, space)) for case in manifest.cases]
+            return [(case.id, partial(prepare_case, manifest, case, space)) for case in manifest.cases]
         files = image_files(source)
         if not files:
             raise DataError("There is no image in the folder.", where=source, remedy="Give a folder of NIfTI files.")
@@ -81,7 +82,7 @@ def _scans(source: Path, artifact: Artifact, format: str) -> list[Scan]:
             remedy="Lay the scans out as a data set (nnU-Net raw or BIDS) and give its folder.",
         )
     channel = space.channels[0]
-    return [(stem(file), lambda file=file: prepare_files({channel: file}, space, stem(file))) for file in files]
+    return [(stem(file), partial(prepare_files, {channel: [file]}, space, stem(file))) for file in files]
 
 
 def _is_data_set(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -61,9 +62,15 @@ def reference(manifest: Manifest, case: Case, target: str) -> tuple[np.ndarray, 
     ref = case.targets.get(target)
     if not isinstance(ref, ImageRef):
         raise DataError(f"The case has no label map '{target}'.", where=case.id, remedy="Choose another target.")
-    volume = read_volume(manifest.paths(ref), "labels")
+    labels, affine = read_native(manifest.paths(ref)[0], "labels")
+    return labels, spacing_of(affine)
+
+
+def read_native(path: Path, kind: Literal["intensity", "labels"]) -> tuple[np.ndarray, np.ndarray]:
+    """An image on its file's own three axes, and its 4x4 affine (voxel to world mm)."""
+    volume = read_volume([path], kind)
     affine = volume.native.matrix()
-    return from_ras(np.asarray(volume.image), affine)[0], spacing_of(affine)
+    return from_ras(np.asarray(volume.image), affine)[0], affine
 
 
 def segment(model: nn.Module, prepared: Prepared, plan: Plan, device: torch.device, flips: bool) -> np.ndarray:

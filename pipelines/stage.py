@@ -133,6 +133,7 @@ def command(
     config = validate(program_of(kind).Config, read_config(name, kind, overrides, extra), where=name)
     finished = run_stage(kind, config, runs / config.name, screen, resume=resume, force=force)
     show(finished, screen)
+    screen.say(f"MLflow: {open_mlflow()}")
     screen.json(to_dict(finished.result))
 
 
@@ -164,7 +165,7 @@ def run_stage(
         result = validate(Result, read_json(place / "result.json"), where=place / "result.json")
         screen.note(f"{label or kind}: nothing changed since run {result.run_id}; skipped (--force runs it again).")
         return Finished(place, result, skipped=True)
-    if place.exists() and not resume:
+    if not resume and any(place.rglob("checkpoints")):
         raise TrainingError(
             "An unfinished run of the same configuration is here.",
             where=shown(place),
@@ -200,7 +201,7 @@ def _run(
         tags=tags,
     )
     write_json(record, {"run_id": tracker.run_id})
-    provenance = {"run_id": tracker.run_id, "stage": kind, "name": config.name, "medae": medae.__version__}
+    provenance: dict[str, Any] = {"run_id": tracker.run_id, "stage": kind, "name": config.name, "medae": medae.__version__}
     provenance |= {"data": dataset.digest, "phantom": dataset.manifest.phantom, "source": source_digest()}
     stage = Stage(kind, place, tracker, screen, dataset, inputs, run_id is not None, fingerprint, provenance)
     try:
@@ -263,21 +264,18 @@ def _fingerprint(kind: str, config: StageConfig, dataset: Dataset, inputs: Mappi
 
 
 def show(finished: Finished, screen: Screen) -> None:
-    """The table of a stage's metrics, and where to look."""
-    rows = [
-        (arm, *(values.get(name) for name in headers))
-        for headers in [_headers(finished.result.metrics)]
-        for arm, values in finished.result.metrics.items()
-    ]
-    if rows:
-        screen.table(finished.result.name, ["", *_headers(finished.result.metrics)], rows)
+    """The table of a stage's metrics, an arm a column, and where to look."""
+    metrics = finished.result.metrics
+    names = _numbers(metrics)
+    if names:
+        title = f"{finished.result.name}: {finished.result.stage}"
+        screen.table(title, ["", *metrics], [[name, *(arm.get(name) for arm in metrics.values())] for name in names])
     screen.say(f"Report: {shown(finished.folder / 'report.html')}")
     if finished.model is not None:
         screen.say(f"Model:  {shown(finished.model)}")
-    screen.say(f"MLflow: {open_mlflow()}")
 
 
-def _headers(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _numbers(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     names: dict[str, None] = {}
     for values in metrics.values():
         names |= {name: None for name, value in values.items() if value is None or isinstance(value, (int, float))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from medae.config import Config
@@ -19,7 +21,7 @@ class Network(nn.Module):
     config: builds the same network again. A decoder is under ``decoder.``, last layers are under ``head.``.
     """
 
-    config: Config
+    config: Any
     encoder: Encoder
 
     def __init__(self, config: Config, encoder: EncoderConfig):

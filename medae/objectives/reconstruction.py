@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from monai.losses import SSIMLoss
+from monai.losses.ssim_loss import SSIMLoss
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 

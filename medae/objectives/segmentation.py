@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses.dice import DiceCELoss
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional

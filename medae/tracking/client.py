@@ -29,9 +29,11 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 # Answers that will be the same at every further attempt.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+_REFUSED_FILES = {400, 404, 405, 413, 414, 415, 422}
 
 
 def store_uri(uri: str | None = None) -> str:
@@ -85,6 +87,8 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 def refused(error: BaseException) -> bool:
     """Whether the store understood and said no, so that another attempt would end the same way."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in _REFUSED_FILES
     return isinstance(error, MlflowException) and error.error_code in _REFUSALS
 
 

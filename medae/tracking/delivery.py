@@ -19,6 +19,11 @@ CONTEXT_TAG = "mlflow.data.context"
 SYSTEM = "system/"
 
 
+def is_file(entry: Entry) -> bool:
+    """Whether an entry is a file or folder to be stored."""
+    return bool(entry["kind"] == "artifact")
+
+
 class Delivery:
     """Sends entries and keeps account of the (name, step) pairs that each run holds."""
 
@@ -34,11 +39,13 @@ class Delivery:
         self._held.pop(run, None)
         self._unknown.add(run)
 
-    def next_group(self) -> list[Entry]:
-        """The entries at the front of the queue that go in one call: metrics of one run together, all else alone."""
+    def next_group(self, files: bool) -> list[Entry]:
+        """What goes in the next call: the first entry that waits (of files, or of all else), and metrics of one run together."""
         group: list[Entry] = []
         size = 0
         for entry in self._spool:
+            if is_file(entry) != files:
+                continue
             size += len(entry.get("values", ()))
             if group and (size > METRICS_PER_CALL or any(entry[key] != group[0][key] for key in ("kind", "run"))):
                 break

@@ -23,7 +23,7 @@ def resolve_model(model: str | Path, *, store: str | None = None, folder: Path |
 
     model: a path, ``runs:/<run id>`` (the artifact among what the run stored, else the last model that it made),
     ``runs:/<run id>/<path>``, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``. store: see ``store_uri``.
-    folder: where a download goes; a new temporary folder by default.
+    folder: where a download gets a folder of its own; the system's temporary one by default.
     Raises TrackingError if the store does not answer or holds no such run or model, ArtifactError if what is there is no
     medae artifact.
     """
@@ -43,10 +43,11 @@ def resolve_model(model: str | Path, *, store: str | None = None, folder: Path |
             source = _stored_by(client, run["run"])
         elif registered is not None:
             _require(client, registered)
-        place = folder or Path(tempfile.mkdtemp(prefix="medae-model-"))
-        place.mkdir(parents=True, exist_ok=True)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        place = tempfile.mkdtemp(prefix="medae-model-", dir=folder)
         local = download_artifacts(
-            artifact_uri=source, dst_path=str(place), tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri
+            artifact_uri=source, dst_path=place, tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri
         )
     except STORE_ERRORS as error:
         what = "is not in the tracking store" if missing(error) else "cannot be fetched from the tracking store"

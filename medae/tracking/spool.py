@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import uuid
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ Entry = dict[str, Any]
 
 
 class Spool:
-    """A first-in first-out queue that outlives the process."""
+    """A queue that outlives the process."""
 
     def __init__(self, folder: Path) -> None:
         """Take up what an earlier process left in ``folder``."""
@@ -31,7 +30,7 @@ class Spool:
         self._file = folder / "mlflow_waiting.jsonl"
         self._copies = folder / "mlflow_waiting"
         self._complained = False
-        self._entries: deque[Entry] = deque()
+        self._entries: list[Entry] = []
         self._take_up()
 
     def __len__(self) -> int:
@@ -76,10 +75,12 @@ class Spool:
         """Where a file given to ``keep`` lies, also after the folder was moved."""
         return self._folder / kept
 
-    def drop(self, count: int) -> None:
-        """Forget the first ``count`` entries, and the copies that they name."""
-        for _ in range(count):
-            kept = self._entries.popleft().get("path")
+    def drop(self, group: list[Entry]) -> None:
+        """Forget entries, and the copies that they name."""
+        gone = {id(entry) for entry in group}
+        self._entries = [entry for entry in self._entries if id(entry) not in gone]
+        for entry in group:
+            kept = entry.get("path")
             if kept is not None and not Path(kept).is_absolute():
                 shutil.rmtree(self.locate(kept).parent, ignore_errors=True)
         self._rewrite()
@@ -88,7 +89,7 @@ class Spool:
         """Forget entries that no longer hold, such as the end of a run that goes on."""
         kept = [entry for entry in self._entries if (entry["kind"], entry["run"]) != (kind, run)]
         if len(kept) < len(self._entries):
-            self._entries = deque(kept)
+            self._entries = kept
             self._rewrite()
 
     def _rewrite(self) -> None:

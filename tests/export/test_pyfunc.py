@@ -139,6 +139,9 @@ def test_medae_finds_the_artifact(stored: Artifact, logged: str, run: str, tmp_p
     found = load_artifact(resolve_model(text, folder=tmp_path), kind="segmenter")
     assert found.digest == stored.digest
     assert all(torch.equal(tensor, stored.tensors()[name]) for name, tensor in found.tensors().items())
+    if address != "path":
+        assert found.folder.is_relative_to(tmp_path)
+        assert resolve_model(text, folder=tmp_path) != found.folder, "no download is mixed with another"
 
 
 def test_an_artifact_among_a_runs_files_is_found(stored: Artifact, store: str, work: Path, tmp_path: Path) -> None:

@@ -341,6 +341,31 @@ def test_a_call_that_failed_after_its_work_doubles_nothing(faulty: Faulty, tmp_p
     assert history(tracker, "loss") == [(1, 1.0), (2, 2.0)]
 
 
+def test_a_file_store_that_fails_holds_no_number_up(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    figure = tmp_path / "figure.png"
+    figure.write_text("figure")
+    tracker = begin(tmp_path / "run")
+
+    def no_library(*arguments: object) -> None:
+        raise ModuleNotFoundError("No module named 'boto3'")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(MlflowClient, "log_artifact", no_library)
+        tracker.artifact(figure)
+        tracker.artifact(figure, "again")
+        tracker.metrics({"loss": 1.0}, 1)
+        tracker.tags({"a": "b"})
+        assert tracker.waiting == 2
+    assert len(caplog.records) == 1
+    assert "No module named 'boto3'" in caplog.text
+    assert history(tracker, "loss") == [(1, 1.0)]
+    tracker.end()
+    assert tracker.waiting == 0
+    assert sorted(item.path for item in open_client(store).list_artifacts(tracker.run_id)) == ["again", "figure.png"]
+
+
 def test_a_run_is_resumed_while_the_store_is_gone(faulty: Faulty, tmp_path: Path) -> None:
     tracker = begin(tmp_path)
     tracker.metrics({"loss": 1.0}, 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -84,6 +85,17 @@ class TestLearning:
         train(tmp_path, model=model, on_epoch=[lambda *_: torch.rand(1)])
         assert torch.equal(torch.rand(3), expected)
 
+    def test_global_random_numbers_differ_from_step_to_step(self, train, tmp_path, toy):
+        drawn = []
+
+        class Drawing(toy.Denoise):
+            def forward(self, model, batch, draw):
+                drawn.append(float(torch.rand(1)))
+                return super().forward(model, batch, draw)
+
+        train(tmp_path, toy.config(steps=10), objective=Drawing())
+        assert len(set(drawn)) == 10
+
     def test_the_last_epoch_may_be_short(self, train, tmp_path, toy):
         result, _, _ = train(tmp_path, toy.config(steps=11))
         assert [record["step"] for record in result.history] == [8, 11]
@@ -133,9 +145,10 @@ class TestChoosing:
         with pytest.raises(TrainingError, match="name of a training one: loss"):
             train(tmp_path, validate=lambda _: {"loss": 1.0, "validation/l1": 1.0})
 
-    def test_a_tie_is_not_better(self, toy):
+    def test_neither_a_tie_nor_no_number_is_better(self, toy):
         state = TrainingState(step=8)
         config = toy.config(monitor="x", mode="max")
+        assert not state.judge({"x": math.nan}, config)
         assert state.judge({"x": 1.0}, config)
         assert not state.judge({"x": 1.0}, config)
         assert state.stale == 1
@@ -269,6 +282,11 @@ class TestTracker:
         result, _, text = train(tmp_path, tracker=tracker)
         assert tracker.got == [(record["step"], record["loss"]) for record in result.history]
         assert text.count("The tracker does not answer") == 1
+
+    def test_a_disk_too_full_for_its_spool_ends_training(self, train, tmp_path):
+        with pytest.raises(TrainingError, match="disk is full"):
+            train(tmp_path, tracker=Moody({16}, OSError(errno.ENOSPC, "No space left on device")))
+        assert checkpoint.load(tmp_path).step == 8
 
     def test_what_it_missed_is_sent_on_resuming(self, train, tmp_path, toy):
         train(tmp_path, toy.config(steps=16), tracker=Moody({16}, TrackingError("gone")))
