@@ -157,18 +157,19 @@ def compare(source: Artifact, model: Network, target_space: SpacePlan, *, decode
 
 
 def _difference(key: str, source: Any, target: Any, level: int = 0) -> Difference | None:
-    return None if source == target else Difference(key, _words(source), _words(target), level)
+    one, two = (value if isinstance(value, str) else json.dumps(value) for value in (source, target))
+    return None if source == target else Difference(key, one, two, level)
 
 
 def _move(
     name: str,
     value: Tensor | None,
     target: Tensor,
-    channels: tuple[int, int],
-    encoder: EncoderConfig,
-    differences: Sequence[Difference],
+    inputs: tuple[int, int],
+    own: EncoderConfig,
+    changes: Sequence[Difference],
 ) -> tuple[Row, Tensor | None]:
-    """The row of a tensor of the receiving network, and what to put into it (None: leave it). channels: source's, own."""
+    """The row of a tensor and what to put into it (None: leave it). inputs: channels of the source and of the network."""
     shape = tuple(target.shape)
     if value is None:
         return Row(name, None, shape, "random", "the source has no such tensor"), None
@@ -176,10 +177,10 @@ def _move(
     broken = _broken(name, value)
     if broken:
         return Row(name, found, shape, "rejected", broken), None
-    causes = [difference.key for difference in differences if _concerns(difference, name, encoder)]
+    causes = [difference.key for difference in changes if _concerns(difference, name, own)]
     reason = "differs in " + ", ".join(causes) if causes else ""
     if found != shape:
-        fitted, reason = _fit(name, value, target, channels, encoder)
+        fitted, reason = _fit(name, value, target, inputs, own)
         return Row(name, found, shape, "rejected" if fitted is None else "adapted", reason), fitted
     return Row(name, found, shape, "adapted" if causes else "loaded", reason), value
 
@@ -248,7 +249,3 @@ def _remedy(report: TransferReport) -> str:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else "x".join(map(str, shape)) or "number"
-
-
-def _words(value: Any) -> str:
-    return str(value) if isinstance(value, str) else json.dumps(value)

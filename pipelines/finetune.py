@@ -201,6 +201,7 @@ def _train(
         rate_scale={"encoder.": config.encoder_rate} if arm == PRETRAINED and config.encoder_rate != 1 else None,
         identity=identity(stage.fingerprint, arm),
         resume=stage.resume,
+        cpu=config.device == "cpu",
         name=f"{config.name} {arm}",
         console=stage.screen.notes,
     )

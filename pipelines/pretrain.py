@@ -7,7 +7,6 @@ Validation subjects only give a loss for the log; no weights are chosen by it. T
 
 from __future__ import annotations
 
-from medae.report.html import Report
 from pydantic import Field, model_validator
 
 from medae.artifact import ArtifactMeta, save_artifact
@@ -20,6 +19,7 @@ from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
 from medae.report.figures_training import loss_curves, reconstruction_grid
+from medae.report.html import Report
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from pipelines.data import description, preprocess
@@ -121,6 +121,7 @@ def train(
         validate=validate,
         identity=stage.fingerprint,
         resume=stage.resume,
+        cpu=config.device == "cpu",
         name=config.name,
         console=stage.screen.notes,
     )

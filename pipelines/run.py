@@ -22,6 +22,7 @@ import medae
 from medae.config import Config, read_yaml, to_dict, validate
 from medae.errors import ConfigError
 from medae.tracking.mlflow import MlflowTracker
+from medae.training.faults import Interrupted
 from pipelines.configs import find_config, merge, read_config
 from pipelines.console import Screen, shown
 from pipelines.files import read_json, write_json
@@ -148,7 +149,7 @@ def run(name: str, overrides: Sequence[str], runs: Path, force: bool, as_json: b
             )
             show(finished[label], screen)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         status = "KILLED"
         raise
     finally:

@@ -23,6 +23,7 @@ from medae.export.pyfunc import log_pyfunc
 from medae.report.html import Report
 from medae.tracking.mlflow import MlflowTracker
 from medae.tracking.models import resolve_model
+from medae.training.faults import Interrupted
 from pipelines.configs import read_config
 from pipelines.console import Screen, shown
 from pipelines.data import DataConfig, Dataset, open_dataset
@@ -213,7 +214,7 @@ def _run(
         outcome = program.run(config, stage)
         finished = _finish(config, stage, outcome, fingerprint)
     except BaseException as error:
-        tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        tracker.end("KILLED" if isinstance(error, (KeyboardInterrupt, Interrupted)) else "FAILED")
         raise
     tracker.end()
     return finished

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medae.artifact import Artifact, ArtifactMeta, save_artifact
 from medae.errors import TransferError
-from medae.models.networks import Network, build_network
+from medae.models.networks import Network, NetworkConfig, build_network
 from medae.plan import Plan, SpacePlan
 from medae.transfer import TransferConfig, TransferReport, transfer
 
@@ -33,10 +34,6 @@ def encoder(**changes: Any) -> dict[str, Any]:
 
 
 def network(kind: str = "unet", *, seed: int = 7, decoder: dict[str, Any] | None = None, **changes: Any) -> Network:
-    from pydantic import TypeAdapter
-
-    from medae.models.networks import NetworkConfig
-
     content: dict[str, Any] = {"kind": kind, "encoder": encoder(**changes)}
     if kind in ("unet", "segnet", "fcn"):
         content["classes"] = 2

@@ -43,7 +43,7 @@ class Calibration(Config):
     def describe(self) -> str:
         """Sentences for a report: what the threshold rests on and where it does not hold."""
         parts = [
-            f"The threshold {self.threshold:.4g} flags {self.achieved_mean:.2%} of the brain mask on average (asked for: "
+            f"The threshold {self.threshold:.4g} flags {self.achieved_mean:.2%} of the mask on average (asked for: "
             f"{self.false_positive_rate:.2%}), {self.achieved_max:.2%} in the highest subject, over "
             f"{_count(self.n_scans, 'scan')} of {_count(self.n_subjects, 'subject')}. Cohort: {self.cohort}."
         ]

@@ -15,7 +15,7 @@ from medae.config import Config
 from medae.errors import GeometryError
 from medae.metrics.lesions import components
 from medae.metrics.voxelscores import check_same_grid
-from medae.volume import NativeGrid
+from medae.volume import NativeGrid, spacing_of
 
 
 class PostprocessingConfig(Config):
@@ -50,7 +50,7 @@ def native_slice_axis(native: NativeGrid, ras_axis: int | None = None) -> int:
     world_axis = io_orientation(native.matrix())[:, 0].astype(int)
     if ras_axis is not None:
         return int(np.flatnonzero(world_axis == ras_axis)[0])
-    spacing = np.linalg.norm(native.matrix()[:3, :3], axis=0)
+    spacing = np.array(spacing_of(native.matrix()))
     thickest = np.flatnonzero(np.isclose(spacing, spacing.max(), rtol=1e-3))
     return int(max(thickest, key=lambda axis: world_axis[axis]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,15 +14,15 @@ ResidualKind = Literal["absolute", "bright", "dark", "squared"]
 
 
 def residual_map(
-    x_CIJK: Tensor,
-    y_CIJK: Tensor,
-    mask_1IJK: Tensor,
+    x_CIJK: Tensor | np.ndarray,
+    y_CIJK: Tensor | np.ndarray,
+    mask_1IJK: Tensor | np.ndarray,
     kind: ResidualKind = "absolute",
-    present_C: Tensor | None = None,
+    present_C: Tensor | np.ndarray | None = None,
 ) -> Tensor:
     """Voxel-wise difference of a scan and its reconstruction, averaged over the channels that are present.
 
-    x: the scan, y: its reconstruction, both normalised, float ``[C, *S]`` with the same S (two or three axes).
+    x: the scan, y: its reconstruction, both normalised, float ``[C, *S]``, tensors or arrays, S of two or three axes.
     mask: bool ``[1, *S]``, true inside the brain. present: bool ``[C]``; all unless given.
     kind: ``bright`` keeps max(x - y, 0), what is brighter than the model expects (FLAIR lesions); ``dark`` keeps
     max(y - x, 0); ``absolute`` is |x - y|; ``squared`` is (x - y)^2.
@@ -29,12 +30,12 @@ def residual_map(
     is not rescaled by the scan's own range: a scan without a lesion stays below a cohort's threshold.
     Raises GeometryError if the shapes differ. Source: Baur et al. 2021, section 3 (absolute); Kascenas et al. 2022.
     """
-    if x_CIJK.shape != y_CIJK.shape or mask_1IJK.shape != (1, *x_CIJK.shape[1:]):
+    if x_CIJK.shape != y_CIJK.shape or tuple(mask_1IJK.shape) != (1, *x_CIJK.shape[1:]):
         raise GeometryError(
             f"Scan {tuple(x_CIJK.shape)}, reconstruction {tuple(y_CIJK.shape)}, mask {tuple(mask_1IJK.shape)} do not fit.",
             remedy="Give the scan and the reconstruction as [C, *S] and the mask as [1, *S].",
         )
-    difference = x_CIJK.float() - y_CIJK.float()
+    difference = as_tensor(x_CIJK).float() - as_tensor(y_CIJK).float()
     if kind == "bright":
         difference = difference.clamp(min=0)
     elif kind == "dark":
@@ -44,7 +45,13 @@ def residual_map(
     else:
         difference = difference.square()
     if present_C is not None:
-        if not bool(present_C.any()):
+        present = as_tensor(present_C)
+        if not bool(present.any()):
             raise GeometryError("No channel of the scan is present.", remedy="Give at least one of the model's channels.")
-        difference = difference[present_C]
-    return torch.where(mask_1IJK, difference.mean(dim=0, keepdim=True), 0.0)
+        difference = difference[present]
+    return torch.where(as_tensor(mask_1IJK), difference.mean(dim=0, keepdim=True), 0.0)
+
+
+def as_tensor(array: Tensor | np.ndarray) -> Tensor:
+    """An array as a tensor; a memory-mapped one is read."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))

@@ -4,7 +4,7 @@ A float32's bits, with the sign bit handled, order like the number itself. Keepi
 exponent, 11 bits of mantissa) gives a histogram whose range need not be known and whose bins are at most 1/2048 of
 their value wide. Every figure below is the exact figure of the scores rounded down to their bin, where equal scores,
 zeros above all, stay ties; on continuous scores it differs from the unrounded one by less than 1e-3 of its value.
-Memory: 16 MiB, whatever the number of scans. Time: about 10 ns a voxel.
+Memory: 16 MiB, whatever the number of scans. Time: some 40 ns a voxel of the mask, 2 s for 25 scans of 256x256x60.
 """
 
 from __future__ import annotations

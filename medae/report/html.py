@@ -98,6 +98,9 @@ class Report:
         Cells may be text, numbers, booleans, or None for what does not exist. best: by header, whether the largest or
         smallest number of the column is marked; equal ones all are.
         """
+        for row in rows:
+            if len(row) != len(headers):
+                raise ValueError(f"a row of {len(row)} cells under {len(headers)} headers")
         return self._add(kind="table", headers=list(headers), rows=_cells(headers, rows, best or {}), caption=caption)
 
     def figure(self, path: Path, caption: str, kind: FigureKind = "image") -> Report:

@@ -18,8 +18,8 @@ from medae.errors import TrackingError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
-# What a call to a store raises when it cannot be reached or does not answer in its own way.
-STORE_ERRORS = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
+# What a call to a store raises when it cannot be reached, does not answer in its own way, or a library for it is missing.
+STORE_ERRORS = (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError)
 
 # MLflow reads these from the environment at every request and from nowhere else; a value that the user has set stays.
 # Its own limits (7 retries of 120 s each) would hold a training up for minutes when a server disappears.

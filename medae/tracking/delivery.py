@@ -40,7 +40,7 @@ class Delivery:
         self._unknown.add(run)
 
     def next_group(self, files: bool) -> list[Entry]:
-        """What goes in the next call: the first entry that waits (of files, or of all else), and metrics of one run together."""
+        """What goes in the next call: the first that waits, of files or of all else; metrics of one run go together."""
         group: list[Entry] = []
         size = 0
         for entry in self._spool:

@@ -16,7 +16,7 @@ def grid(*columns: tuple[float, float, float]) -> NativeGrid:
     """A grid whose array axes step along the given world vectors."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(columns).T
-    return NativeGrid(shape=(4, 5, 6), affine=matrix.tolist())
+    return NativeGrid.model_validate({"shape": (4, 5, 6), "affine": matrix.tolist()})
 
 
 @pytest.mark.parametrize("slice_axis", [0, 1, 2])

@@ -58,3 +58,11 @@ def test_intensity_baseline_is_the_rectified_intensity() -> None:
     assert intensity_map(X, MASK).flatten().tolist() == [3, 0, 2, 0]
     assert intensity_map(X, MASK, "dark").flatten().tolist() == [0, 1, 0, 0]
     assert intensity_map(X, MASK, "absolute").flatten().tolist() == [3, 1, 2, 0]
+
+
+def test_read_only_arrays_give_what_tensors_give() -> None:
+    x, y, mask = X.numpy().copy(), Y.numpy().copy(), MASK.numpy().copy()
+    for array in (x, y, mask):
+        array.setflags(write=False)
+    assert torch.equal(residual_map(x, y, mask), residual_map(X, Y, MASK))
+    assert torch.equal(intensity_map(x, mask), intensity_map(X, MASK))

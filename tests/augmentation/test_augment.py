@@ -140,6 +140,18 @@ def test_image_and_label_move_together(part, dims):
     assert moved > 0.75
 
 
+@pytest.mark.parametrize("shape", [(15, 14), (13, 12, 11)])
+def test_flip_composes_with_the_other_moves(shape):
+    batch = batch_of(3, shape, border=2)
+    mirrored = Batch(batch.image.flip(2), batch.present, batch.mask.flip(2), {"label": batch.target["label"].flip(2)})
+    moves = {"rotation": 1.0, "scale": 1.0, "elastic": 1.0}
+    both = Augmentation(only((1.0,) + (0.0,) * (len(shape) - 1), **moves), len(shape))(batch, Draw(0, 2))
+    after = Augmentation(only(**moves), len(shape))(mirrored, Draw(0, 2))
+    assert torch.allclose(both.image, after.image, atol=1e-4)
+    assert torch.equal(both.target["label"], after.target["label"])
+    assert not torch.allclose(after.image, mirrored.image, atol=0.1)
+
+
 def test_rotation_is_rigid_in_millimetres():
     # a square of 8 mm in voxels of 1 x 2 mm, turned by some angle: distances in mm are kept
     shape, spacing = (64, 32), (1.0, 2.0)

@@ -51,6 +51,7 @@ def test_head_is_found_in_noise_with_dark_bone_inside_and_bright_fat_outside() -
 def test_thick_slices_do_not_run_into_their_neighbours() -> None:
     image = np.zeros((64, 64, 10))
     image[16:48, 16:48, 2:8] = 100.0
+    image[16:48, 16:48, 2] = 400.0
     mask = foreground_mask(torch.from_numpy(image.astype(np.float32))[None], "head")[0].numpy()
     assert mask.any(axis=(0, 1)).tolist() == [False] * 2 + [True] * 6 + [False] * 2
 

@@ -100,7 +100,7 @@ def test_a_server_is_killed_and_comes_back(
         tracker.metrics({"loss": float(step)}, step)
     tracker.artifact(figure, "figures")
     took = time.monotonic() - began
-    assert took < 5, "a training does not wait for a server that is gone"
+    assert took < 20, "a training does not wait for a server that is gone (MLflow's own retries take minutes)"
     assert tracker.waiting >= 29
     assert len(caplog.records) == 1
     assert f"{server.uri} cannot be reached: no connection." in caplog.text
@@ -140,7 +140,7 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
     began = time.monotonic()
     for step in range(20):
         tracker.metrics({"loss": float(step)}, step)
-    assert time.monotonic() - began < 4, "one attempt, then a pause"
+    assert time.monotonic() - began < 10, "one attempt, then a pause: not a second for each of the 20"
     os.killpg(server.process.pid, signal.SIGCONT)
     time.sleep(1)
     tracker.end()

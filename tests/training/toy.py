@@ -112,6 +112,10 @@ def config(**changes):
     return FitConfig.model_validate(settings | changes)
 
 
+def without_timing(history):
+    return [{name: value for name, value in record.items() if name not in TIMING} for record in history]
+
+
 def die_in_save(step):
     """SIGKILL this process when half of the checkpoint of ``step`` is written."""
     whole = checkpoint.save_file
@@ -145,7 +149,7 @@ def main(folder, **options):
         resume=True,
         cpu=True,
     )
-    history = [{name: value for name, value in record.items() if name not in TIMING} for record in result.history]
+    history = without_timing(result.history)
     if os.environ.get("RANK", "0") == "0":
         safetensors.torch.save_file(model.state_dict(), folder / "result.safetensors")
         (folder / "result.json").write_text(json.dumps({"history": history, "best_step": result.best_step}))

@@ -1,0 +1,56 @@
+"""One smoke run of all stages, shared by the tests that look at what it left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.run import run
+
+SMOKE = "smoke/phantoms"
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """The working folder of a finished smoke run, and its result."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        (found,) = (self.folder / "runs" / "smoke").glob(f"{name}-????????")
+        return found
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    """All three stages on a handful of small phantoms, run once."""
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        run(SMOKE, [], Path("runs"), force=False, as_json=False)
+    return Smoke(folder, json.loads((folder / "runs" / "smoke" / "result.json").read_text()))
+
+
+@pytest.fixture
+def medae() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line in a process of its own."""
+
+    def call(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        import os
+
+        command = [sys.executable, "-m", "pipelines.cli", *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return call

@@ -1,0 +1,76 @@
+"""The command line: quick help, one plain message for a user's error, JSON alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+COMMANDS = ("check", "plan", "pretrain", "finetune", "detect", "predict", "evaluate", "run", "demo", "info")
+
+
+def test_help_is_quick_and_names_every_command(medae, tmp_path):
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        answer = medae("--help", cwd=tmp_path)
+        seconds.append(time.perf_counter() - began)
+    assert answer.returncode == 0
+    assert all(command in answer.stdout for command in COMMANDS)
+    assert min(seconds) < 0.5
+
+
+def test_help_imports_nothing_heavy(medae, tmp_path):
+    import subprocess
+    import sys
+
+    heavy = ("torch", "monai", "mlflow", "numpy", "pydantic")
+    script = f"import sys, pipelines.cli; print([name for name in {heavy} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pretrain", "no-such"), ("no configuration 'no-such'", "hippocampus")),
+        (("pretrain", "phantoms", "--set", "fit.steps=many"), ("fit.steps", "integer")),
+        (("pretrain", "hippocampus"), ("does not exist", "MEDAE_DATA", "medicaldecathlon")),
+        (("check", "nowhere"), ("does not exist", "remedy")),
+        (("info", "nowhere"), ("nowhere",)),
+        (("evaluate", "a", "b"), ("does not exist",)),
+        (("run", "demo", "--set", "detect.fals_positive_rate=1"), ("fals_positive_rate",)),
+    ],
+)
+def test_a_users_error_is_one_plain_message_and_status_2(medae, tmp_path, arguments, words):
+    answer = medae(*arguments, cwd=tmp_path, MEDAE_DATA=str(tmp_path))
+    assert answer.returncode == 2
+    assert all(word in answer.stderr for word in words), answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_a_fault_of_ours_is_status_1_with_a_traceback(monkeypatch, capsys):
+    from pipelines import cli
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("pipelines.info.run", broken)
+    monkeypatch.setattr("sys.argv", ["medae", "info", "x"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "fault of medae" in shown
+
+
+def test_json_stands_alone_on_stdout(medae, smoke):
+    phantoms = smoke.folder / "runs" / "smoke-phantoms"
+    answer = medae("check", str(phantoms), "--json", cwd=smoke.folder)
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert found["facts"]["cases"] == 10
+    assert found == json.loads((smoke.folder / "runs" / "check" / "result.json").read_text())

@@ -1,0 +1,131 @@
+"""Every shipped configuration is valid and builds its network and objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medae.config import to_yaml, validate
+from medae.errors import ConfigError
+from medae.objectives.registry import build_objective
+from pipelines.configs import find_config, merge, read_config, shipped_folder
+from pipelines.networks import network_config, seeded_network
+from pipelines.run import read_pipeline, stage_config
+from pipelines.stage import KINDS, program_of
+
+SHIPPED = sorted(path.relative_to(shipped_folder()) for path in shipped_folder().rglob("*.yaml"))
+STAGES = [path for path in SHIPPED if path.parts[0] in KINDS]
+PIPELINES = [path for path in SHIPPED if path.parts[0] in ("pipelines", "smoke")]
+
+
+def build(config) -> None:
+    plan = config.plan.placeholder()
+    network = network_config(config.network, plan, classes=3)
+    model = seeded_network(network, seed=0)
+    assert sum(p.numel() for p in model.parameters()) > 100
+    assert build_objective(config.objective, network) is not None
+
+
+def test_every_shipped_file_is_a_stage_or_a_pipeline():
+    assert set(SHIPPED) == {*STAGES, *PIPELINES}
+    assert {path.parts[0] for path in STAGES} == set(KINDS)
+    assert Path("pipelines/demo.yaml") in PIPELINES
+
+
+@pytest.mark.parametrize("path", STAGES, ids=str)
+def test_a_stage_validates_and_builds(path):
+    kind = path.parts[0]
+    build(validate(program_of(kind).Config, read_config(path.stem, kind), where=path))
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=str)
+def test_a_pipeline_validates_and_builds(path):
+    _, stages = read_pipeline(str(shipped_folder() / path))
+    assert stages
+    for label, (kind, content) in stages.items():
+        build(stage_config(kind, content, dict.fromkeys(stages, "."), where=label))
+
+
+def test_every_gpu_pipeline_has_its_small_sibling():
+    names = {path.stem for path in PIPELINES}
+    large = {name for name in names if name.endswith("_gpu")}
+    assert {"hippocampus_gpu", "lgg_anomaly_gpu", "lidc_ct_gpu"} <= large
+    assert {name.removesuffix("_gpu") for name in large} <= names
+
+
+def test_a_written_configuration_is_read_back_equal(tmp_path):
+    config = validate(program_of("finetune").Config, read_config("lidc", "finetune"))
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert validate(program_of("finetune").Config, read_config(str(tmp_path / "c.yaml"), "finetune")) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "words"),
+    [
+        ("pretrain", "network.decoder.skips=concat", None),
+        ("pretrain", "objective={kind: reconstruction}", None),
+        ("pretrain", "network.encoder.widths=[8, 8]", "plan decides"),
+        ("pretrain", "network.kind=unet", "segmenter"),
+        ("pretrain", "network.decoder.upsampling=max_unpool", "max_unpool"),
+        ("pretrain", "fit.stpes=3", "fit.stpes"),
+        ("finetune", "network.kind=autoencoder", "segmenter"),
+        ("finetune", "network.kind=segnet", "maxpool"),
+        ("finetune", "selection=2", "monitor"),
+        ("finetune", "scratch=false", "nothing to train"),
+        ("detect", "normals=lesion_free_slices", None),
+        ("detect", "objective={kind: reconstruction}", "copy its input"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_read(kind, override, words):
+    content = read_config("phantoms", kind, [override])
+    if words is None:
+        assert validate(program_of(kind).Config, content)
+    else:
+        with pytest.raises(ConfigError, match=words):
+            validate(program_of(kind).Config, content)
+
+
+def test_plain_reconstruction_refuses_skips_and_pooling_indices_and_says_why():
+    plain = ["objective={kind: reconstruction}", "plan.downsampling=maxpool"]
+    validate(program_of("pretrain").Config, read_config("phantoms", "pretrain", plain))
+    for leak, name in (
+        ("network.decoder.skips=sum", "skip connections"),
+        ("network.decoder.upsampling=max_unpool", "indices"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}.*learns to copy"):
+            validate(program_of("pretrain").Config, read_config("phantoms", "pretrain", [*plain, leak]))
+
+
+def test_an_unknown_name_lists_what_ships():
+    with pytest.raises(ConfigError, match="hippocampus"):
+        find_config("no-such", "pipelines")
+
+
+def test_overrides_of_a_pipeline_begin_with_the_stage():
+    _, stages = read_pipeline("demo", ["pretrain.fit.steps=3", "shared.data.seed=5"])
+    assert stages["pretrain"][1]["fit"]["steps"] == 3
+    assert stages["finetune"][1]["fit"]["steps"] != 3
+    assert all(content["data"]["seed"] == 5 for _, content in stages.values())
+
+
+def test_a_reference_to_a_later_stage_is_refused():
+    with pytest.raises(ConfigError, match="earlier stage"):
+        read_pipeline("demo", ["pretrain.encoder=stage:detect"])
+
+
+def test_merging_replaces_a_part_of_another_kind_whole():
+    base = {"objective": {"kind": "masked", "ratio": [0.5, 0.6]}, "fit": {"steps": 3, "rate": 1}}
+    changes = {"objective": {"kind": "denoising"}, "fit": {"steps": 4}}
+    assert merge(base, changes) == {"objective": {"kind": "denoising"}, "fit": {"steps": 4, "rate": 1}}
+    assert base["fit"]["steps"] == 3
+
+
+def test_initial_weights_depend_on_the_seed_only():
+    config = validate(program_of("pretrain").Config, read_config("phantoms", "pretrain"))
+    network = network_config(config.network, config.plan.placeholder())
+    first, second = (seeded_network(network, seed=1).state_dict() for _ in range(2))
+    other = seeded_network(network, seed=2).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)

@@ -1,0 +1,140 @@
+"""Prediction and evaluation as a user calls them; results overlay the scan in its own space."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medae.artifact import ArtifactMeta, save_artifact
+from medae.errors import ArtifactError, DataError, GeometryError
+from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
+from pipelines import evaluate, info, predict
+from pipelines.networks import network_config, seeded_network
+
+
+def predict_with(model, source, output, **changes):
+    choices = {"format": "auto", "flips": False, "device": "cpu", "as_json": False, **changes}
+    return predict.run(str(model), source, output, **choices)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("codes", ["LPS", "PSR", "RAS", "LAI"])
+def test_a_mask_overlays_the_scan_exactly_in_its_own_orientation(smoke, data_root, tmp_path, codes):
+    source = next((data_root / "hippocampus" / "imagesTr").glob("hippocampus_*.nii.gz"))
+    original = nib.load(source)
+    target = nib.orientations.axcodes2ornt(codes)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(original.affine), target)
+    turned = original.as_reoriented(turn)
+    assert nib.aff2axcodes(turned.affine) == tuple(codes)
+    nib.save(original, tmp_path / "scan.nii.gz")
+    nib.save(turned, tmp_path / "turned.nii.gz")
+    model = smoke.stage("finetune") / "model-scratch"
+    for name in ("scan", "turned"):
+        predict_with(model, tmp_path / f"{name}.nii.gz", tmp_path / f"{name}-mask.nii.gz")
+    mask, other = (nib.load(tmp_path / f"{name}-mask.nii.gz") for name in ("scan", "turned"))
+    assert other.shape == turned.shape
+    assert np.array_equal(other.affine, turned.affine)
+    assert len(np.unique(mask.dataobj)) > 1, "an empty mask would prove nothing"
+    assert np.array_equal(np.asarray(mask.as_reoriented(turn).dataobj), np.asarray(other.dataobj))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("pattern", "codes"), [("lidc/image/*.nii.gz", "LPS"), ("ixi_t1/sub-*/anat/*_T1w.nii.gz", "PSR")])
+def test_real_scans_in_lps_and_psr_get_masks_on_their_own_grid(smoke, data_root, tmp_path, pattern, codes):
+    source = sorted(data_root.glob(pattern))[0]
+    scan = nib.load(source)
+    assert "".join(nib.aff2axcodes(scan.affine)) == codes
+    predict_with(smoke.stage("finetune") / "model-scratch", source, tmp_path / "mask.nii.gz")
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert mask.shape == scan.shape
+    assert np.array_equal(mask.affine, scan.affine)
+    assert mask.header["sform_code"] == scan.header["sform_code"]
+    assert mask.header["qform_code"] == scan.header["qform_code"]
+    assert mask.header.get_xyzt_units()[0] == scan.header.get_xyzt_units()[0]
+    assert mask.get_data_dtype() == np.uint8
+
+
+def test_a_folder_with_one_bad_file_is_done_and_the_file_named(smoke, tmp_path):
+    phantoms = smoke.folder / "runs" / "smoke-phantoms"
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in (1, 2):
+        shutil.copy(
+            phantoms / f"sub-phantom00{number}/anat/sub-phantom00{number}_T1w.nii.gz", folder / f"scan{number}.nii.gz"
+        )
+    (folder / "broken.nii.gz").write_bytes(b"no image")
+    with pytest.raises(DataError, match="broken"):
+        predict_with(smoke.stage("detect") / "model", folder, tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert set(result["cases"]) == {"scan1", "scan2"}
+    assert set(result["failed"]) == {"broken"}
+    assert all((tmp_path / "out" / f"scan{number}_heatmap.nii.gz").is_file() for number in (1, 2))
+
+
+def test_a_detector_applied_again_gives_the_maps_of_its_stage(smoke, tmp_path):
+    case, facts = next(iter(smoke.result["metrics"]["detect"]["model"]["cases"].items()))
+    source = smoke.folder / "runs" / "smoke-phantoms" / case / "anat" / f"{case}_T1w.nii.gz"
+    result = predict_with(smoke.stage("detect") / "model", source, tmp_path)
+    name = f"{case}_T1w"
+    assert result["cases"][name]["score"] == pytest.approx(facts["score"], rel=1e-5)
+    for kind in ("heatmap", "anomaly"):
+        again = nib.load(tmp_path / f"{name}_{kind}.nii.gz").get_fdata()
+        assert np.allclose(again, nib.load(smoke.stage("detect") / "maps" / f"{case}_{kind}.nii.gz").get_fdata(), atol=1e-5)
+
+
+def test_a_segmenter_applied_again_gives_the_scores_of_its_stage(smoke, tmp_path):
+    phantoms = smoke.folder / "runs" / "smoke-phantoms"
+    result = predict_with(smoke.stage("finetune") / "model-scratch", phantoms, tmp_path / "out")
+    assert len(result["cases"]) == 10
+    assert all(set(case["volume_ml"]) == {"CSF", "grey matter", "white matter"} for case in result["cases"].values()), result
+    arm = smoke.result["metrics"]["finetune"]["scratch"]
+    for case in arm["cases"]:
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        shutil.copy(phantoms / case / "anat" / f"{case}_tissue.nii.gz", tmp_path / "labels" / f"{case}.nii.gz")
+    found = evaluate.run(tmp_path / "out", tmp_path / "labels", 1.0, tmp_path / "report", as_json=False)
+    assert found["metrics"]["prediction"]["dice_mean"] == pytest.approx(arm["dice_mean"])
+    assert found["metrics"]["prediction"]["n_test"] == 2
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_an_autoencoder_segments_nothing(smoke, tmp_path):
+    with pytest.raises(ArtifactError, match="medae finetune"):
+        predict_with(smoke.stage("pretrain") / "model", smoke.folder, tmp_path)
+
+
+def test_evaluation_refuses_other_grids_and_missing_predictions(tmp_path):
+    for name, shape in (("a", (4, 4, 4)), ("b", (5, 4, 4))):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)), tmp_path / name / "x.nii.gz")
+    with pytest.raises(GeometryError, match="same grid"):
+        evaluate.run(tmp_path / "a", tmp_path / "b", 1.0, tmp_path / "out", as_json=False)
+    shutil.copy(tmp_path / "b" / "x.nii.gz", tmp_path / "b" / "y.nii.gz")
+    with pytest.raises(DataError, match="y"):
+        evaluate.run(tmp_path / "a", tmp_path / "b", 1.0, tmp_path / "out", as_json=False)
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate.run(tmp_path / "nowhere", tmp_path / "b", 1.0, tmp_path / "out", as_json=False)
+
+
+def test_several_channels_in_plain_files_are_refused(tmp_path):
+    plan = Plan(
+        space=SpacePlan(channels=("FLAIR", "T1")),
+        network=NetworkPlan(widths=(4, 4), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3), (3, 3, 3))),
+        sampling=SamplingPlan(patch=(16, 16, 16)),
+    )
+    model = seeded_network(network_config({"kind": "unet"}, plan, classes=2), 0)
+    meta = ArtifactMeta(kind="segmenter", network=model.config, plan=plan, target="label", labels={0: "background", 1: "a"})
+    save_artifact(tmp_path / "model", model, meta)
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), tmp_path / "x.nii.gz")
+    with pytest.raises(DataError, match="FLAIR, T1"):
+        predict_with(tmp_path / "model", tmp_path / "x.nii.gz", tmp_path / "out.nii.gz")
+
+
+def test_info_shows_the_card(smoke, capsys):
+    info.run(str(smoke.stage("finetune") / "model-scratch"), as_json=False)
+    shown = capsys.readouterr().out
+    assert "segmenter" in shown
+    assert "phantom" in shown.lower()

@@ -1,0 +1,198 @@
+"""Figures: proportions, colours and choices, looked at as pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from medae.errors import DataError, GeometryError
+from medae.metrics.anomaly import AnomalyEvaluation
+from medae.metrics.voxelscores import VoxelScores
+from medae.report import canvas
+from medae.report.figures_anomaly import (
+    FOUND,
+    INVENTED,
+    MISSED,
+    AnomalyCase,
+    heatmap_panels,
+    precision_recall,
+    recall_by_lesion_size,
+    scan_scores,
+)
+from medae.report.figures_segmentation import (
+    OverlayCase,
+    best_median_worst,
+    case_overlays,
+    dice_strip,
+    label_colours,
+    overlay,
+)
+from medae.report.figures_training import loss_curves, reconstruction_grid
+from medae.report.mosaic import Mosaic, Panel, Row, draw, window
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def count_of(path: Path, colour: str, rows: slice = slice(None)) -> int:
+    """Pixels within 12 of a colour, in each of red, green, blue."""
+    wanted = np.round(np.array(to_rgb(colour)) * 255)
+    return int((np.abs(pixels(path)[rows] - wanted).max(axis=-1) <= 12).sum())
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], radius: float) -> np.ndarray:
+    places = np.indices(shape)
+    return sum((axis - middle) ** 2 for axis, middle in zip(places, centre, strict=True)) <= radius**2
+
+
+HEAD = ball((40, 48, 20), (20, 24, 10), 18)
+IMAGE = np.where(HEAD, 100.0, 0.0).astype(np.float32)
+LESION = ball(HEAD.shape, (14, 24, 10), 4)
+
+
+def test_no_figure_is_left_in_global_state(tmp_path: Path) -> None:
+    loss_curves([{"step": 1, "loss": 1.0}], tmp_path / "curves.png")
+    assert plt.get_fignums() == []
+
+
+def test_panels_have_true_proportions(tmp_path: Path) -> None:
+    white = np.ones((10, 10))
+    panels = [Panel(white, (0, 1), (40.0, 80.0)), Panel(white, (0, 1), (120.0, 30.0))]
+    bright = pixels(draw(Mosaic([Row(panels)]), tmp_path / "row.png")).min(axis=-1) > 250
+    columns = np.flatnonzero(bright.any(axis=0))
+    gap = np.flatnonzero(np.diff(columns) > 1)
+    left, right = bright[:, : columns[gap[0]] + 1], bright[:, columns[gap[0]] + 1 :]
+    widths = [np.count_nonzero(side.any(axis=0)) for side in (left, right)]
+    heights = [np.count_nonzero(side.any(axis=1)) for side in (left, right)]
+    assert widths[1] / widths[0] == pytest.approx(3, rel=0.02)
+    assert heights[0] / widths[0] == pytest.approx(2, rel=0.02)
+    assert heights[1] / widths[1] == pytest.approx(0.25, rel=0.03)
+
+
+def test_window_ignores_the_background() -> None:
+    image = np.zeros((10, 10))
+    image[2:8, 2:8] = np.linspace(50, 100, 36).reshape(6, 6)
+    low, high = window(image)
+    assert 50 <= low < 52
+    assert 99 < high <= 100
+    assert window(image, image > 90)[0] > 90
+    assert window(np.full((3, 3), 7.0)) == (7.0, 8.0)
+
+
+def test_heat_map_panels_colour_hits_inventions_and_misses(tmp_path: Path) -> None:
+    def drawn(name: str, prediction: np.ndarray) -> Path:
+        case = AnomalyCase("a", IMAGE, 3.0 * prediction, prediction, HEAD, np.eye(4), LESION)
+        return heatmap_panels([case], tmp_path / name, threshold=1.5)
+
+    # The outlines have the pure colour; the legend at the foot has it always and is left out.
+    above_foot = slice(0, -110)
+    invented = ball(HEAD.shape, (28, 24, 10), 4)
+    only_found = drawn("found.png", LESION)
+    assert count_of(only_found, FOUND, above_foot) > 0
+    assert count_of(only_found, INVENTED, above_foot) == 0
+    assert count_of(only_found, MISSED, above_foot) == 0
+    both_wrong = drawn("wrong.png", invented)
+    assert count_of(both_wrong, FOUND, above_foot) == 0
+    assert count_of(both_wrong, INVENTED, above_foot) > 0
+    assert count_of(both_wrong, MISSED, above_foot) > 0
+
+
+def test_heat_maps_share_one_scale(tmp_path: Path) -> None:
+    def bright(strength: float) -> int:
+        case = AnomalyCase("a", IMAGE, strength * LESION, LESION & (strength > 1), HEAD, np.eye(4))
+        path = heatmap_panels([case], tmp_path / f"{strength}.png", threshold=1.0)
+        return int((pixels(path)[:-110, :, 0] - pixels(path)[:-110, :, 2] > 100).sum())
+
+    assert bright(0.2) == 0  # a weak map is not stretched to full colour
+    assert bright(2.0) > 300
+
+
+def test_overlay_shows_every_label_in_its_colour(tmp_path: Path) -> None:
+    names = {0: "background", 1: "front", 2: "back"}
+    labels = LESION.astype(int) + 2 * ball(HEAD.shape, (28, 24, 10), 4)
+    path = overlay(OverlayCase("a", IMAGE, {"reference": labels}, np.eye(4)), tmp_path / "overlay.png", names)
+    colours = label_colours(names)
+    assert list(colours) == ["front", "back"]
+    for colour in colours.values():
+        assert count_of(path, colour, slice(0, -110)) > 0
+    assert count_of(path, canvas.LABELS[2]) == 0
+
+
+def test_case_overlays_take_scans_of_any_shape_and_few_slices(tmp_path: Path) -> None:
+    flat = OverlayCase("b", IMAGE[..., :2], {"reference": LESION[..., :2]}, np.diag([1, 1, 6.0, 1]), slice_axis=2)
+    deep = OverlayCase("a", IMAGE, {"reference": LESION, "prediction": HEAD}, np.eye(4), detail="Dice 0.5")
+    path = case_overlays([deep, flat], tmp_path / "new" / "cases.png", {1: "lesion"})
+    assert pixels(path).shape[1] == 1600
+
+
+def test_best_median_worst_by_hand() -> None:
+    scores = {"a": 0.3, "b": 0.9, "c": 0.5, "d": 0.7, "e": 0.6}
+    assert best_median_worst(scores) == {"Best": "b", "Median": "e", "Worst": "a"}
+    assert best_median_worst({"a": 0.3}) == {"Best": "a"}
+    assert best_median_worst({"a": 0.3, "b": 0.2}) == {"Best": "a", "Worst": "b"}
+    with pytest.raises(DataError):
+        best_median_worst({})
+
+
+def test_dice_strip_draws_arms_that_share_some_cases(tmp_path: Path) -> None:
+    rising = dice_strip({"scratch": {"a": 0.5, "b": 0.6}, "pretrained": {"a": 0.7, "c": 0.8}}, tmp_path / "two.png")
+    alone = dice_strip({"scratch": {"a": 0.5}}, tmp_path / "one.png")
+    assert pixels(rising).shape[1] > pixels(alone).shape[1]
+    with pytest.raises(DataError, match="pretrained"):
+        dice_strip({"scratch": {"a": 0.5}, "pretrained": {}}, tmp_path / "none.png")
+
+
+def test_loss_curves_have_a_panel_a_kind_and_leave_times_out(tmp_path: Path) -> None:
+    history = [{"step": s, "loss": 2.0 / s, "loss/l1": 2.0 / s, "seconds": 9.0} for s in range(1, 6)]
+    one = pixels(loss_curves(history, tmp_path / "one.png"))
+    more = [{**record, "rate": 1e-3, "dice": 0.5, "hd95": 12.0} for record in history]
+    four = pixels(loss_curves(more, tmp_path / "four.png", best_step=3))
+    assert four.shape[0] > 1.8 * one.shape[0]
+    assert four.shape[1] > 1.8 * one.shape[1]
+
+
+def test_loss_curves_survive_a_loss_that_is_not_a_number(tmp_path: Path) -> None:
+    history = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}]
+    assert loss_curves(history, tmp_path / "nan.png").exists()
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (12, 16, 8)])
+def test_reconstruction_grid_adds_the_difference(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    stack = rng.random((3, *shape))
+    axis = 2 if len(shape) == 2 else None
+    stages = {"input": stack, "reconstruction": stack + 0.5 * (stack > 0.8)}
+    with_difference = pixels(reconstruction_grid(stages, tmp_path / "with.png", slice_axis=axis, samples=["a", "b", "c"]))
+    without = pixels(reconstruction_grid(stages, tmp_path / "without.png", slice_axis=axis, difference=None))
+    assert with_difference.shape[0] > without.shape[0] + 100
+    with pytest.raises(GeometryError, match="differ in shape"):
+        reconstruction_grid({"input": stack, "reconstruction": stack[:2]}, tmp_path / "bad.png", slice_axis=axis)
+    with pytest.raises(GeometryError, match="axes"):
+        reconstruction_grid({"input": stack[0, 0]}, tmp_path / "bad.png")
+
+
+def test_charts_of_an_evaluation(tmp_path: Path) -> None:
+    evaluation = AnomalyEvaluation()
+    scores = (IMAGE / 100 + LESION).astype(np.float32)
+    evaluation.add("a", scores, LESION, HEAD, LESION, voxel_ml=0.001, scan_score=2.0)
+    evaluation.add("b", IMAGE, LESION & False, HEAD, LESION & False, voxel_ml=0.001, scan_score=1.0)
+    curve = evaluation.curve()
+    assert curve is not None
+    point = {"model": (0.9, 0.8)}
+    path = precision_recall({"model": curve, "intensity": curve}, tmp_path / "pr.png", operating=point)
+    assert count_of(path, canvas.SERIES[1]) > 0
+    nothing_found = VoxelScores()
+    nothing_found.add(np.ones(2), np.array([1, 0]), np.array([0, 1]))
+    flat = nothing_found.curve()
+    assert flat is not None
+    assert precision_recall({"model": flat}, tmp_path / "flat.png").exists()
+    assert count_of(scan_scores({"model": evaluation.scans}, tmp_path / "scores.png"), canvas.SERIES[0]) > 0
+    strata = {"model": evaluation.strata(), "intensity": evaluation.strata()}
+    assert count_of(recall_by_lesion_size(strata, tmp_path / "sizes.png"), canvas.SERIES[0]) > 1000
