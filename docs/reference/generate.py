@@ -1,141 +1,195 @@
-"""Writes the pages of this folder that the code itself can tell: ``cli.md`` and ``configuration.md``.
+"""Writes what the code itself can tell into this folder's ``cli.md`` and ``configuration.md``, below a mark.
 
-Run it after a change of a command or of a configuration class: ``python docs/reference/generate.py``. A test compares.
+Run it after a change of a command or of a configuration: ``python docs/reference/generate.py``. A test compares.
 
-The meaning of a key is taken from its class' docstring, which says ``key: what it means.``; what a docstring leaves out,
-because the name tells it there, is in ``MEANINGS``.
+The meaning of a key comes from the docstring of its class, which says ``key: what it means.``; what a docstring leaves out
+is in ``meanings.yaml``, by ``Class.key``.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 import re
-from collections.abc import Iterator
-from enum import Enum
+from dataclasses import dataclass, field
+from inspect import cleandoc
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args
 
-import typer
+import yaml
+from commands import commands_page
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from words import TAGS, default_in_words, is_tag, reference, tag, type_in_words
 
-from medae.anomaly.postprocessing import PostprocessingConfig
-from medae.config import to_dict
-from medae.data.sources import ConcreteSource
+from medae.config import Config
 from medae.models.networks import NETWORKS
-from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
-from medae.planning.rules import PlanHints
+from medae.objectives.registry import SEGMENTERS
+from medae.plan import Plan
 from medae.preprocessing.sampling import SamplerConfig
-from medae.tracking.client import DEFAULT_URI
 from pipelines import detect, finetune, pretrain
-from pipelines.cli import app
 from pipelines.networks import OF_THE_PLAN
-from pipelines.plan import PlanChoice
+from pipelines.pretrain import Autoencoding
 from pipelines.run import Pipeline
 from pipelines.stage import StageConfig
 from pipelines.training import Drawing
 
 HERE = Path(__file__).parent
-
-MEANINGS = {
-    "BIDSSource.format": "this layout",
-    "FolderSource.format": "this layout",
-    "MSDSource.format": "this layout",
-    "NNUNetSource.format": "this layout",
-    "PhantomSource.format": "this layout",
-    "AutoSource.format": "the layout is recognised",
-    "PhantomSource.seed": "of everything that is drawn",
-    "PhantomSource.modality": "another modality than MR",
-    "StageConfig.device": "where training and prediction run; `auto` is CUDA where there is one",
-    "DataConfig.data": "the data set",
-    "DataConfig.split": "who trains, who validates, who is tested",
-    "SplitConfig.seed": "makes the salt where none is given",
-    "Autoencoding.plan": "hints for the plan, or a plan file",
-    "Autoencoding.network": "the network; its encoder's shape is the plan's",
-    "Autoencoding.objective": "what is learnt",
-    "Autoencoding.augmentation": "what happens to patches",
-    "Autoencoding.drawing": "where patches are taken",
-    "Autoencoding.fit": "the training",
-    "finetune.transfer": "what is taken from the encoder, and how much has to fit",
-    "finetune.plan": "hints for the plan, or a plan file; with an encoder its space and network are kept",
-    "finetune.network": "the segmenter: `unet`, `segnet` or `fcn`",
-    "finetune.objective": "weights of Dice and cross-entropy",
-    "finetune.augmentation": "what happens to patches",
-    "finetune.drawing": "where patches are taken",
-    "finetune.fit": "the training of each arm",
-    "detect.scoring": "how a residual becomes a map, a mask and a score",
-    "PlanHints.spatial_dims": "2 or 3",
-    "PlanHints.intensity": "how intensities are normalised",
-    "PlanHints.foreground": "the voxels that normalisation, sampling and scoring count",
-    "PlanHints.stem": "the encoder's first layer",
-    "PlanHints.downsampling": "how the encoder gets coarser",
-    "PlanHints.levels": "of the encoder",
-    "PlanHints.batch": "samples a step",
-    "PlanChoice.file": "a plan, as `medae plan` writes it; it decides alone",
-    "SpacePlan.spatial_dims": "2 or 3",
-    "SpacePlan.slice_axis": "the axis across the slices, for 2 dimensions: 0 right, 1 anterior, 2 superior",
-    "SpacePlan.intensity": "how intensities are normalised",
-    "NetworkPlan.stem": "a convolution at full resolution, or the voxels of a cell as channels",
-    "NetworkPlan.widths": "channels a level",
-    "NetworkPlan.strides": "from the level above to this one, along each axis; the first is the stem's",
-    "NetworkPlan.kernels": "size of the convolutions along each axis",
-    "NetworkPlan.downsampling": "strided convolutions, or max pooling (SegNet and `max_unpool` need it)",
-    "SamplingPlan.patch": "voxels of the plan's spacing along the spatial dimensions",
-    "SamplingPlan.batch": "samples a step",
-    "CTWindow.lower": "HU",
-    "CTWindow.upper": "HU",
-    "CTWindow.mean": "HU, becomes 0",
-    "CTWindow.std": "HU, becomes 1",
-    "ZScore.lower_percentile": "values below are clipped",
-    "ZScore.upper_percentile": "values above are clipped",
-    "RobustZ.clip": "largest magnitude that is kept",
-    "FitConfig.steps": "optimisation steps in all",
-    "FitConfig.optimiser": "AdamW, or SGD with Nesterov momentum",
-    "FitConfig.schedule": "of the learning rate",
-    "FitConfig.mode": "whether a high or a low value of `monitor` is better",
-    "FitConfig.seed": "of the initial weights and of every draw",
-    "FitConfig.channels_last": "memory layout; speed only",
-    "FitConfig.compile": "`torch.compile`",
-    "ScheduleConfig.kind": "shape of the fall after the warm-up",
-    "MaskedConfig.distance": "absolute or squared difference",
-    "MaskedConfig.region": "hidden voxels that count: all, or those of the foreground",
-    "Similarity.region": "voxels that l1 and l2 count",
-    "DenoisingConfig.region": "voxels that l1 and l2 count",
-    "DenoisingConfig.l1": "weight of the mean absolute difference",
-    "DenoisingConfig.l2": "weight of the mean squared difference",
-    "VariationalConfig.kl": "weight of the divergence from the prior",
-    "SegmentationConfig.target": "left out: the stage's `target` is taken",
-    "SegmentationConfig.dice": "weight of the Dice loss",
-    "SegmentationConfig.cross_entropy": "weight of the cross-entropy",
-    "Pipeline.name": "of the parent run, its folder, its stages and their registered models",
-    "Pipeline.experiment": "in MLflow",
-    "Pipeline.shared": "keys of every stage, over those of its `config`",
-    "Pipeline.stages": "name → keys: `stage` (the kind), `config` (a file beside this one, or a shipped name), and what differs",
-    "EncoderConfig.block": "plain or residual",
-    "EncoderConfig.activation": "after each norm",
-    "SpatialBottleneck.channels": "of the map; the encoder's own if null",
-    "DenseBottleneck.size": "of the vector",
-    "DenseBottleneck.channels": "of the 1x1 convolution before it",
-    "AutoencoderConfig.encoder": "blocks of the encoder",
-    "AutoencoderConfig.decoder": "way up and skips",
-    "AutoencoderConfig.bottleneck": "a map or a vector",
-    "VAEConfig.encoder": "blocks of the encoder",
-    "VAEConfig.decoder": "way up and skips",
-    "UNetConfig.encoder": "blocks of the encoder",
-    "UNetConfig.decoder": "way up and skips; `concat` unless stated",
-    "SegNetConfig.encoder": "blocks of the encoder; its plan needs `downsampling: maxpool`",
-    "SegNetConfig.decoder": "convolution blocks; unpools by the encoder's indices",
-    "FCNConfig.encoder": "blocks of the encoder",
+MEANINGS: dict[str, str] = yaml.safe_load((HERE / "meanings.yaml").read_text(encoding="utf-8"))
+FILLED_IN = {
+    **{(network.__name__, "encoder"): "the plan's shape" for network in NETWORKS},
+    ("DenseBottleneck", "input_size"): "the plan's patch",
 }
-"""By ``Class.field``; a stage's own class goes by the stage's name."""
+"""What stands for a key that a configuration leaves out, where the class itself has no default."""
 
-FILLED = {
-    **{f"EncoderConfig.{name}" for name in OF_THE_PLAN} and {f"EncoderConfig.{name}": "plan" for name in OF_THE_PLAN},
-    "UNetConfig.classes": "labels",
-    "SegNetConfig.classes": "labels",
-    "FCNConfig.classes": "labels",
-}
-"""Keys of a network that a configuration may not or need not state, because the plan or the labels decide them."""
+MARK = "<!-- Written by docs/reference/generate.py from here on. -->\n"
+
+DECIDED = {"EncoderConfig": OF_THE_PLAN, "UNetConfig": ("classes",), "SegNetConfig": ("classes",), "FCNConfig": ("classes",)}
+"""Keys that no configuration states: the plan or the labels decide them."""
+
+Models = tuple[type[BaseModel], ...]
+DOCUMENTED_BY: dict[type[BaseModel], Models] = {Drawing: (SamplerConfig,)}
+PLAN_FILE = """## Keys of a plan file
+
+`medae plan` writes one, and every run keeps its own in `plan.yaml`. Spatial values are in the order right, anterior,
+superior; with 2 spatial dimensions, of the two axes that are left when the slice axis is taken out.
+"""
+
+
+@dataclass
+class Page:
+    """Sections in the order in which their keys are met. places: heading of each model that has a section.
+
+    used: meanings that were taken from the file. unknown: keys without one.
+    """
+
+    sections: list[str] = field(default_factory=list)
+    places: dict[type[BaseModel], str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    unknown: list[str] = field(default_factory=list)
+
+
+def configuration_page() -> str:
+    """The page of all keys. Raises SystemExit for keys without a meaning and for meanings without a key."""
+    page = Page()
+    common = set(StageConfig.model_fields)
+    _section(page, "Keys of every stage", StageConfig, "", set())
+    _section(page, "Keys of a pretraining", pretrain.Config, "", common)
+    _section(page, "Keys of a fine-tuning", finetune.Config, "", common)
+    _section(page, "Keys of a detection", detect.Config, "", common)
+    _section(page, "Keys of a pipeline", Pipeline, "", set())
+    page.sections.append(PLAN_FILE)
+    for name in ("space", "network", "sampling"):
+        _nested(page, Plan.model_fields[name].annotation, name, " of a plan file")
+    unused = sorted(set(MEANINGS) - page.used)
+    if page.unknown or unused:
+        raise SystemExit(f"Keys without a meaning: {page.unknown}. Meanings without a key: {unused}.")
+    return "\n".join(page.sections)
+
+
+def _section(page: Page, title: str, model: type[BaseModel], path: str, without: set[str], level: int = 2) -> None:
+    """A heading, a table of the model's keys, then the sections of what they hold."""
+    intro, meanings = documented(model)
+    rows = []
+    later: list[tuple[str, Any]] = []
+    for name, info in model.model_fields.items():
+        if name in without or name in DECIDED.get(model.__name__, ()) or (name in TAGS and is_tag(info)):
+            continue
+        meaning = info.description or meanings.get(name) or _supplement(page, model, name)
+        annotation = _narrowed(model, name, info.annotation)
+        below = f"{path}.{name}" if path else name
+        default = FILLED_IN.get((model.__name__, name)) or default_in_words(info)
+        rows.append(f"| `{name}` | {type_in_words(annotation, info)} | {default} | {_cell(meaning)} |")
+        later.append((below, annotation))
+    text = [f"{'#' * level} {title}", ""]
+    text += [intro, ""] if intro and path else []
+    text += ["Beside the keys of every stage:", ""] if without else []
+    text += ["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else ["No keys of its own.", ""]
+    place = len(page.sections)
+    page.sections.append("")
+    for below, annotation in later:
+        _nested(page, annotation, below)
+    page.sections[place] = _linked(page, "\n".join(text))
+
+
+def _nested(page: Page, annotation: Any, path: str, note: str = "") -> None:
+    """The sections of the classes inside a type, those that have none yet."""
+    for model in nested_models(annotation):
+        if model not in page.places:
+            mark = tag(model)
+            page.places[model] = f"`{path}`{note}" + (f", {mark}" if mark else "")
+            _section(page, page.places[model], model, path, set(), level=3)
+
+
+def documented(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
+    """What a class' docstring and those of its bases say: the text before the first key, and each key's meaning."""
+    intro, found = "", {}
+    for cls in [*reversed(model.__mro__), *DOCUMENTED_BY.get(model, ())]:
+        if not (isinstance(cls, type) and issubclass(cls, BaseModel)) or cls in (BaseModel, Config) or not cls.__doc__:
+            continue
+        names = "|".join(sorted(cls.model_fields, key=len, reverse=True))
+        text = " ".join(cleandoc(cls.__doc__).split()).replace("``", "`")
+        parts = re.split(rf"(?:^|(?<=[.;)] ))((?:{names})(?:(?:, | and )(?:{names}))*): ", text)
+        intro = parts[0].strip()
+        for keys, meaning in zip(parts[1::2], parts[2::2], strict=True):
+            for key in re.split(r", | and ", keys):
+                found[key] = meaning.strip()
+    return intro, found
+
+
+def _supplement(page: Page, model: type[BaseModel], name: str) -> str:
+    """The meaning in ``meanings.yaml``: that of the class or of its bases, else that of the key wherever it is."""
+    owners = [c.__module__.rpartition(".")[2] if c.__name__ == "Config" else c.__name__ for c in model.__mro__]
+    for key in [*(f"{owner}.{name}" for owner in owners), name]:
+        if key in MEANINGS:
+            page.used.add(key)
+            return MEANINGS[key]
+    page.unknown.append(f"{model.__name__}.{name}")
+    return ""
+
+
+def nested_models(annotation: Any) -> Models:
+    """The configuration classes inside a type, in order."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return (annotation,)
+    return tuple(model for part in get_args(annotation) for model in nested_models(part))
+
+
+def _narrowed(model: type[BaseModel], name: str, annotation: Any) -> Any:
+    """The field's type, less what other checks refuse: a stage trains autoencoders or segmenters, never both."""
+    if not issubclass(model, Autoencoding | finetune.Config) or name not in ("network", "objective"):
+        return annotation
+    choices = tuple(NETWORKS) if name == "network" else nested_models(annotation)
+    segments = issubclass(model, finetune.Config)
+    kinds = (*SEGMENTERS, "segmentation")
+    return Union[tuple(choice for choice in choices if (choice.model_fields["kind"].default in kinds) == segments)]  # noqa: UP007
+
+
+def _linked(page: Page, text: str) -> str:
+    names = {reference(model): title for model, title in page.places.items()}
+
+    def link(match: re.Match[str]) -> str:
+        title = names[match[0]]
+        return f"[{title.rpartition(', ')[2] if ', ' in title else title}](#{slug(title)})"
+
+    return re.sub(r"\{\{[^}]+\}\}", link, text)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub and most other renderers give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\bNone\b", "null", text.strip().rstrip(".").replace("|", "\\|"))
+
+
+BODIES = {"cli.md": commands_page, "configuration.md": configuration_page}
+
+
+def page(name: str) -> str:
+    """A page as it should be: what is written by hand above the mark, what the code tells below."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    return text.partition(MARK)[0] + MARK + "\n" + BODIES[name]()
+
+
+if __name__ == "__main__":
+    for file in BODIES:
+        (HERE / file).write_text(page(file), encoding="utf-8")

@@ -19,12 +19,14 @@ from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
 logger = logging.getLogger(__name__)
 
+FIRST_PAUSE = 1.0
+
 
 class SystemSampler:
     """Calls ``send`` with ``{"system/...": value}`` every ``interval`` seconds until ``stop``."""
 
     def __init__(self, send: Callable[[dict[str, float]], None], interval: float) -> None:
-        """Start sampling. The first numbers come after one interval."""
+        """Start sampling. The first numbers come after a second, so that a short run has some too."""
         self._send = send
         self._interval = interval
         self._stopped = threading.Event()
@@ -39,7 +41,9 @@ class SystemSampler:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
+        pause = min(FIRST_PAUSE, self._interval)
+        while not self._stopped.wait(pause):
+            pause = self._interval
             try:
                 values = self._sample()
             except (OSError, psutil.Error) as error:

@@ -90,7 +90,7 @@ def test_a_segmenter_applied_again_gives_the_scores_of_its_stage(smoke, tmp_path
     phantoms = smoke.folder / "runs" / "smoke-phantoms"
     result = predict_with(smoke.stage("finetune") / "model-scratch", phantoms, tmp_path / "out")
     assert len(result["cases"]) == 10
-    assert all(set(case["volume_ml"]) == {"CSF", "grey matter", "white matter"} for case in result["cases"].values()), result
+    assert all(set(case["volume_ml"]) == {"csf", "grey_matter", "white_matter"} for case in result["cases"].values()), result
     arm = smoke.result["metrics"]["finetune"]["scratch"]
     for case in arm["cases"]:
         (tmp_path / "labels").mkdir(exist_ok=True)

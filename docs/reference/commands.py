@@ -1,0 +1,61 @@
+"""The page of all commands, from their declarations in ``pipelines.cli``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+from pipelines.cli import app
+
+
+def commands_page() -> str:
+    """A section a command: usage, what it does, arguments and options."""
+    group: Any = typer.main.get_command(app)
+    sections = []
+    for command in app.registered_commands:
+        if command.callback is not None:
+            parameters = group.commands[command.callback.__name__].params
+            sections.append(_section(command.callback, {parameter.name: parameter.opts[0] for parameter in parameters}))
+    return "\n".join(sections)
+
+
+def _section(callback: Callable[..., Any], options: dict[str, str]) -> str:
+    hints = get_type_hints(callback, include_extras=True)
+    usage, rows = ["medae", callback.__name__], []
+    for name, parameter in signature(callback).parameters.items():
+        kind, info = get_args(hints[name])[:2]
+        if isinstance(info, ArgumentInfo):
+            usage.append(info.metavar or name.upper())
+            rows.append(f"| `{usage[-1]}` | required | {info.help} |")
+        elif isinstance(info, OptionInfo):
+            written = " ".join([options[name], *_value(kind, info)])
+            rows.append(f"| `{written}` | {_default(kind, parameter)} | {info.help} |")
+    table = ["| argument | default | meaning |", "|---|---|---|", *rows]
+    return "\n".join([f"## `{' '.join(usage)}`", "", str(callback.__doc__), "", *table, ""])
+
+
+def _value(kind: Any, info: OptionInfo) -> list[str]:
+    """The placeholder of an option's value, none for a switch."""
+    if kind is bool:
+        return []
+    if info.metavar:
+        return [info.metavar]
+    types = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
+    if isinstance(types[0], type) and issubclass(types[0], Enum):
+        return ["|".join(choice.value for choice in types[0]).replace("|", "\\|")]
+    return [{Path: "PATH", str: "TEXT", float: "NUMBER"}.get(types[0], "VALUE")]
+
+
+def _default(kind: Any, parameter: Parameter) -> str:
+    default = parameter.default
+    if kind is bool:
+        return "off"
+    if default is None:
+        return "–" if "list" not in str(kind) else "none; may be repeated"
+    return f"`{default.value if isinstance(default, Enum) else default}`"

@@ -1,0 +1,61 @@
+"""Pages of the documentation, their fenced blocks, and the notes for the tests that stand above some blocks.
+
+A note is a comment that no renderer shows: ``<!-- test: file plans/a.yaml -->`` above a YAML block says that the block is this
+file; ``<!-- test: over finetune/phantoms -->`` that its keys go over those of a shipped configuration; ``<!-- test: fails -->``
+above commands that each of them ends with a user's error.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHELLS = ("sh", "powershell")
+FENCE = re.compile(r"^(?:<!-- test: (?P<note>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. line: of its first line in the page, from 1."""
+
+    page: Path
+    line: int
+    language: str
+    note: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    def commands(self) -> Iterator[list[str]]:
+        """The words of each command, comments left out and continued lines joined. A line that is a comment is none."""
+        text = self.text.replace("`\n", " ") if self.language == "powershell" else self.text.replace("\\\n", " ")
+        for line in text.splitlines():
+            words = shlex.split(line.replace("\\", "/") if self.language == "powershell" else line, comments=True)
+            if words:
+                yield words
+
+
+def blocks(page: Path) -> list[Block]:
+    """All fenced blocks of a page. Raises ValueError for a fence or a note that is not understood."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        line = text[: match.start("text")].count("\n") + 1
+        found.append(Block(page, line, match["language"], match["note"] or "", match["text"]))
+    fences, notes = len(re.findall(r"^```", text, re.MULTILINE)), text.count("<!-- test:")
+    if fences != 2 * len(found) or notes != sum(bool(block.note) for block in found):
+        raise ValueError(f"{page.relative_to(ROOT)}: {fences} fences and {notes} notes for {len(found)} blocks")
+    return found
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))

@@ -1,0 +1,51 @@
+"""The central ball by hand, and on images where it must be right."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medae.data.folder import FolderSource
+from medae.errors import DataError
+from pipelines.baselines import ball_scores, best_radius, central_ball
+from pipelines.segmenting import label_names, reference, with_target
+
+
+def test_a_ball_is_measured_in_mm_from_the_middle_of_the_image():
+    ball = central_ball((5, 5, 3), (1.0, 1.0, 2.0), 1.0)
+    assert ball.sum() == 5  # the middle voxel and its four neighbours in plane; a slice away is 2 mm
+    assert ball[2, 2, 1]
+    assert not ball[2, 2, 0]
+    assert central_ball((4, 4, 4), (1.0, 1.0, 1.0), 0.9).sum() == 8  # an even size has its middle between voxels
+
+
+@pytest.fixture
+def balls(tmp_path):
+    for name, radius in {"a": 3.0, "b": 3.0, "c": 4.0}.items():
+        ball = central_ball((11, 11, 11), (1.0, 1.0, 1.0), radius)
+        for kind, array in (("image", np.zeros(ball.shape, np.float32)), ("mask", ball.astype(np.uint8))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / kind / f"{name}.nii.gz")
+    return FolderSource(root=tmp_path, images="image", labels="mask", ids="names").manifest()
+
+
+def test_the_radius_is_the_best_on_the_training_cases(balls):
+    assert best_radius(balls.of_subjects(["a", "b"]), "label") == 3.0
+    radius, scores = ball_scores(balls.of_subjects(["a", "b"]), balls, "label", {0: "background", 1: "ball"}, 1.0)
+    assert radius == 3.0
+    assert scores["a"]["ball"].dice == 1.0
+    assert scores["c"]["ball"].dice < 1.0
+
+
+def test_labels_that_nobody_declared_are_found_in_the_maps(balls):
+    assert label_names(balls, "label") == {0: "background", 1: "label 1"}
+    assert reference(balls, balls.cases[0], "label")[1] == (1.0, 1.0, 1.0)
+    declared = balls.model_copy(update={"labels": {"label": {1: "ball"}}})
+    assert label_names(declared, "label") == {0: "background", 1: "ball"}
+    gap = balls.model_copy(update={"labels": {"label": {0: "background", 2: "ball"}}})
+    with pytest.raises(DataError, match="without gaps"):
+        label_names(gap, "label")
+
+
+def test_a_missing_target_names_those_that_are_there(balls):
+    with pytest.raises(DataError, match="label"):
+        with_target(balls, "lesion")
