@@ -37,8 +37,12 @@ def make_report(
     """Put the page together; figures are written into the stage's folder."""
     report = Report(f"Detection: {name}", stage.subtitle("Anomalies by reconstruction error"))
     summaries = {arm: evaluation.summary() for arm, evaluation in evaluations.items()}
+    for arm, summary in summaries.items():
+        report.card(f"AUPRC, {arm}", summary["average_precision_pooled"], "voxels of all test scans")
+    for arm, summary in summaries.items():
+        report.card(f"Dice, {arm}", summary["dice_mean"], "at the calibrated threshold")
     report.section("Scores")
-    report.text(verdict(summaries))
+    report.note(verdict(summaries))
     columns = {
         "average_precision_pooled": "AUPRC, pooled",
         "average_precision_mean": "AUPRC, mean of scans",
@@ -63,13 +67,12 @@ def make_report(
         points = {arm: (summaries[arm]["recall_pooled"], summaries[arm]["precision_pooled"]) for arm in curves}
         operating = {arm: (r, p) for arm, (r, p) in points.items() if r is not None and p is not None}
         figure = precision_recall(curves, stage.figure("precision-recall"), operating=operating)
-        report.figure(figure, "Precision and recall of voxels.")
+        report.figure(figure, "Precision and recall of voxels.", "chart")
         strata = {arm: evaluation.strata() for arm, evaluation in evaluations.items()}
-        report.figure(
-            recall_by_lesion_size(strata, stage.figure("lesion-size")), "Lesions found at the calibrated threshold."
-        )
+        sizes = recall_by_lesion_size(strata, stage.figure("lesion-size"))
+        report.figure(sizes, "Lesions found at the calibrated threshold.", "chart")
     scans = {arm: evaluation.scans for arm, evaluation in evaluations.items()}
-    report.figure(scan_scores(scans, stage.figure("scan-scores")), "Scan scores.")
+    report.figure(scan_scores(scans, stage.figure("scan-scores")), "Scan scores.", "chart")
     report.section("Threshold")
     for arm, calibration in calibrations.items():
         report.text(f"{arm.capitalize()}: {calibration.describe()}")
@@ -89,7 +92,7 @@ def make_report(
     )
     if history:
         report.section("Training")
-        report.figure(loss_curves(history, stage.figure("loss")), "Training of the autoencoder.")
+        report.figure(loss_curves(history, stage.figure("loss")), "Training of the autoencoder.", "chart")
     report.section("Data and plan")
     report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
     report.table(["Plan", "", "Reason"], plan.rows())

@@ -47,10 +47,13 @@ def make_report(
         f"Fine-tuning: {name}", stage.subtitle(f"Segmentation of '{target}' from {facts['labelled_subjects']} labels")
     )
     columns = ("dice_mean", "hd95_mean", "surface_dice_mean", "n_test")
+    for arm, values in metrics.items():
+        report.card(f"Dice, {arm}", values["dice_mean"], f"{values['n_test']} test cases")
     report.section("Scores")
     report.table(
         ["Arm", "Dice", "HD95 (mm)", "Surface Dice", "Test cases"],
         [[arm, *(values[column] for column in columns)] for arm, values in metrics.items()],
+        best={"Dice": "max", "HD95 (mm)": "min", "Surface Dice": "max"},
         caption="Mean over the labels of a case, then over cases, in each scan's own space. A structure that is missed or "
         "invented counts as Dice 0 and as the image diagonal in HD95.",
     )
@@ -66,7 +69,7 @@ def make_report(
     )
     dice = {arm: case_dice(values) for arm, values in metrics.items()}
     if all(dice.values()):
-        report.figure(dice_strip(dice, stage.figure("dice"), reference=list(dice)[-1]), "Dice of every test case.")
+        report.figure(dice_strip(dice, stage.figure("dice"), reference=_base(dice)), "Dice of every test case.", "chart")
     report.section("Cases")
     for arm in histories:
         if dice[arm]:
@@ -75,7 +78,7 @@ def make_report(
             report.figure(figure, f"Best, median and worst test case by Dice: {arm}.")
     report.section("Training")
     for arm, history in histories.items():
-        report.figure(loss_curves(history, stage.figure(f"loss-{arm}")), f"Training: {arm}.")
+        report.figure(loss_curves(history, stage.figure(f"loss-{arm}")), f"Training: {arm}.", "chart")
     if moved is not None:
         report.text(f"Transfer: {moved.summary}.")
         for place in moved.differences:
@@ -87,6 +90,11 @@ def make_report(
     report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
     report.table(["Plan", "", "Reason"], plan.rows())
     return report
+
+
+def _base(arms: Mapping[str, Any]) -> str:
+    """The arm that the others are compared with."""
+    return "scratch" if "scratch" in arms else next(iter(arms))
 
 
 def _views(test: Manifest, target: str, plan: Plan, stage: Stage, arm: str, dice: Mapping[str, float]) -> list[OverlayCase]:

@@ -130,7 +130,9 @@ def train(
 
 def describe_training(report: Report, stage: Stage, plan: Plan, result: FitResult, shown: dict) -> None:
     """Loss curves, and what the network saw and made."""
-    report.figure(loss_curves(result.history, stage.figure("loss")), "Loss of training and of fixed validation batches.")
+    report.figure(
+        loss_curves(result.history, stage.figure("loss")), "Loss of training and of fixed validation batches.", "chart"
+    )
     spacing = [1.0 if step is None else step for step in plan.space.spacing]
     images = {name: value[:, 0] for name, value in shown.items()}
     grid = reconstruction_grid(

@@ -84,7 +84,10 @@ def test_example_env_has_every_variable_and_no_secret(variables):
 
 
 def test_services_that_stay_up_have_a_health_check_and_are_waited_for(services):
-    assert {name for name, service in services.items() if "healthcheck" not in service} == ONE_OFF
+    checks = {name: service.get("healthcheck", {}).get("test", ["NONE"]) for name, service in services.items()}
+    assert {name for name, check in checks.items() if check[0] == "NONE"} == ONE_OFF
+    assert checks["postgres"][1] == "pg_isready"
+    assert "http://127.0.0.1:5000/health" in checks["mlflow"][-1]
     waits = [wait for service in services.values() for wait in service.get("depends_on", {}).values()]
     assert len(waits) == 2
     assert all(wait["condition"] == "service_healthy" for wait in waits)

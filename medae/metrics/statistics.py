@@ -11,12 +11,15 @@ from medae.config import Config
 from medae.errors import DataError
 from medae.seeding import numpy_generator
 
+FEWEST = 5
+"""Cases below which a bootstrap interval is too narrow to be shown."""
+
 
 class PairedDifference(Config):
     """Mean of ``a - b`` over cases and its interval.
 
-    low, high: bounds of the 95 % percentile bootstrap interval over cases; None with fewer than two cases. It covers
-    which cases were tested, not which cases were labelled nor the seed of the training.
+    low, high: bounds of the 95 % percentile bootstrap interval over cases; None with fewer than 5 cases. It covers which
+    cases were tested, not which cases were labelled nor the seed of the training.
     wins: cases in which a is above b.
     """
 
@@ -29,7 +32,7 @@ class PairedDifference(Config):
     def describe(self, a: str, b: str) -> str:
         """One sentence for a report."""
         if self.low is None or self.high is None:
-            return f"{a} - {b}: {self.mean:+.4f} on {self.n} case; too few for an interval."
+            return f"{a} - {b}: {self.mean:+.4f} on {self.n} cases: too few to say anything."
         if self.low > 0 or self.high < 0:
             verdict = f"{a if self.mean > 0 else b} was better on these cases"
         else:
@@ -50,7 +53,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0, res
         raise DataError(f"{len(a)} and {len(b)} values cannot be paired.", remedy="Evaluate both arms on the same cases.")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     low = high = None
-    if len(differences) > 1:
+    if len(differences) >= FEWEST:
         rng = numpy_generator(seed, "bootstrap")
         found = stats.bootstrap((differences,), np.mean, n_resamples=resamples, method="percentile", rng=rng)
         low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)

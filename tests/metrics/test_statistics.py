@@ -11,7 +11,8 @@ def test_mean_and_wins_by_hand():
     found = paired_difference([0.9, 0.5, 0.7], [0.8, 0.6, 0.7])
     assert found.mean == pytest.approx(0.0)
     assert (found.wins, found.n) == (1, 3)
-    assert "no difference could be shown" in found.describe("a", "b")
+    twice = paired_difference([0.9, 0.5, 0.7] * 2, [0.8, 0.6, 0.7] * 2)
+    assert "no difference could be shown" in twice.describe("a", "b")
 
 
 def test_the_interval_agrees_with_the_normal_theory():
@@ -23,14 +24,15 @@ def test_the_interval_agrees_with_the_normal_theory():
 
 
 def test_a_constant_difference_has_an_interval_of_no_width():
-    found = paired_difference([1.5, 2.5, 3.5], [1.0, 2.0, 3.0])
+    found = paired_difference([1.5, 2.5, 3.5, 4.5, 5.5], [1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.low == found.high == pytest.approx(0.5)
     assert "a was better" in found.describe("a", "b")
-    assert "b was better" in paired_difference([0.0, 0.0], [1.0, 1.0]).describe("a", "b")
+    assert "b was better" in paired_difference([0.0] * 5, [1.0] * 5).describe("a", "b")
 
 
-def test_one_case_has_no_interval():
-    found = paired_difference([1.0], [0.5])
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_few_cases_have_no_interval(n):
+    found = paired_difference([1.0] * n, [0.5] * n)
     assert found.low is None
     assert "too few" in found.describe("a", "b")
 

@@ -1,0 +1,175 @@
+"""Runs documented commands: those of ``medae`` in this process and made small, others are checked as far as can be."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomllib
+from docpages import ROOT
+from mlflow.cli import cli as mlflow_commands
+
+from medae.config import validate
+from pipelines import cli
+from pipelines.configs import read_config
+from pipelines.run import read_pipeline, stage_config
+from pipelines.stage import KINDS, program_of
+
+GIVEN = ("MEDAE_DATA", "MLFLOW_TRACKING_URI")
+"""Variables that a page sets for its reader and the test for itself."""
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+@dataclass
+class Shell:
+    """A working folder in which commands are run one after another.
+
+    patch: holds the folder and the environment. placeholders: words in commands that stand for what only a run decides.
+    """
+
+    patch: pytest.MonkeyPatch
+    placeholders: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, words: list[str], *, fails: bool = False) -> str:
+        """Run a command. Returns in one word how: ``run``, ``checked`` or ``set``. Raises AssertionError if it does not work."""
+        words = self._settings(words)
+        if not words:
+            return "set"
+        if words[0] != "medae":
+            CHECKS[program(words[0])](words[1:])
+            return "checked"
+        arguments = [name for word in words[1:] for name in self._expanded(word)]
+        self.patch.setattr(sys, "argv", ["medae", *arguments, *small(arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert (ended.value.code or 0) == (2 if fails else 0), f"exit status {ended.value.code}"
+        return "run"
+
+    def _settings(self, words: list[str]) -> list[str]:
+        """Take ``export NAME=value``, ``$env:NAME = value`` and leading ``NAME=value`` into the environment."""
+        if words[0].startswith("$env:") and words[1] == "=":
+            words = [f"{words[0].removeprefix('$env:')}={words[2]}", *words[3:]]
+        elif words[0] == "export":
+            words = words[1:]
+        while words and (match := re.fullmatch(r"([A-Z_]+)=(.*)", words[0])):
+            if match[1] not in GIVEN:
+                self.patch.setenv(match[1], match[2])
+            words = words[1:]
+        return words
+
+    def _expanded(self, word: str) -> list[str]:
+        """A word with variables, placeholders and ``*`` replaced, as a shell would do."""
+        word = os.path.expandvars(re.sub(r"\$env:(\w+)", r"$\1", word))
+        for name, value in self.placeholders.items():
+            word = word.replace(name, value)
+        return (glob(word) or [word]) if "*" in word and "=" not in word else [word]
+
+
+def small(arguments: list[str]) -> list[str]:
+    """Overrides that make a training end in a second. The configuration is validated before, as it is documented."""
+    kind, overrides = arguments[0], [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--set"]
+    if kind in KINDS:
+        content = read_config(arguments[1], kind, overrides)
+        validate(program_of(kind).Config, content, where=arguments[1])
+        changes = _changes(content)
+    elif kind in ("run", "demo"):
+        name = "demo" if kind == "demo" else arguments[1]
+        _, stages = read_pipeline(name, overrides)
+        for label, (stage, content) in stages.items():
+            stage_config(stage, content, dict.fromkeys(stages, "."), where=label)
+        changes = [f"{label}.{change}" for label, (_, content) in stages.items() for change in _changes(content)]
+    else:
+        changes = []
+    return [word for change in changes for word in ("--set", change)]
+
+
+def _changes(content: Mapping[str, Any]) -> list[str]:
+    plan = content.get("plan", {})
+    is_flat = plan.get("spatial_dims") == 2 or plan.get("slice_axis") is not None
+    changes = ["split.test=2", "split.validation=2", "fit.steps=2", "fit.epoch_steps=2", "fit.schedule.warmup=1", "fit.workers=0"]
+    if "file" not in plan:
+        changes += ["plan.widths=[4, 8]", f"plan.patch={[32, 40] if is_flat else [24, 24, 24]}", "plan.batch=2"]
+        changes += ["plan.levels=2"] if "levels" in plan else []
+        spacing = ", ".join("null" if step is None else "6.0" for step in plan.get("spacing", ()))
+        changes += [f"plan.spacing=[{spacing}]"] if spacing else []
+    if content["data"].get("format") == "phantom":
+        changes += ["data.subjects=10", "data.spacing=6.0"]
+    if "labelled" in content:
+        changes += [f"labelled={content.get('selection', 0) + 2}"]
+    if "objective" in content and "target" not in content or "scoring" in content or "normals" in content:
+        changes += ["validation_batches=1"]
+    return changes
+
+
+def program(name: str) -> str:
+    """The program that a command calls, whatever the folder it is called in and its version."""
+    found = re.sub(r"(\.exe|3|3\.\d+)$", "", name.rpartition("/")[2])
+    return {"py": "python", ".": "source"}.get(found, found)
+
+
+def _make(words: list[str]) -> None:
+    targets = [word for word in words if "=" not in word]
+    assert all(re.search(rf"^{target}:", MAKEFILE, re.MULTILINE) for target in targets), f"no target {targets} in the Makefile"
+
+
+def _as_in_makefile(name: str) -> Callable[[list[str]], None]:
+    def check(words: list[str]) -> None:
+        line = " ".join([name, *words])
+        assert re.search(rf"/{re.escape(line)}(\s|$)", MAKEFILE), f"'{line}' is not what the Makefile calls"
+
+    return check
+
+
+def _python(words: list[str]) -> None:
+    words = [word for word in words if not re.fullmatch(r"-3\.\d+", word)]  # the version that Windows' py is asked for
+    if words[0] != "-m":
+        assert (ROOT / words[0]).is_file(), f"there is no {words[0]}"
+    elif words[1] == "pip":
+        _pip(words[2:])
+    else:
+        assert find_spec(words[1]) is not None, f"there is no module {words[1]}"
+
+
+def _pip(words: list[str]) -> None:
+    """The same constraints and extras as ``make setup``."""
+    (call,) = re.findall(r"-m pip (.*)", MAKEFILE)
+    assert words == [word.strip("'") for word in call.split() if word != "--quiet"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"\w+", words[-1])) <= set(extras)
+
+
+def _mlflow(words: list[str]) -> None:
+    """The options exist; what it would start runs until it is stopped."""
+    command: Any = mlflow_commands
+    command.commands[words[0]].make_context(words[0], words[1:])
+
+
+def _activate(words: list[str]) -> None:
+    assert words == [".venv/bin/activate"]
+
+
+def _nothing(words: list[str]) -> None:
+    """Another program's command, of which nothing here can tell whether it works."""
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "make": _make,
+    "python": _python,
+    "mlflow": _mlflow,
+    "source": _activate,
+    "Activate.ps1": _nothing,
+    "git": _nothing,
+    "cd": _nothing,
+    "docker": _nothing,
+    **{name: _as_in_makefile(name) for name in ("ruff", "mypy", "lint-imports", "pytest")},
+}
+"""Programs that a page may name beside ``medae``. They need a network or another machine, last long, or change this one."""

@@ -1,0 +1,72 @@
+"""A stage that is killed goes on by --resume: the same weights, the same MLflow run, no step twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from medae.artifact import load_artifact
+
+ARGUMENTS = (
+    "pretrain",
+    "phantoms",
+    "--set=data={format: phantom, root: runs/smoke-phantoms, subjects: 10, lesions: 0.5, spacing: 6.0}",
+    "--set=plan.widths=[4, 8]",
+    "--set=plan.patch=[24, 24, 24]",
+    "--set=network.encoder.dropout=0.1",
+    "--set=split={test: 2, validation: 2}",
+    "--set=fit={steps: 40, epoch_steps: 4, ema: 0.9}",
+)
+
+
+def medae(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *ARGUMENTS, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, shown = process.communicate(timeout=300)
+    assert process.returncode == 0, shown
+    return shown
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_as_if_nothing_had_happened(smoke):
+    folder = smoke.folder
+    finish(medae(folder, "--out=whole"))
+    process = medae(folder, "--out=broken")
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("broken/demo/*/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    (unfinished,) = (folder / "broken" / "demo").iterdir()
+    assert not (unfinished / "result.json").exists()
+
+    refused = medae(folder, "--out=broken")
+    _, shown = refused.communicate(timeout=300)
+    assert refused.returncode == 2
+    assert "--resume" in shown
+
+    finish(medae(folder, "--out=broken", "--resume"))
+    (whole,) = (folder / "whole" / "demo").iterdir()
+    a, b = (load_artifact(place / "model").tensors() for place in (whole, unfinished))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "medae"]
+    runs = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "demo/pretrain"]
+    histories = [[(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "loss")] for run in runs]
+    assert len(runs) == 2
+    assert [step for step, _ in sorted(histories[0])] == list(range(4, 41, 4))
+    assert sorted(histories[0]) == sorted(histories[1])
