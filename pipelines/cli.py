@@ -37,6 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, al
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same configuration.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
+StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
 Format = Annotated[str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, phantom.")]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -78,6 +79,7 @@ def plan(
 def pretrain(
     config: ConfigName,
     overrides: Overrides = None,
+    case_ids: StageCaseIds = None,
     out: Out = RUNS,
     resume: Resume = False,
     force: Force = False,
@@ -86,7 +88,7 @@ def pretrain(
     """Pretrain an autoencoder on unlabelled scans."""
     from pipelines import stage
 
-    stage.command("pretrain", config, overrides or [], {}, out, resume, force, as_json)
+    stage.command("pretrain", config, overrides or [], _chosen(case_ids), out, resume, force, as_json)
 
 
 @app.command()
@@ -97,6 +99,7 @@ def finetune(
         typer.Option("--encoder", help="Pretrained model: a folder, runs:/…, models:/name@alias; 'none' for scratch only."),
     ] = None,
     overrides: Overrides = None,
+    case_ids: StageCaseIds = None,
     out: Out = RUNS,
     resume: Resume = False,
     force: Force = False,
@@ -105,8 +108,8 @@ def finetune(
     """Fine-tune a segmenter on few labels, beside the same network from scratch."""
     from pipelines import stage
 
-    extra = {} if encoder is None else {"encoder": None if encoder == "none" else encoder}
-    stage.command("finetune", config, overrides or [], extra, out, resume, force, as_json)
+    extra: dict[str, str | None] = {} if encoder is None else {"encoder": None if encoder == "none" else encoder}
+    stage.command("finetune", config, overrides or [], extra | _chosen(case_ids), out, resume, force, as_json)
 
 
 @app.command()
@@ -116,6 +119,7 @@ def detect(
         str | None, typer.Option("--model", help="Score with this trained autoencoder instead of training one.")
     ] = None,
     overrides: Overrides = None,
+    case_ids: StageCaseIds = None,
     out: Out = RUNS,
     resume: Resume = False,
     force: Force = False,
@@ -124,8 +128,8 @@ def detect(
     """Score anomalies by reconstruction error, calibrated on normal scans."""
     from pipelines import stage
 
-    extra = {} if model is None else {"model": model}
-    stage.command("detect", config, overrides or [], extra, out, resume, force, as_json)
+    extra: dict[str, str | None] = {} if model is None else {"model": model}
+    stage.command("detect", config, overrides or [], extra | _chosen(case_ids), out, resume, force, as_json)
 
 
 @app.command()
@@ -194,6 +198,10 @@ def info(
     from pipelines import info as program
 
     program.run(model, as_json)
+
+
+def _chosen(case_ids: CaseIdChoice | None) -> dict[str, str]:
+    return {} if case_ids is None else {"case_ids": case_ids.value}
 
 
 def main() -> None:

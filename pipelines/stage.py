@@ -13,16 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field
 
 import medae
 from medae.artifact import Artifact, load_artifact
-from medae.config import Config, digest, to_dict, to_yaml, validate
+from medae.config import Config, digest, to_dict, validate
 from medae.errors import ConfigError, MedaeError, TrainingError
 from medae.export.pyfunc import log_pyfunc
 from medae.report.html import Report
 from medae.tracking.mlflow import MlflowTracker
 from medae.tracking.models import resolve_model
+from medae.tracking.privacy import public
 from medae.training.faults import Interrupted
 from pipelines.configs import read_config
 from pipelines.console import Screen, shown
@@ -206,8 +208,9 @@ def _run(
     provenance |= {"data": dataset.digest, "phantom": dataset.manifest.phantom, "source": source_digest()}
     stage = Stage(kind, place, tracker, screen, dataset, inputs, run_id is not None, fingerprint, provenance)
     try:
-        write_text(place / "config.yaml", to_yaml(config))
-        tracker.params(to_dict(config))
+        logged = public(to_dict(config))  # the folder of the data may be named after a patient
+        write_text(place / "config.yaml", yaml.safe_dump(logged, sort_keys=False, allow_unicode=True))
+        tracker.params(logged)
         tracker.artifact(place / "config.yaml")
         dataset.log(tracker)
         screen.note(f"{label or kind}: run {tracker.run_id} in {shown(place)}")

@@ -1,39 +1,21 @@
-"""A world for the documentation's commands: data sets in every layout, and a working folder in which the demo was run."""
+"""One world for all tests of the documentation."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))  # the modules beside this one
 
-
-@dataclass(frozen=True)
-class World:
-    """data: the folder of data sets. work: a working folder after ``medae demo``, made small. store: of preprocessed scans."""
-
-    data: Path
-    work: Path
-    store: Path
-
-    def stage(self, name: str) -> Path:
-        """The folder of a stage of the demo."""
-        (found,) = (self.work / "runs" / "demo").glob(f"{name}-????????")
-        return found
+from docshell import Shell
+from docworld import World, enter, make_data
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    from docshell import Shell
-
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Data sets, and the demo, made small."""
     root = tmp_path_factory.mktemp("world")
     made = World(root / "data", root / "work", root / "store")
     made.work.mkdir()
@@ -41,58 +23,4 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         enter(patch, made, made.work)
         Shell(patch).run(["medae", "demo"])
     make_data(made.work / "runs" / "phantoms", made.data)
-    yield made
-
-
-def enter(patch: pytest.MonkeyPatch, world: World, folder: Path) -> None:
-    """Work in a folder, with the world's data and nothing of the tester's own settings."""
-    patch.chdir(folder)
-    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    patch.delenv("MEDAE_CASE_SALT", raising=False)
-    patch.setenv("MEDAE_DATA", str(world.data))
-    patch.setenv("MEDAE_CACHE", str(world.store))
-    patch.setenv("COLUMNS", "120")
-
-
-def make_data(phantoms: Path, data: Path) -> None:
-    """The phantoms in the layouts, and by the names, that the pages speak of."""
-    for number in range(1, 11):
-        source = phantoms / f"sub-phantom{number:03d}" / "anat"
-        scan, tissue, lesion = (
-            next(source.glob(f"*_{kind}.nii.gz")) for kind in ("T1w", "tissue", "lesion")
-        )
-        two = nib.load(tissue)
-        two = nib.Nifti1Image(np.minimum(np.asarray(two.dataobj), 2).astype(np.uint8), two.affine, two.header)
-        msd, nnunet, bids, folder = data / "hippocampus", data / "lgg", data / "brains", data / "lidc"
-        _put(scan, msd / "imagesTr" / f"hippocampus_{number:03d}.nii.gz")
-        _put(two, msd / "labelsTr" / f"hippocampus_{number:03d}.nii.gz")
-        _put(scan, nnunet / "imagesTr" / f"lgg_{number:03d}_0000.nii.gz")
-        _put(lesion, nnunet / "labelsTr" / f"lgg_{number:03d}.nii.gz")
-        name = f"sub-{number:02d}"
-        _put(scan, bids / name / "anat" / f"{name}_T1w.nii.gz")
-        _put(lesion, bids / "derivatives" / "lesions" / name / "anat" / f"{name}_dseg.nii.gz")
-        _put(scan, folder / "image" / f"LIDC-IDRI-{number:04d}_1.nii.gz")
-        _put(lesion, folder / "nodule_mask" / f"LIDC-IDRI-{number:04d}_1.nii.gz")
-        _put(scan, data / "knees" / f"K{number:03d}_left_T2.nii.gz")
-        _put(two, data / "knees" / f"K{number:03d}_left_seg.nii.gz")
-        if number < 3:
-            _put(scan, data / "new-scans" / f"patient{number}.nii.gz")
-            _put(two, data / "new-labels" / f"patient{number}.nii.gz")
-    labels = {"0": "background", "1": "Anterior", "2": "Posterior"}
-    _write(data / "hippocampus" / "dataset.json", {"modality": {"0": "MRI"}, "labels": labels, "training": [], "test": []})
-    nnunet = {"channel_names": {"0": "FLAIR"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
-    _write(data / "lgg" / "dataset.json", nnunet)
-    rows = [f"sub-{number:02d}\t{40 + number}\t{'patient' if number % 2 == 0 else 'control'}" for number in range(1, 11)]
-    (data / "brains" / "participants.tsv").write_text("\n".join(["participant_id\tage\tgroup", *rows, ""]))
-
-
-def _put(source: Path | nib.Nifti1Image, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, Path):
-        shutil.copyfile(source, target)
-    else:
-        nib.save(source, target)
-
-
-def _write(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content))
+    return made

@@ -1,8 +1,8 @@
 """Pages of the documentation, their fenced blocks, and the notes for the tests that stand above some blocks.
 
-A note is a comment that no renderer shows: ``<!-- test: file plans/a.yaml -->`` above a YAML block says that the block is this
-file; ``<!-- test: over finetune/phantoms -->`` that its keys go over those of a shipped configuration; ``<!-- test: fails -->``
-above commands that each of them ends with a user's error.
+A note is a comment that no renderer shows. Above a YAML block, ``<!-- test: file plans/a.yaml -->`` says that the block is
+this file, ``over finetune/phantoms`` that its keys go over those of that shipped configuration. Above commands, ``fails``
+says that each of them ends with a user's error, ``run medae …`` that another command comes first, given on another page.
 """
 
 from __future__ import annotations

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from glob import glob
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import tomllib
 from docpages import ROOT
 from mlflow.cli import cli as mlflow_commands
 
@@ -26,7 +27,7 @@ from pipelines.stage import KINDS, program_of
 GIVEN = ("MEDAE_DATA", "MLFLOW_TRACKING_URI")
 """Variables that a page sets for its reader and the test for itself."""
 
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(JOBS)", "2")
 
 
 @dataclass
@@ -39,20 +40,20 @@ class Shell:
     patch: pytest.MonkeyPatch
     placeholders: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, words: list[str], *, fails: bool = False) -> str:
-        """Run a command. Returns in one word how: ``run``, ``checked`` or ``set``. Raises AssertionError if it does not work."""
+    def run(self, words: list[str], *, fails: bool = False) -> None:
+        """Run a command, or check it. fails: whether a user's error is meant. Raises AssertionError if it does not work."""
         words = self._settings(words)
-        if not words:
-            return "set"
-        if words[0] != "medae":
+        if words and words[0] == "medae":
+            self._medae(words[1:], fails)
+        elif words:
             CHECKS[program(words[0])](words[1:])
-            return "checked"
-        arguments = [name for word in words[1:] for name in self._expanded(word)]
-        self.patch.setattr(sys, "argv", ["medae", *arguments, *small(arguments)])
+
+    def _medae(self, words: list[str], fails: bool) -> None:
+        arguments = [name for word in words for name in self._expanded(word)]
+        self.patch.setattr(sys, "argv", ["medae", *arguments, *([] if fails else small(arguments))])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert (ended.value.code or 0) == (2 if fails else 0), f"exit status {ended.value.code}"
-        return "run"
 
     def _settings(self, words: list[str]) -> list[str]:
         """Take ``export NAME=value``, ``$env:NAME = value`` and leading ``NAME=value`` into the environment."""
@@ -71,31 +72,39 @@ class Shell:
         word = os.path.expandvars(re.sub(r"\$env:(\w+)", r"$\1", word))
         for name, value in self.placeholders.items():
             word = word.replace(name, value)
-        return (glob(word) or [word]) if "*" in word and "=" not in word else [word]
+        found = sorted(str(path) for path in Path().glob(word)) if "*" in word and "=" not in word else []
+        return found or [word]
 
 
 def small(arguments: list[str]) -> list[str]:
     """Overrides that make a training end in a second. The configuration is validated before, as it is documented."""
-    kind, overrides = arguments[0], [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--set"]
+    kind, overrides = arguments[0], [value for option, value in pairwise(arguments) if option == "--set"]
     if kind in KINDS:
-        content = read_config(arguments[1], kind, overrides)
+        model = {option[2:]: value for option, value in pairwise(arguments) if option in ("--encoder", "--model")}
+        content = read_config(arguments[1], kind, overrides, model)
         validate(program_of(kind).Config, content, where=arguments[1])
-        changes = _changes(content)
+        changes = _changes(kind, content)
     elif kind in ("run", "demo"):
-        name = "demo" if kind == "demo" else arguments[1]
-        _, stages = read_pipeline(name, overrides)
+        _, stages = read_pipeline("demo" if kind == "demo" else arguments[1], overrides)
         for label, (stage, content) in stages.items():
             stage_config(stage, content, dict.fromkeys(stages, "."), where=label)
-        changes = [f"{label}.{change}" for label, (_, content) in stages.items() for change in _changes(content)]
+        changes = [f"{label}.{change}" for label, (stage, content) in stages.items() for change in _changes(stage, content)]
     else:
         changes = []
     return [word for change in changes for word in ("--set", change)]
 
 
-def _changes(content: Mapping[str, Any]) -> list[str]:
+def _changes(kind: str, content: Mapping[str, Any]) -> list[str]:
     plan = content.get("plan", {})
     is_flat = plan.get("spatial_dims") == 2 or plan.get("slice_axis") is not None
-    changes = ["split.test=2", "split.validation=2", "fit.steps=2", "fit.epoch_steps=2", "fit.schedule.warmup=1", "fit.workers=0"]
+    changes = [
+        "split.test=2",
+        "split.validation=2",
+        "fit.steps=2",
+        "fit.epoch_steps=2",
+        "fit.schedule.warmup=1",
+        "fit.workers=0",
+    ]
     if "file" not in plan:
         changes += ["plan.widths=[4, 8]", f"plan.patch={[32, 40] if is_flat else [24, 24, 24]}", "plan.batch=2"]
         changes += ["plan.levels=2"] if "levels" in plan else []
@@ -103,11 +112,8 @@ def _changes(content: Mapping[str, Any]) -> list[str]:
         changes += [f"plan.spacing=[{spacing}]"] if spacing else []
     if content["data"].get("format") == "phantom":
         changes += ["data.subjects=10", "data.spacing=6.0"]
-    if "labelled" in content:
-        changes += [f"labelled={content.get('selection', 0) + 2}"]
-    if "objective" in content and "target" not in content or "scoring" in content or "normals" in content:
-        changes += ["validation_batches=1"]
-    return changes
+    own = f"labelled={content.get('selection', 0) + 2}" if kind == "finetune" else "validation_batches=1"
+    return [*changes, own]
 
 
 def program(name: str) -> str:
@@ -118,7 +124,9 @@ def program(name: str) -> str:
 
 def _make(words: list[str]) -> None:
     targets = [word for word in words if "=" not in word]
-    assert all(re.search(rf"^{target}:", MAKEFILE, re.MULTILINE) for target in targets), f"no target {targets} in the Makefile"
+    assert all(re.search(rf"^{target}:", MAKEFILE, re.MULTILINE) for target in targets), (
+        f"no target {targets} in the Makefile"
+    )
 
 
 def _as_in_makefile(name: str) -> Callable[[list[str]], None]:
@@ -149,8 +157,10 @@ def _pip(words: list[str]) -> None:
 
 def _mlflow(words: list[str]) -> None:
     """The options exist; what it would start runs until it is stopped."""
-    command: Any = mlflow_commands
-    command.commands[words[0]].make_context(words[0], words[1:])
+    group: Any = mlflow_commands
+    command = group.get_command(click.Context(group), words[0])
+    assert command is not None, f"mlflow has no command {words[0]}"
+    command.make_context(words[0], words[1:])
 
 
 def _activate(words: list[str]) -> None:
