@@ -64,11 +64,12 @@ def run(
 
 def grouped(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
     """Findings that say the same of several cases as one row: level, cases, problem, remedy; errors first."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str], dict[str, None]] = {}
     for finding in findings:
-        groups.setdefault((finding.level, finding.problem, finding.remedy), []).append(finding.case or "data set")
+        groups.setdefault((finding.level, finding.problem, finding.remedy), {})[finding.case or "data set"] = None
     rows = []
-    for (level, problem, remedy), cases in sorted(groups.items(), key=lambda item: item[0]):
+    for (level, problem, remedy), found in sorted(groups.items(), key=lambda item: item[0]):
+        cases = list(found)
         shown_cases = ", ".join(cases[:3]) + (f" and {len(cases) - 3} more" if len(cases) > 3 else "")
         rows.append((level, shown_cases, problem, remedy))
     return rows

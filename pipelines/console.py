@@ -35,10 +35,11 @@ class Screen:
         self.notes.print(f"[yellow]Warning:[/] {escape(text)}", soft_wrap=True)
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table among the results; the first column is text, the others are numbers."""
+        """A table among the results; columns of numbers are flush right."""
         table = Table(title=title, title_justify="left")
         for place, header in enumerate(headers):
-            table.add_column(header, justify="left" if place == 0 else "right")
+            numbers = all(row[place] is None or isinstance(row[place], (int, float)) for row in rows)
+            table.add_column(header, justify="right" if numbers else "left")
         for row in rows:
             table.add_row(*(escape(cell(value)) for value in row))
         self.results.print(table)
