@@ -43,7 +43,8 @@ class ArtifactMeta(Config):
     """What a model is. target: the label map that a segmenter was trained on; labels: its names by value.
 
     calibration: of a detector, threshold and what it was calibrated on. provenance: data, run, code and versions;
-    a ``format: phantom`` or ``phantom: true`` anywhere in it puts a notice on the model card. metrics: by name.
+    a ``format: phantom`` or ``phantom: true`` anywhere in it puts a notice on the model card. seen: the first 16 digits of
+    the SHA-256 of every image that the weights were made with, an encoder's included. metrics: by name.
     """
 
     kind: ArtifactKind
@@ -53,6 +54,7 @@ class ArtifactMeta(Config):
     labels: dict[int, str] = Field(default_factory=dict)
     calibration: dict[str, Any] | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
+    seen: tuple[str, ...] = ()
     metrics: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A deep copy of ``content`` with each ``a.b=value`` set; values are read as YAML, integers index lists."""
-    result = json.loads(json.dumps(content))
+    result = copy.deepcopy(dict(content))
     for override in overrides:
         path, found, text = override.partition("=")
         keys = path.strip().split(".")
@@ -62,6 +63,8 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
 def _descend(target: Any, key: str, override: str) -> Any:
     if isinstance(target, list):
         return target[_position(target, key, override)]
+    if not isinstance(target, dict):
+        raise _no_place(key, override)
     if not isinstance(target.get(key), (dict, list)):
         target[key] = {}
     return target[key]
@@ -70,8 +73,14 @@ def _descend(target: Any, key: str, override: str) -> Any:
 def _assign(target: Any, key: str, value: Any, override: str) -> None:
     if isinstance(target, list):
         target[_position(target, key, override)] = value
-    else:
+    elif isinstance(target, dict):
         target[key] = value
+    else:
+        raise _no_place(key, override)
+
+
+def _no_place(key: str, override: str) -> ConfigError:
+    return ConfigError(f"There is no '{key}' to set in '{override}'.", where="--set", remedy="Check the names before it.")
 
 
 def _position(target: list[Any], key: str, override: str) -> int:

@@ -40,7 +40,7 @@ def run(
         "phantoms": "yes, not scans of people" if manifest.phantom else "no",
     }
     rows = grouped(findings)
-    page = Report(f"Check: {data.name}", "What the data set holds, and what is wrong with which file")
+    page = Report("Check", "What the data set holds, and what is wrong with which file")
     page.table(["Data set", ""], [[name, value] for name, value in facts.items()])
     page.table(["Level", "Cases", "What", "Remedy"], [[row[0], row[1], row[2], row[3]] for row in rows])
     out.mkdir(parents=True, exist_ok=True)

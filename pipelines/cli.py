@@ -35,6 +35,7 @@ Overrides = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on stdout.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same configuration.")]
+GoOn = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an interrupted stage, or refuse to.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
@@ -140,12 +141,14 @@ def predict(
     format: Format = "auto",
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirrored copies of the input.")] = False,
     device: Device = "auto",
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to scans; results overlay the scans in their own space."""
     from pipelines import predict as program
 
-    program.run(model, source, output, format, flips, device, as_json)
+    options = {"format": format, "flips": flips, "device": device}
+    program.run(model, source, output, options, overrides or [], as_json)
 
 
 @app.command()
@@ -153,40 +156,40 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="A label map or a folder of label maps.")],
     labels: Annotated[Path, typer.Argument(help="The reference label map, or the folder of them with the same file names.")],
     tolerance: Annotated[float, typer.Option("--tolerance", help="Tolerance of the surface Dice, mm.")] = 1.0,
+    overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "evaluate",
     as_json: Json = False,
 ) -> None:
     """Compare label maps with references: Dice, HD95, surface Dice."""
     from pipelines import evaluate as program
 
-    program.run(predictions, labels, tolerance, out, as_json)
+    program.run(predictions, labels, {"tolerance": tolerance}, overrides or [], out, as_json)
 
 
 @app.command()
 def run(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a shipped pipeline.")],
     overrides: Overrides = None,
+    case_ids: StageCaseIds = None,
     out: Out = RUNS,
+    resume: GoOn = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Run a chain of stages; finished ones that nothing changed for are skipped, an interrupted one goes on."""
-    from pipelines import run as program
-
-    program.run(pipeline, overrides or [], out, force, as_json)
+    _run(pipeline, overrides, case_ids, out, resume, force, as_json)
 
 
 @app.command()
 def demo(
     overrides: Overrides = None,
     out: Out = RUNS,
+    resume: GoOn = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """All three stages on phantoms made from the ICBM-152 template: no data needed, minutes on two CPU cores."""
-    from pipelines import run as program
-
-    program.run("demo", overrides or [], out, force, as_json)
+    _run("demo", overrides, None, out, resume, force, as_json)
 
 
 @app.command()
@@ -198,6 +201,21 @@ def info(
     from pipelines import info as program
 
     program.run(model, as_json)
+
+
+def _run(
+    name: str,
+    overrides: list[str] | None,
+    case_ids: CaseIdChoice | None,
+    out: Path,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from pipelines import run as program
+
+    chosen = [] if case_ids is None else [f"shared.case_ids={case_ids.value}"]
+    program.run(name, [*chosen, *(overrides or [])], out, resume=resume, force=force, as_json=as_json)
 
 
 def _chosen(case_ids: CaseIdChoice | None) -> dict[str, str]:

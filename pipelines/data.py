@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from medae.artifact import Artifact
 from medae.config import Config, digest, validate
 from medae.data.case import Manifest
 from medae.data.check import Finding, check_manifest
@@ -16,8 +17,10 @@ from medae.data.split import Split, SplitConfig, split_subjects
 from medae.errors import DataError
 from medae.plan import SpacePlan
 from medae.preprocessing.store import Store, build_store
-from medae.tracking.base import Tracker
 from pipelines.console import Screen
+
+MOST_WORKERS = 4
+"""Threads that prepare scans: each holds several copies of one."""
 
 
 class DataConfig(Config):
@@ -39,6 +42,9 @@ class Opened(Config):
     source: SourceConfig
 
 
+DIGITS = 16
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A checked data set. manifest: without the cases that have an error. digest: of what was opened."""
@@ -52,15 +58,6 @@ class Dataset:
     def subset(self, subjects: Iterable[str]) -> Manifest:
         """The cases of some subjects."""
         return self.manifest.of_subjects(subjects)
-
-    def log(self, tracker: Tracker) -> None:
-        """Each part of the split as a data set input, by digest."""
-        parts = {"training": self.split.train, "validation": self.split.validation, "testing": self.split.test}
-        for context, subjects in parts.items():
-            part = self.subset(subjects)
-            if part.cases:
-                facts = {"cases": len(part.cases), "subjects": len(subjects), "source": part.source, "phantom": part.phantom}
-                tracker.dataset(f"{part.source}-{context}", part.digest(), context, facts)
 
 
 def located(source: SourceConfig) -> SourceConfig:
@@ -104,7 +101,26 @@ def store_folder() -> Path:
 def preprocess(manifest: Manifest, space: SpacePlan, targets: Sequence[str], screen: Screen) -> Store:
     """The scans in plan space, from the cache where they are there already."""
     with screen.progress("Preprocessing") as report:
-        return build_store(manifest, space, store_folder(), targets, workers=os.cpu_count() or 1, progress=report)
+        return build_store(
+            manifest, space, store_folder(), targets, workers=min(MOST_WORKERS, os.cpu_count() or 1), progress=report
+        )
+
+
+def image_digests(manifest: Manifest) -> tuple[str, ...]:
+    """Short digests of the images' contents: enough to recognise a scan, not to find out whose it is."""
+    return tuple(sorted({ref.sha256[:DIGITS] for case in manifest.cases for ref in case.images.values()}))
+
+
+def refuse_seen(test: Manifest, artifact: Artifact, what: str) -> None:
+    """Raises DataError, with the cases' ids, if a model was made with any image of the test cases."""
+    seen = set(artifact.meta.seen)
+    known = [case.id for case in test.cases if any(ref.sha256[:DIGITS] in seen for ref in case.images.values())]
+    if known:
+        raise DataError(
+            f"The {what} has seen {len(known)} of {len(test.cases)} test scans before: {', '.join(known[:5])}.",
+            where="split",
+            remedy="Use the split that it was trained with, or train it again without these subjects.",
+        )
 
 
 def description(dataset: Dataset) -> Mapping[str, Any]:

@@ -8,15 +8,13 @@ Labels of test subjects are used for scoring only; those of training and validat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from medae.anomaly.calibration import Calibration, calibrate
 from medae.anomaly.detector import ScanMaps, Scoring, intensity_maps, model_maps, reconstruct
@@ -26,16 +24,20 @@ from medae.data.case import Manifest
 from medae.errors import ConfigError, DataError
 from medae.export.nifti import write_native
 from medae.metrics.anomaly import AnomalyEvaluation
+from medae.metrics.voxelscores import VoxelScores
+from medae.models.networks import Network
 from medae.objectives.registry import SEGMENTERS
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared, prepare_case
-from pipelines.data import preprocess
+from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.detect_report import INTENSITY, MODEL, make_report
 from pipelines.files import write_text
-from pipelines.networks import device_of
+from pipelines.outcome import Outcome
 from pipelines.pretrain import Autoencoding, train
 from pipelines.segmenting import reference, with_target
-from pipelines.stage import Outcome, Stage
+from pipelines.stage import Stage
+
+MapsOf = Callable[[Prepared], dict[str, ScanMaps]]
 
 
 class Config(Autoencoding):
@@ -72,26 +74,36 @@ def run(config: Config, stage: Stage) -> Outcome:
         "validation": _normal(with_target(dataset.subset(split.validation), config.target), config),
     }
     test = with_target(dataset.subset(split.test), config.target)
-    plan, model, history = _model(config, stage, cohort)
+    stage.uses("validation", cohort["validation"])
+    stage.uses("testing", test)
+    plan, model, objective, history = _model(config, stage, cohort, test)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
-    device = device_of(config.device)
-    model.to(device).eval()
+    model.to(stage.device).eval()
+    steps = int(history[-1]["step"]) if history else 0
 
-    scorer = Scorer(model, plan, config, device)
-    calibrations = _calibrate(scorer, cohort["validation"], config, stage)
-    evaluations = _score(scorer, test, calibrations, config, stage)
+    def maps(prepared: Prepared) -> dict[str, ScanMaps]:
+        """The maps of the model and of the baseline, through the same filter and mask."""
+        made = reconstruct(model, prepared, plan, config.scoring, stage.device)
+        return {
+            MODEL: model_maps(prepared, made, plan, config.scoring),
+            INTENSITY: intensity_maps(prepared, plan, config.scoring),
+        }
+
+    calibrations = _calibrate(maps, plan, cohort["validation"], config, stage)
+    evaluations, unfiltered = _score(maps, plan, test, calibrations, config, stage)
 
     metrics = {}
     for arm, evaluation in evaluations.items():
         summary = evaluation.summary()
         metrics[arm] = {
             **_headline(summary),
+            "average_precision_unfiltered": unfiltered[arm].average_precision(),
             "threshold": calibrations[arm].threshold,
             "summary": summary,
             "cases": {scan.case: _case(scan) for scan in evaluation.scans},
         }
         numbers = {f"{arm}/test/{key}": float(value) for key, value in summary.items() if value is not None}
-        stage.tracker.metrics(numbers, config.fit.steps)
+        stage.tracker.metrics(numbers, steps)
     folder = stage.folder / "model"
     meta = ArtifactMeta(
         kind="detector",
@@ -99,28 +111,15 @@ def run(config: Config, stage: Stage) -> Outcome:
         plan=plan,
         target=config.target,
         calibration={"scoring": to_dict(config.scoring), **to_dict(calibrations[MODEL])},
-        provenance=stage.provenance | {"normals": config.normals, "objective": config.objective.kind},
+        provenance=stage.provenance | {"normals": config.normals, **objective},
+        seen=_seen(config, stage, cohort),
         metrics=_headline(evaluations[MODEL].summary()),
     )
     save_artifact(folder, model, meta)
-    report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, evaluations, calibrations)
+    scored = (evaluations, unfiltered, calibrations)
+    report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, *scored)
     facts = {"normals": config.normals, "calibration": {arm: to_dict(found) for arm, found in calibrations.items()}}
     return Outcome(report, {"detector": folder}, metrics, facts)
-
-
-class Scorer:
-    """The maps of a scan, of the model and of the baseline, through the same filter and mask."""
-
-    def __init__(self, model: nn.Module, plan: Plan, config: Config, device: torch.device) -> None:
-        self.model, self.plan, self.config, self.device = model, plan, config, device
-
-    def maps(self, prepared: Prepared) -> dict[str, ScanMaps]:
-        """By arm."""
-        made = reconstruct(self.model, prepared, self.plan, self.config.scoring, self.device)
-        return {
-            MODEL: model_maps(prepared, made, self.plan, self.config.scoring),
-            INTENSITY: intensity_maps(prepared, self.plan, self.config.scoring),
-        }
 
 
 def _normal(manifest: Manifest, config: Config) -> Manifest:
@@ -137,7 +136,10 @@ def _normal(manifest: Manifest, config: Config) -> Manifest:
     return kept
 
 
-def _model(config: Config, stage: Stage, cohort: dict[str, Manifest]) -> tuple[Plan, Any, list[dict[str, float]]]:
+def _model(
+    config: Config, stage: Stage, cohort: dict[str, Manifest], test: Manifest
+) -> tuple[Plan, Network, dict[str, Any], list[dict[str, float]]]:
+    """Plan, model, where it comes from, and the history of its training: taken if one is given, else trained."""
     if config.model is not None:
         artifact = stage.inputs["model"]
         if artifact.meta.network.kind in SEGMENTERS:
@@ -146,32 +148,48 @@ def _model(config: Config, stage: Stage, cohort: dict[str, Manifest]) -> tuple[P
                 where="model",
                 remedy="Give an autoencoder.",
             )
-        return artifact.meta.plan, artifact.model(), []
+        refuse_seen(test, artifact, "model")
+        stage.screen.note(
+            "The model is taken as it is: the configuration's plan, network, objective and fit have no effect."
+        )
+        source = artifact.meta.provenance
+        origin = {"objective": source.get("objective", "not recorded"), "model_run": source.get("run_id", "")}
+        return artifact.meta.plan, artifact.model(), origin, []
+    stage.uses("training", cohort["train"])
     plan = config.plan.make(cohort["train"], stage.screen)
-    write_text(stage.folder / "plan.yaml", plan.as_yaml())
     excluded = config.target if config.normals == "lesion_free_slices" else None
-    everyone = stage.dataset.manifest.of_subjects(case.subject for part in cohort.values() for case in part.cases)
+    everyone = stage.dataset.manifest.select(
+        lambda case: any(case.id == kept.id for part in cohort.values() for kept in part.cases)
+    )
     store = preprocess(everyone, plan.space, (config.target,), stage.screen)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, excluded)
-    return plan, model, result.history
+    return plan, model, {"objective": config.objective.kind}, result.history
 
 
-def _calibrate(scorer: Scorer, normal: Manifest, config: Config, stage: Stage) -> dict[str, Calibration]:
+def _seen(config: Config, stage: Stage, cohort: dict[str, Manifest]) -> tuple[str, ...]:
+    """Digests of the images that the weights and the threshold were made with."""
+    training = stage.inputs["model"].meta.seen if config.model is not None else image_digests(cohort["train"])
+    return tuple(sorted({*training, *image_digests(cohort["validation"])}))
+
+
+def _calibrate(maps: MapsOf, plan: Plan, normal: Manifest, config: Config, stage: Stage) -> dict[str, Calibration]:
     """A threshold an arm from the normal validation scans; memory holds one scan, the maps wait on disk."""
     slices = config.normals == "lesion_free_slices"
     with TemporaryDirectory(dir=stage.folder) as folder, stage.screen.progress("Calibrating on normal scans") as report:
         kept: list[Path] = []
+        subjects: list[str] = []
         for done, case in enumerate(normal.cases, start=1):
-            found = scorer.maps(prepare_case(normal, case, scorer.plan.space))
+            found = maps(prepare_case(normal, case, plan.space))
             mask = found[MODEL].mask
             if slices:
                 mask = mask & lesion_free(reference(normal, case, config.target)[0], found[MODEL].slice_axis)
             if mask.any():
                 kept.append(Path(folder) / str(done))
+                subjects.append(case.subject)
                 np.save(f"{kept[-1]}.mask.npy", mask)
-                for arm, maps in found.items():
-                    np.save(f"{kept[-1]}.{arm}.npy", maps.heat)
+                for arm, own in found.items():
+                    np.save(f"{kept[-1]}.{arm}.npy", own.heat)
             report(done, len(normal.cases))
 
         def stored(what: str) -> Iterator[np.ndarray]:
@@ -185,7 +203,8 @@ def _calibrate(scorer: Scorer, normal: Manifest, config: Config, stage: Stage) -
                 stored("mask"),
                 config.false_positive_rate,
                 cohort=f"{len(kept)} validation scans of '{config.name}' ({words}{phantoms})",
-                normals="lesion_free_slices" if slices else "healthy_subjects",
+                normals=config.normals,
+                subjects=subjects,
             )
             for arm in (MODEL, INTENSITY)
         }
@@ -199,37 +218,41 @@ def lesion_free(lesion: np.ndarray, slice_axis: int) -> np.ndarray:
 
 
 def _score(
-    scorer: Scorer, test: Manifest, calibrations: dict[str, Calibration], config: Config, stage: Stage
-) -> dict[str, AnomalyEvaluation]:
-    """Score the test scans. ``maps/<case>_heatmap``, ``_anomaly`` (flagged) and ``_mask`` are in the scan's own space."""
+    maps: MapsOf, plan: Plan, test: Manifest, calibrations: dict[str, Calibration], config: Config, stage: Stage
+) -> tuple[dict[str, AnomalyEvaluation], dict[str, VoxelScores]]:
+    """Score the test scans, filtered and not. ``maps/<case>_heatmap``, ``_anomaly`` (flagged) and ``_mask`` are written."""
     evaluations = {arm: AnomalyEvaluation() for arm in calibrations}
-    folder = stage.folder / "maps"
-    folder.mkdir(exist_ok=True)
+    unfiltered = {arm: VoxelScores() for arm in calibrations}
+    (stage.folder / "maps").mkdir(exist_ok=True)
     with stage.screen.progress("Scoring test scans") as report:
         for done, case in enumerate(test.cases, start=1):
-            prepared = prepare_case(test, case, scorer.plan.space)
+            prepared = prepare_case(test, case, plan.space)
             lesion = reference(test, case, config.target)[0] > 0
-            for arm, maps in scorer.maps(prepared).items():
-                flagged = maps.flagged(calibrations[arm].threshold, config.scoring)
+            for arm, own in maps(prepared).items():
+                flagged = own.flagged(calibrations[arm].threshold, config.scoring)
+                unfiltered[arm].add(own.raw, own.mask, lesion)
                 evaluations[arm].add(
                     case.id,
-                    maps.heat,
+                    own.heat,
                     flagged,
-                    maps.mask,
+                    own.mask,
                     lesion,
-                    voxel_ml=maps.voxel_ml,
-                    scan_score=maps.score(config.scoring),
+                    voxel_ml=own.voxel_ml,
+                    scan_score=own.score(config.scoring),
                     subject=case.subject,
-                    error=maps.error if arm == MODEL else None,
+                    error=own.error if arm == MODEL else None,
                 )
                 if arm == MODEL:
-                    write_native(maps.heat, prepared.native, folder / f"{case.id}_heatmap.nii.gz", labels=False)
-                    for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
-                        write_native(
-                            mask.astype(np.uint8), prepared.native, folder / f"{case.id}_{kind}.nii.gz", labels=True
-                        )
+                    write_maps(own, flagged, prepared, stage.folder / "maps" / case.id)
             report(done, len(test.cases))
-    return evaluations
+    return evaluations, unfiltered
+
+
+def write_maps(maps: ScanMaps, flagged: np.ndarray, prepared: Prepared, base: Path) -> None:
+    """Write ``<base>_heatmap``, ``_anomaly`` and ``_mask`` as NIfTI in the scan's own space."""
+    write_native(maps.heat, prepared.native, base.with_name(f"{base.name}_heatmap.nii.gz"), labels=False)
+    for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
+        write_native(mask.astype(np.uint8), prepared.native, base.with_name(f"{base.name}_{kind}.nii.gz"), labels=True)
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, Any]:

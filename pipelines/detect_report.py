@@ -11,6 +11,7 @@ from medae.anomaly.calibration import Calibration
 from medae.anomaly.detector import Scoring
 from medae.data.case import ImageRef, Manifest
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
+from medae.metrics.voxelscores import VoxelScores
 from medae.plan import Plan
 from medae.report.figures_anomaly import AnomalyCase, heatmap_panels, precision_recall, recall_by_lesion_size, scan_scores
 from medae.report.figures_training import loss_curves
@@ -32,6 +33,7 @@ def make_report(
     scoring: Scoring,
     history: Sequence[Mapping[str, float]],
     evaluations: Mapping[str, AnomalyEvaluation],
+    unfiltered: Mapping[str, VoxelScores],
     calibrations: Mapping[str, Calibration],
 ) -> Report:
     """Put the page together; figures are written into the stage's folder."""
@@ -58,7 +60,10 @@ def make_report(
     }
     report.table(
         ["", *summaries],
-        [[title, *(summary[key] for summary in summaries.values())] for key, title in columns.items()],
+        [
+            *([title, *(summary[key] for summary in summaries.values())] for key, title in columns.items()),
+            ["AUPRC, pooled, without the median filter", *(unfiltered[arm].average_precision() for arm in summaries)],
+        ],
         caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The oracle threshold is chosen "
         "on the test scans themselves: an upper bound that no user can reach. Both rows share mask and filter.",
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
+from medae.config import Config, apply_overrides, validate
 from medae.data.files import image_files, stem
 from medae.errors import DataError, GeometryError
 from medae.metrics.segmentation import LabelScore, case_metrics, summarise
@@ -21,11 +24,20 @@ from pipelines.segmenting import read_native
 AFFINE_TOLERANCE_MM = 1e-2
 
 
-def run(predictions: Path, labels: Path, tolerance: float, out: Path, as_json: bool) -> dict[str, Any]:
-    """Score every reference; a missing prediction is an error. Labels are all values above 0 of the references."""
+class Options(Config):
+    """tolerance: of the surface Dice, mm."""
+
+    tolerance: float = Field(default=1.0, gt=0)
+
+
+def run(
+    predictions: Path, labels: Path, options: Mapping[str, Any], overrides: Sequence[str], out: Path, as_json: bool = False
+) -> dict[str, Any]:
+    """Score every reference; a missing prediction is an error. Labels are all values above 0 of both."""
     screen = Screen(as_json)
+    tolerance = validate(Options, apply_overrides(options, overrides), where="--set").tolerance
     pairs = _pairs(predictions, labels)
-    values = {int(value) for _, path in pairs.values() for value in np.unique(read_native(path, "labels")[0])}
+    values = {int(value) for pair in pairs.values() for path in pair for value in np.unique(read_native(path, "labels")[0])}
     names = {value: f"label {value}" for value in sorted(values) if value}
     scores: dict[str, dict[str, LabelScore]] = {}
     with screen.progress("Comparing") as report:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.augmentation.augment import Augmentation, AugmentationConfig
@@ -31,13 +31,14 @@ from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from medae.transfer import TransferConfig, TransferReport, transfer
 from pipelines.baselines import ball_scores
-from pipelines.data import preprocess
+from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.files import write_text
 from pipelines.finetune_report import case_dice, make_report
-from pipelines.networks import NetworkChoice, device_of, network_config, seeded_network
+from pipelines.networks import NetworkChoice, network_config, seeded_network
+from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
 from pipelines.segmenting import label_names, score_arms, with_target
-from pipelines.stage import Outcome, Stage, StageConfig
+from pipelines.stage import Stage, StageConfig
 from pipelines.training import Drawing, identity
 
 PRETRAINED, SCRATCH, BALL = "pretrained", "scratch", "central ball"
@@ -71,6 +72,11 @@ class Config(StageConfig):
     tolerance: float = Field(default=1.0, gt=0)
     baseline: Literal["none", "central_ball"] = "none"
 
+    @field_validator("encoder")
+    @classmethod
+    def _none(cls, encoder: str | None) -> str | None:
+        return None if encoder == "none" else encoder
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.network.get("kind") not in SEGMENTERS:
@@ -91,6 +97,10 @@ class Config(StageConfig):
             raise ValueError(str(error)) from error
         return self
 
+    def decisive(self) -> dict[str, Any]:
+        """Without what changes the speed only; a plan file counts by what it says."""
+        return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
+
 
 def inputs(config: Config) -> dict[str, str]:
     """The models that the stage starts from."""
@@ -103,12 +113,18 @@ def run(config: Config, stage: Stage) -> Outcome:
     subjects = labelled_subset(dataset.manifest, split.train, config.labelled, config.split.order_salt(), config.target)
     labelled = with_target(dataset.subset(subjects), config.target)
     test = with_target(dataset.subset(split.test), config.target)
+    if config.encoder is not None:
+        refuse_seen(test, stage.inputs["encoder"], "encoder")
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(labelled, plan.space, (config.target,), stage.screen)
     training = labelled.of_subjects(subjects[: len(subjects) - config.selection])
     selection = labelled.of_subjects(subjects[len(subjects) - config.selection :])
+
+    stage.uses("training", training)
+    stage.uses("validation", selection)
+    stage.uses("testing", test)
 
     trained: dict[str, tuple[Network, FitResult]] = {}
     moved: TransferReport | None = None
@@ -120,14 +136,13 @@ def run(config: Config, stage: Stage) -> Outcome:
             stage.screen.notes.print(moved.table())
         trained[arm] = (network, _train(config, stage, plan, store, training, selection, network, labels, arm))
 
-    device = device_of(config.device)
     scores = score_arms(
-        {arm: network for arm, (network, _) in trained.items()},
+        {arm: network.to(stage.device) for arm, (network, _) in trained.items()},
         test,
         config.target,
         labels,
         plan,
-        device,
+        stage.device,
         flips=config.flips,
         tolerance=config.tolerance,
         folder=stage.folder / "predictions",
@@ -137,13 +152,13 @@ def run(config: Config, stage: Stage) -> Outcome:
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(training, test, config.target, labels, config.tolerance)
     metrics = {arm: summarise(cases) for arm, cases in scores.items()}
-    difference = _difference(metrics)
+    difference = _difference(metrics, test)
     if difference is not None:
         facts["pretrained_minus_scratch"] = difference.model_dump()
 
     models = {}
     for arm, (network, result) in trained.items():
-        models[arm] = _keep(config, stage, plan, labels, arm, network, result, metrics[arm])
+        models[arm] = _keep(config, stage, plan, labels, labelled, arm, network, result, metrics[arm])
     histories = {arm: result.history for arm, (_, result) in trained.items()}
     report = make_report(config.name, stage, plan, test, config.target, labels, metrics, facts, difference, moved, histories)
     return Outcome(report, models, metrics, facts)
@@ -151,10 +166,9 @@ def run(config: Config, stage: Stage) -> Outcome:
 
 def _plan(config: Config, stage: Stage, labelled: Manifest) -> Plan:
     """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own."""
-    own = config.plan.make(labelled, stage.screen)
     if config.encoder is None:
-        return own
-    return config.plan.kept(stage.inputs["encoder"].meta.plan, own, stage.screen)
+        return config.plan.make(labelled, stage.screen)
+    return config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen)
 
 
 def _train(
@@ -181,7 +195,7 @@ def _train(
             config.target,
             labels,
             plan,
-            device_of(config.device),
+            stage.device,
             flips=False,
             tolerance=config.tolerance,
             folder=stage.folder / "selection",
@@ -201,19 +215,20 @@ def _train(
         rate_scale={"encoder.": config.encoder_rate} if arm == PRETRAINED and config.encoder_rate != 1 else None,
         identity=identity(stage.fingerprint, arm),
         resume=stage.resume,
-        cpu=config.device == "cpu",
+        cpu=stage.device.type == "cpu",
         name=f"{config.name} {arm}",
         console=stage.screen.notes,
     )
 
 
-def _difference(metrics: dict[str, dict[str, Any]]) -> PairedDifference | None:
+def _difference(metrics: dict[str, dict[str, Any]], test: Manifest) -> PairedDifference | None:
     """Pretrained minus scratch, mean Dice of each test case in which both have one."""
     if not {PRETRAINED, SCRATCH} <= set(metrics):
         return None
     a, b = case_dice(metrics[PRETRAINED]), case_dice(metrics[SCRATCH])
-    both = sorted(set(a) & set(b))
-    return paired_difference([a[case] for case in both], [b[case] for case in both])
+    both = [case for case in test.cases if case.id in a and case.id in b]
+    subjects = [case.subject for case in both]
+    return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
 
 
 def _keep(
@@ -221,6 +236,7 @@ def _keep(
     stage: Stage,
     plan: Plan,
     labels: dict[int, str],
+    labelled: Manifest,
     arm: str,
     network: Network,
     result: FitResult,
@@ -230,8 +246,10 @@ def _keep(
     summary = {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
     numbers = {f"{arm}/test/{key}": float(value) for key, value in summary.items() if value is not None}
     stage.tracker.metrics(numbers, result.steps)
-    provenance = stage.provenance | {"arm": arm, "steps": result.steps, "labelled": config.labelled}
+    provenance = stage.provenance | {"arm": arm, "steps": result.steps, "labelled": config.labelled, "flips": config.flips}
+    seen = set(image_digests(labelled))
     if arm == PRETRAINED:
+        seen |= set(stage.inputs["encoder"].meta.seen)
         provenance |= {"encoder_run": stage.inputs["encoder"].meta.provenance.get("run_id", "")}
     meta = ArtifactMeta(
         kind="segmenter",
@@ -240,6 +258,7 @@ def _keep(
         target=config.target,
         labels=labels,
         provenance=provenance,
+        seen=tuple(sorted(seen)),
         metrics=summary,
     )
     folder = stage.folder / f"model-{arm}"

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
 
 from medae.config import apply_overrides, to_dict, validate
 from medae.data.case import Manifest
 from medae.errors import ConfigError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
+from medae.planning.fingerprint import fingerprint
 from medae.planning.rules import PlanHints, make_plan
+from medae.planning.strides import Shapes, total_strides
 from pipelines.console import Screen, shown
 from pipelines.data import open_folder
 from pipelines.files import write_text
+
+FEWEST_VOXELS = 4
+"""Along a pooled axis, at the coarsest level."""
 
 
 class PlanChoice(PlanHints):
@@ -20,20 +29,50 @@ class PlanChoice(PlanHints):
 
     file: Path | None = None
 
+    @model_validator(mode="after")
+    def _one_way(self) -> PlanChoice:
+        hints = sorted(name for name in PlanHints.model_fields if getattr(self, name) is not None)
+        if self.file is not None and hints:
+            raise ValueError(f"a plan file decides everything: leave out file, or {', '.join(hints)}")
+        return self
+
+    def hints(self) -> dict[str, Any]:
+        """What the user fixes."""
+        return {name: value for name in PlanHints.model_fields if (value := getattr(self, name)) is not None}
+
+    def decisive(self) -> dict[str, Any]:
+        """The hints, or what the file says: an edited file is another plan."""
+        return to_dict(self) if self.file is None else to_dict(Plan.read(self.file))
+
     def make(self, manifest: Manifest, screen: Screen) -> Plan:
         """The plan for these cases."""
         if self.file is not None:
             return Plan.read(self.file)
         screen.note(f"Planning from the fingerprint of {len(manifest.cases)} cases")
-        hints = {name: getattr(self, name) for name in PlanHints.model_fields}
-        return make_plan(manifest, **{name: value for name, value in hints.items() if value is not None})
+        return make_plan(manifest, **self.hints())
 
-    def kept(self, pretrained: Plan, own: Plan, screen: Screen) -> Plan:
-        """The plan of a pretrained encoder with sampling for other data; says what the data's own plan differs in.
+    def around(self, pretrained: Plan, manifest: Manifest, screen: Screen) -> Plan:
+        """The space and network of a pretrained encoder, with patch and batch for these cases in that space.
 
-        Raises ConfigError if the data has another number of spatial dimensions.
+        Says what the cases' own plan would have been. Raises ConfigError if that has another number of dimensions.
         """
-        if pretrained.space.spatial_dims != own.space.spatial_dims:
+        if self.file is not None:
+            own = Plan.read(self.file)
+            fitted = own
+        else:
+            screen.note(f"Planning from the fingerprint of {len(manifest.cases)} cases")
+            found = fingerprint(manifest)
+            own = make_plan(found, **self.hints())
+            space = pretrained.space
+            fixed: dict[str, Any] = {
+                "spatial_dims": space.spatial_dims,
+                "slice_axis": space.slice_axis,
+                "spacing": space.spacing,
+            }
+            fixed |= {"intensity": space.intensity, "foreground": space.foreground}
+            sampling = {name: value for name, value in self.hints().items() if name in ("patch", "batch")}
+            fitted = make_plan(found, **{name: value for name, value in fixed.items() if value is not None}, **sampling)
+        if own.space.spatial_dims != pretrained.space.spatial_dims:
             raise ConfigError(
                 f"The encoder works in {pretrained.space.spatial_dims} dimensions, the plan for this data in "
                 f"{own.space.spatial_dims}.",
@@ -41,15 +80,18 @@ class PlanChoice(PlanHints):
                 remedy="Set plan.spatial_dims (and plan.slice_axis) to the encoder's, or use another encoder.",
             )
         space = pretrained.space.model_copy(update={"channels": own.space.channels})
-        for part, mine, its in (("space", space, own.space), ("network", pretrained.network, own.network)):
-            for key, value in to_dict(mine).items():
-                if value != (other := to_dict(its)[key]):
-                    screen.note(f"Kept from the encoder: {part}.{key} {value}; this data's own plan would have {other}.")
-        reasons = {key: reason for key, reason in own.reasons.items() if key.startswith("sampling.")}
-        reasons |= {
-            f"{part}.{key}": "kept from the encoder" for part in ("space", "network") for key in to_dict(getattr(own, part))
-        }
-        return Plan(space=space, network=pretrained.network, sampling=own.sampling, reasons=reasons)
+        for part, kept, other in (("space", space, own.space), ("network", pretrained.network, own.network)):
+            for key, value in to_dict(kept).items():
+                instead = to_dict(other)[key]
+                if value != instead:
+                    screen.note(f"Kept from the encoder: {part}.{key} {value}; this data's own plan would have {instead}.")
+        given = self.file is not None or self.patch is not None
+        patch = fitted.sampling.patch if given else _whole_cells(fitted.sampling.patch, pretrained.network.strides)
+        sampling_plan = fitted.sampling.model_copy(update={"patch": patch})
+        reasons = {key: reason for key, reason in fitted.reasons.items() if key.startswith("sampling.")}
+        for part, kept in (("space", space), ("network", pretrained.network)):
+            reasons |= {f"{part}.{key}": "kept from the encoder" for key in to_dict(kept)}
+        return Plan(space=space, network=pretrained.network, sampling=sampling_plan, reasons=reasons)
 
     def placeholder(self) -> Plan:
         """A plan of the right kind before any scan is read, to try a network's configuration against."""
@@ -70,6 +112,15 @@ class PlanChoice(PlanHints):
         return Plan(space=space, network=network, sampling=SamplingPlan(patch=self.patch or (64,) * dims))
 
 
+def _whole_cells(patch: Sequence[int], strides: Shapes) -> tuple[int, ...]:
+    """The patch up to whole cells of the bottleneck, at least FEWEST_VOXELS of them along a pooled axis."""
+    sizes = []
+    for size, total in zip(patch, total_strides(strides), strict=True):
+        cells = math.ceil(size / total)
+        sizes.append((cells if total == 1 else max(cells, FEWEST_VOXELS)) * total)
+    return tuple(sizes)
+
+
 def run(data: Path, format: str, overrides: Sequence[str], out: Path, as_json: bool) -> Plan:
     """Plan for a folder; writes YAML."""
     screen = Screen(as_json)
@@ -78,5 +129,5 @@ def run(data: Path, format: str, overrides: Sequence[str], out: Path, as_json: b
     write_text(out, plan.as_yaml())
     screen.table("Plan", ["", "choice", "reason"], plan.rows())
     screen.say(f"Plan: {shown(out)} (edit it, and name it in a configuration as plan.file)")
-    screen.json(to_dict(plan))
+    screen.json({"stage": "plan", "metrics": {}, **to_dict(plan)})
     return plan

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from medae.anomaly.detector import Scoring, model_maps, reconstruct
 from medae.artifact import Artifact, load_artifact
-from medae.config import validate
+from medae.config import Config, apply_overrides, validate
 from medae.data.files import ENDINGS, image_files, stem
 from medae.data.sources import detect_format
 from medae.errors import ArtifactError, DataError, MedaeError
 from medae.export.nifti import write_native
 from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
 from medae.tracking.models import resolve_model
+from medae.tracking.privacy import public
 from pipelines.console import Screen, shown
 from pipelines.data import open_folder
+from pipelines.detect import write_maps
 from pipelines.files import write_json
 from pipelines.networks import device_of
 from pipelines.segmenting import segment
@@ -27,9 +29,22 @@ from pipelines.segmenting import segment
 Scan = tuple[str, Callable[[], Prepared]]
 
 
-def run(model: str, source: Path, output: Path, format: str, flips: bool, device: str, as_json: bool) -> dict[str, Any]:
+class Options(Config):
+    """Choices of a prediction. format: layout of the input. flips: average over mirrored inputs, even if the model's own
+    recipe does not.
+    """
+
+    format: str = "auto"
+    flips: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def run(
+    model: str, source: Path, output: Path, options: Mapping[str, Any], overrides: Sequence[str] = (), as_json: bool = False
+) -> dict[str, Any]:
     """Predict every scan. A scan that fails is listed at the end, and the others are done."""
     screen = Screen(as_json)
+    choice = validate(Options, apply_overrides(options, overrides), where="--set")
     artifact = load_artifact(resolve_model(model))
     if artifact.meta.kind == "autoencoder":
         raise ArtifactError(
@@ -37,11 +52,12 @@ def run(model: str, source: Path, output: Path, format: str, flips: bool, device
             where=model,
             remedy="Fine-tune it (medae finetune), or score anomalies with it (medae detect --model).",
         )
-    scans = _scans(source, artifact, format)
+    scans = _scans(source, artifact, choice.format)
     single = source.is_file() and output.name.endswith(ENDINGS)
     if not single:
         output.mkdir(parents=True, exist_ok=True)
-    work = _Segmenter(artifact, flips, device) if artifact.meta.kind == "segmenter" else _Detector(artifact, flips, device)
+    tool = _Segmenter if artifact.meta.kind == "segmenter" else _Detector
+    work = tool(artifact, choice.flips, choice.device)
     cases: dict[str, Any] = {}
     failed: dict[str, str] = {}
     with screen.progress("Predicting") as report:
@@ -49,11 +65,12 @@ def run(model: str, source: Path, output: Path, format: str, flips: bool, device
             try:
                 cases[name] = work(load(), output if single else output / f"{name}.nii.gz")
             except MedaeError as error:
-                failed[name] = str(error)
+                failed[name] = str(public(str(error)))
             report(done, len(scans))
     result = {"stage": "predict", "metrics": {}, "kind": artifact.meta.kind, "cases": cases, "failed": failed}
-    write_json((output.parent if single else output) / "result.json", result)
-    screen.say(f"{len(cases)} of {len(scans)} scans done: {shown(output)}")
+    # beside a single file may lie others' results
+    write_json(output.with_name(f"{stem(output)}_result.json") if single else output / "result.json", result)
+    screen.say(f"{len(cases)} of {len(scans)} scans done, in {shown(output.parent if single else output)}")
     screen.json(result)
     if failed:
         rows = "\n".join(f"    {name}: {reason}" for name, reason in failed.items())
@@ -96,7 +113,8 @@ class _Segmenter:
     """Writes the label map; returns the volume of each label."""
 
     def __init__(self, artifact: Artifact, flips: bool, device: str) -> None:
-        self.meta, self.flips, self.device = artifact.meta, flips, device_of(device)
+        self.meta, self.device = artifact.meta, device_of(device)
+        self.flips = flips or bool(artifact.meta.provenance.get("flips"))
         self.model = artifact.model().to(self.device)
 
     def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
@@ -126,10 +144,7 @@ class _Detector:
             self.scoring,
         )
         flagged = maps.flagged(self.threshold, self.scoring)
-        base = path.with_name(stem(path))
-        write_native(maps.heat, prepared.native, base.with_name(f"{base.name}_heatmap.nii.gz"), labels=False)
-        for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
-            write_native(mask.astype(np.uint8), prepared.native, base.with_name(f"{base.name}_{kind}.nii.gz"), labels=True)
+        write_maps(maps, flagged, prepared, path.with_name(stem(path)))
         return {
             "score": maps.score(self.scoring),
             "threshold": self.threshold,

@@ -7,6 +7,8 @@ Validation subjects only give a loss for the log; no weights are chosen by it. T
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from medae.artifact import ArtifactMeta, save_artifact
@@ -22,11 +24,12 @@ from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.report.html import Report
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
-from pipelines.data import description, preprocess
+from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
 from pipelines.networks import NetworkChoice, network_config, seeded_network
+from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
-from pipelines.stage import Outcome, Stage, StageConfig
+from pipelines.stage import Stage, StageConfig
 from pipelines.training import Drawing, example, fixed_loss
 
 
@@ -48,11 +51,17 @@ class Autoencoding(StageConfig):
     def _learns_something(self) -> Autoencoding:
         if self.network.get("kind") in SEGMENTERS:
             raise ValueError("network.kind is a segmenter; an autoencoder or vae is trained here")
+        if self.fit.monitor is not None:
+            raise ValueError("fit.monitor: a smaller reconstruction loss is no better encoder, so nothing is chosen by it")
         try:
             check_objective(self.objective, network_config(self.network, self.plan.placeholder()))
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def decisive(self) -> dict[str, Any]:
+        """Without what changes the speed only; a plan file counts by what it says."""
+        return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
 
 
 class Config(Autoencoding):
@@ -67,15 +76,26 @@ def inputs(config: Config) -> dict[str, str]:
 def run(config: Config, stage: Stage) -> Outcome:
     """Pretrain. The outcome holds the autoencoder's artifact."""
     dataset, split = stage.dataset, stage.dataset.split
-    plan = config.plan.make(dataset.subset(split.train), stage.screen)
+    training, validation = dataset.subset(split.train), dataset.subset(split.validation)
+    stage.uses("training", training)
+    if config.validation_batches:
+        stage.uses("validation", validation)
+    plan = config.plan.make(training, stage.screen)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen)
-    cases = {name: [case.id for case in dataset.subset(subjects).cases] for name, subjects in parts(stage).items()}
+    cases = {"train": [case.id for case in training.cases], "validation": [case.id for case in validation.cases]}
     model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"])
 
     metrics = {key: value for key, value in result.history[-1].items() if "loss" in key}
     provenance = stage.provenance | {"objective": config.objective.kind, "steps": result.steps}
-    meta = ArtifactMeta(kind="autoencoder", network=model.config, plan=plan, provenance=provenance, metrics=metrics)
+    meta = ArtifactMeta(
+        kind="autoencoder",
+        network=model.config,
+        plan=plan,
+        provenance=provenance,
+        seen=image_digests(training),
+        metrics=metrics,
+    )
     save_artifact(stage.folder / "model", model, meta)
 
     report = Report(f"Pretraining: {config.name}", stage.subtitle("An autoencoder of unlabelled scans"))
@@ -85,11 +105,6 @@ def run(config: Config, stage: Stage) -> Outcome:
     )
     describe_training(report, stage, plan, result, example(shown, objective, model, config.fit.seed))
     return Outcome(report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}})
-
-
-def parts(stage: Stage) -> dict[str, tuple[str, ...]]:
-    """The subjects that a training may see."""
-    return {"train": stage.dataset.split.train, "validation": stage.dataset.split.validation}
 
 
 def train(
@@ -121,7 +136,7 @@ def train(
         validate=validate,
         identity=stage.fingerprint,
         resume=stage.resume,
-        cpu=config.device == "cpu",
+        cpu=stage.device.type == "cpu",
         name=config.name,
         console=stage.screen.notes,
     )
@@ -142,5 +157,5 @@ def describe_training(report: Report, stage: Stage, plan: Plan, result: FitResul
         spacing=(spacing[0], spacing[1], spacing[2]),
         slice_axis=plan.space.slice_axis,
     )
-    report.figure(grid, "What the network saw and made of patches that it did not train on; the middle slice of each.")
+    report.figure(grid, "What the network saw and made of patches; the middle slice of each.")
     report.table(["Plan", "", "Reason"], plan.rows())

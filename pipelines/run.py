@@ -26,7 +26,8 @@ from medae.training.faults import Interrupted
 from pipelines.configs import find_config, merge, read_config
 from pipelines.console import Screen, shown
 from pipelines.files import read_json, write_json
-from pipelines.stage import KINDS, Finished, StageConfig, open_mlflow, program_of, run_stage, show
+from pipelines.outcome import Finished, open_mlflow, show
+from pipelines.stage import KINDS, StageConfig, program_of, run_stage
 
 REFERENCE = "stage:"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -47,7 +48,7 @@ def read_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[Pipeline, d
     Overrides start with a stage's name (``pretrain.fit.steps=9``) or are keys of the pipeline (``shared.data.root=…``).
     """
     path = find_config(name, "pipelines")
-    names = list(read_yaml(path).get("stages", {}))
+    names = list(read_yaml(path).get("stages") or {})
     full = [f"stages.{item}" if item.split(".")[0] in names else item for item in overrides]
     pipeline = validate(Pipeline, read_config(name, "pipelines", full), where=path)
     return pipeline, {label: _stage(label, keys, pipeline, path) for label, keys in pipeline.stages.items()}
@@ -120,7 +121,9 @@ class Parent:
         return self._tracker.run_id
 
     def end(self, status: Status) -> None:
-        """Close the run, if it was opened."""
+        """Close the run, if it was opened now or left open by a process that was killed."""
+        if self._unfinished and status == "FINISHED":
+            self.open()
         if self._tracker is not None:
             self._tracker.end(status)
             self._note(status)
@@ -129,8 +132,10 @@ class Parent:
         write_json(self._record, {"run_id": self.run_id, "status": status})
 
 
-def run(name: str, overrides: Sequence[str], runs: Path, force: bool, as_json: bool) -> dict[str, Finished]:
-    """Run the stages in order under one parent run."""
+def run(
+    name: str, overrides: Sequence[str], runs: Path, *, resume: bool = True, force: bool = False, as_json: bool = False
+) -> dict[str, Finished]:
+    """Run the stages in order under one parent run. An interrupted stage goes on, unless ``resume`` is false."""
     screen = Screen(as_json)
     pipeline, stages = read_pipeline(name, overrides)
     for label, (kind, content) in stages.items():  # all are validated before the first is run
@@ -145,7 +150,7 @@ def run(name: str, overrides: Sequence[str], runs: Path, force: bool, as_json: b
             config = stage_config(kind, content, models, where=f"{name}: stages.{label}")
             screen.note(f"\n— {label} —")
             finished[label] = run_stage(
-                kind, config, folder, screen, resume=True, force=force, parent=parent.open, label=label
+                kind, config, folder, screen, resume=resume, force=force, parent=parent.open, label=label
             )
             show(finished[label], screen)
         status = "FINISHED"

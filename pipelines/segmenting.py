@@ -38,16 +38,19 @@ def with_target(manifest: Manifest, target: str) -> Manifest:
 def label_names(manifest: Manifest, target: str) -> dict[int, str]:
     """Label value -> name: as the data set declares them, else as they occur in the manifest's label maps.
 
-    Raises DataError unless the values are 0, 1, 2 and so on without gaps.
+    Raises DataError for a value that is not declared, and unless the values are 0, 1, 2 and so on without gaps.
     """
     declared = manifest.labels.get(target)
-    if declared:
-        names = {0: "background", **declared}
-    else:
-        values = {0}
-        for case in manifest.cases:
-            values |= {int(value) for value in np.unique(reference(manifest, case, target)[0])}
-        names = {value: f"{target} {value}" if value else "background" for value in values}
+    names = {0: "background", **(declared or {})}
+    for case in manifest.cases:
+        found = {int(value) for value in np.unique(reference(manifest, case, target)[0])}
+        if declared and not found <= set(names):
+            raise DataError(
+                f"'{target}' has the values {sorted(found - set(names))}, which the data set does not declare.",
+                where=case.id,
+                remedy="Correct the label map, or declare the values (dataset.json, data.label_names).",
+            )
+        names |= {value: f"{target} {value}" for value in found - set(names)}
     if set(names) != set(range(len(names))):
         raise DataError(
             f"The values of '{target}' are {sorted(names)}; a segmenter needs 0, 1, 2 and so on without gaps.",
@@ -94,7 +97,7 @@ def score_arms(
 ) -> dict[str, dict[str, dict[str, LabelScore]]]:
     """Scores by arm, case and label. Predictions are written to ``folder/<arm>/<case>.nii.gz``."""
     scores: dict[str, dict[str, dict[str, LabelScore]]] = {arm: {} for arm in models}
-    with screen.progress("Scoring test cases") as report:
+    with screen.progress("Scoring cases") as report:
         for done, case in enumerate(test.cases, start=1):
             prepared = prepare_case(test, case, plan.space)
             truth, spacing = reference(test, case, target)

@@ -1,37 +1,40 @@
-"""What all stages share: where a run lives, when it is skipped, its MLflow run, its result and report.
+"""What all stages share: where a run lives, when it is skipped, and its MLflow run.
 
-A stage is a module with a ``Config`` class and ``run(config, stage) -> Outcome``. Its folder is named after a
-fingerprint of everything that decides its outcome, so that a changed configuration never overwrites a run.
+A stage is a module with a ``Config`` class, ``inputs(config)`` (the models that it starts from) and
+``run(config, stage) -> Outcome``. Its folder is named after a fingerprint of everything that decides its outcome, so
+that a changed configuration never overwrites a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field
+import torch
+from filelock import FileLock, Timeout
 
 import medae
 from medae.artifact import Artifact, load_artifact
-from medae.config import Config, digest, to_dict, validate
-from medae.errors import ConfigError, MedaeError, TrainingError
-from medae.export.pyfunc import log_pyfunc
-from medae.report.html import Report
+from medae.config import digest, to_dict, to_yaml, validate
+from medae.data.case import Manifest
+from medae.errors import ConfigError, TrainingError
 from medae.tracking.mlflow import MlflowTracker
 from medae.tracking.models import resolve_model
-from medae.tracking.privacy import public
-from medae.training.faults import Interrupted
+from medae.training.faults import Interrupted, explained
 from pipelines.configs import read_config
 from pipelines.console import Screen, shown
 from pipelines.data import DataConfig, Dataset, open_dataset
 from pipelines.files import read_json, set_aside, source_digest, write_json, write_text
+from pipelines.networks import device_of
+from pipelines.outcome import Finished, Outcome, Result, catch_up, deliver, open_mlflow, show
 
 KINDS = ("pretrain", "finetune", "detect")
+WITHOUT_EFFECT = ("experiment", "device")
+"""Keys that change where or how fast a stage runs, not what comes out."""
 
 
 class StageConfig(DataConfig):
@@ -44,35 +47,9 @@ class StageConfig(DataConfig):
     experiment: str = "medae"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-
-class Result(Config):
-    """``result.json``: what a stage found, and what it stands on.
-
-    metrics: one entry an arm. model: folder of the artifact, relative to the run's folder.
-    """
-
-    stage: str
-    name: str
-    fingerprint: str
-    run_id: str
-    model: str | None = None
-    registered: str | None = None
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    facts: dict[str, Any] = Field(default_factory=dict)
-    medae: str = medae.__version__
-
-
-@dataclass
-class Outcome:
-    """What a stage's ``run`` hands back.
-
-    models: artifact folders by arm, the first is the stage's own. metrics: one entry an arm.
-    """
-
-    report: Report
-    models: dict[str, Path] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    def decisive(self) -> dict[str, Any]:
+        """What a finished run must share to stand for this one. Stages with a plan or a fit say more of it."""
+        return {key: value for key, value in to_dict(self).items() if key not in WITHOUT_EFFECT}
 
 
 @dataclass
@@ -81,6 +58,7 @@ class Stage:
 
     kind: str
     folder: Path
+    device: torch.device
     tracker: MlflowTracker
     screen: Screen
     dataset: Dataset
@@ -99,19 +77,15 @@ class Stage:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-
-@dataclass(frozen=True)
-class Finished:
-    """A stage that is done: now or before."""
-
-    folder: Path
-    result: Result
-    skipped: bool
-
-    @property
-    def model(self) -> Path | None:
-        """The folder of the stage's model."""
-        return None if self.result.model is None else self.folder / self.result.model
+    def uses(self, context: Literal["training", "validation", "testing"], manifest: Manifest) -> None:
+        """Log cases that the stage reads as a data set input of its run."""
+        if manifest.cases:
+            facts: dict[str, Any] = {
+                "cases": len(manifest.cases),
+                "subjects": len({case.subject for case in manifest.cases}),
+            }
+            facts |= {"source": manifest.source, "phantom": manifest.phantom}
+            self.tracker.dataset(f"{manifest.source}-{context}", manifest.digest(), context, facts)
 
 
 def program_of(kind: str) -> ModuleType:
@@ -155,41 +129,60 @@ def run_stage(
 
     folder: the run's folder is made below it, named ``label`` (or the kind) and fingerprint. parent: gives the MLflow run
     of the pipeline, asked only when there is work to do.
-    Raises TrainingError when an unfinished run is in the way and ``resume`` was not asked for.
+    Raises TrainingError when an unfinished run is in the way and ``resume`` was not asked for, or when another process
+    is at work on it.
     """
+    label = label or kind
     program = program_of(kind)
+    device = device_of(config.device)
     dataset = open_dataset(config, screen)
     inputs = {key: load_artifact(resolve_model(uri)) for key, uri in program.inputs(config).items()}
     fingerprint = _fingerprint(kind, config, dataset, inputs)
-    place = folder / f"{label or kind}-{fingerprint[:8]}"
-    if force and place.exists():
-        screen.note(f"The earlier run was moved to {shown(set_aside(place))}.")
-    if (place / "result.json").is_file():
-        result = validate(Result, read_json(place / "result.json"), where=place / "result.json")
-        screen.note(f"{label or kind}: nothing changed since run {result.run_id}; skipped (--force runs it again).")
-        return Finished(place, result, skipped=True)
-    if not resume and any(place.rglob("checkpoints")):
+    place = folder / f"{label}-{fingerprint[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f".{place.name}.lock", timeout=0), explained(place):
+            if force and place.exists():
+                screen.note(f"The earlier run was moved to {shown(set_aside(place))}.")
+            if (finished := _done(place, label, screen)) is not None:
+                return finished
+            if not resume and any(place.rglob("checkpoints")):
+                raise TrainingError(
+                    "An unfinished run of the same configuration is here.",
+                    where=shown(place),
+                    remedy="Go on with it by --resume, or start anew by --force (the old run is kept beside).",
+                )
+            place.mkdir(exist_ok=True)
+            stage = _open(kind, label, config, place, device, screen, dataset, inputs, fingerprint, parent)
+            return _run(program, config, stage)
+    except Timeout as error:
         raise TrainingError(
-            "An unfinished run of the same configuration is here.",
-            where=shown(place),
-            remedy="Go on with it by --resume, or start anew by --force (the old run is kept beside).",
-        )
-    return _run(program, kind, config, place, screen, dataset, inputs, fingerprint, parent, label)
+            "Another process is at work on this run.", where=shown(place), remedy="Wait for it, or stop it."
+        ) from error
 
 
-def _run(
-    program: ModuleType,
+def _done(place: Path, label: str, screen: Screen) -> Finished | None:
+    """The finished run in this folder, after what MLflow still lacks of it was delivered."""
+    if not (place / "run.json").is_file() or not read_json(place / "run.json").get("finished"):
+        return None
+    result = validate(Result, read_json(place / "result.json"), where=place / "result.json")
+    screen.note(f"{label}: nothing changed since run {result.run_id}; skipped (--force runs it again).")
+    return catch_up(Finished(place, result, skipped=True), screen)
+
+
+def _open(
     kind: str,
+    label: str,
     config: StageConfig,
     place: Path,
+    device: torch.device,
     screen: Screen,
     dataset: Dataset,
     inputs: Mapping[str, Artifact],
     fingerprint: str,
     parent: Callable[[], str] | None,
-    label: str | None,
-) -> Finished:
-    place.mkdir(parents=True, exist_ok=True)
+) -> Stage:
+    """Start the stage's MLflow run, or reopen that of an interrupted one."""
     record = place / "run.json"
     run_id = read_json(record)["run_id"] if record.is_file() else None
     tags = {"medae.stage": kind, "medae.fingerprint": fingerprint, "medae.phantom": str(dataset.manifest.phantom).lower()}
@@ -197,101 +190,51 @@ def _run(
     tags |= {f"medae.input.{key}.digest": artifact.digest for key, artifact in inputs.items()}
     tracker = MlflowTracker.start(
         config.experiment,
-        f"{config.name}/{label or kind}",
+        f"{config.name}/{label}",
         folder=place,
         parent=parent and parent(),
         run_id=run_id,
         tags=tags,
     )
-    write_json(record, {"run_id": tracker.run_id})
+    write_json(record, {"run_id": tracker.run_id, "experiment": config.experiment, "finished": False})
     provenance: dict[str, Any] = {"run_id": tracker.run_id, "stage": kind, "name": config.name, "medae": medae.__version__}
     provenance |= {"data": dataset.digest, "phantom": dataset.manifest.phantom, "source": source_digest()}
-    stage = Stage(kind, place, tracker, screen, dataset, inputs, run_id is not None, fingerprint, provenance)
+    resumed = run_id is not None
+    return Stage(kind, place, device, tracker, screen, dataset, inputs, resumed, fingerprint, provenance)
+
+
+def _run(program: ModuleType, config: StageConfig, stage: Stage) -> Finished:
+    """Run the stage's program and deliver what came out. Only then is the run marked as finished."""
     try:
-        logged = public(to_dict(config))  # the folder of the data may be named after a patient
-        write_text(place / "config.yaml", yaml.safe_dump(logged, sort_keys=False, allow_unicode=True))
-        tracker.params(logged)
-        tracker.artifact(place / "config.yaml")
-        dataset.log(tracker)
-        screen.note(f"{label or kind}: run {tracker.run_id} in {shown(place)}")
-        outcome = program.run(config, stage)
-        finished = _finish(config, stage, outcome, fingerprint)
+        # This copy is for the user and names folders; MLflow gets the configuration without them.
+        write_text(stage.folder / "config.yaml", to_yaml(config))
+        stage.tracker.params(to_dict(config))
+        stage.screen.note(f"{stage.kind}: run {stage.tracker.run_id} in {shown(stage.folder)}")
+        outcome: Outcome = program.run(config, stage)
+        result = Result(
+            stage=stage.kind,
+            name=config.name,
+            fingerprint=stage.fingerprint,
+            run_id=stage.tracker.run_id,
+            models={arm: path.relative_to(stage.folder).as_posix() for arm, path in outcome.models.items()},
+            metrics=outcome.metrics,
+            facts=outcome.facts,
+        )
+        outcome.report.write(stage.folder / "report.html")
+        finished = deliver(Finished(stage.folder, result, skipped=False), stage.tracker, stage.screen)
     except BaseException as error:
-        tracker.end("KILLED" if isinstance(error, (KeyboardInterrupt, Interrupted)) else "FAILED")
+        stage.tracker.end("KILLED" if isinstance(error, (KeyboardInterrupt, Interrupted)) else "FAILED")
         raise
-    tracker.end()
+    stage.tracker.end()
+    write_json(
+        stage.folder / "run.json", {"run_id": stage.tracker.run_id, "experiment": config.experiment, "finished": True}
+    )
     return finished
 
 
-def _finish(config: StageConfig, stage: Stage, outcome: Outcome, fingerprint: str) -> Finished:
-    """Register the models, write report and result, store all in MLflow."""
-    registered = None
-    for arm, model in outcome.models.items():
-        suffix = "" if len(outcome.models) == 1 else f"-{arm}"
-        name = f"medae-{config.name}-{stage.kind}{suffix}"
-        uri = _register(stage, model, name)
-        registered = registered or uri
-    first = next(iter(outcome.models.values()), None)
-    result = Result(
-        stage=stage.kind,
-        name=config.name,
-        fingerprint=fingerprint,
-        run_id=stage.tracker.run_id,
-        model=None if first is None else first.relative_to(stage.folder).as_posix(),
-        registered=registered,
-        metrics=outcome.metrics,
-        facts=outcome.facts,
-    )
-    outcome.report.write(stage.folder / "report.html")
-    write_json(stage.folder / "result.json", to_dict(result))
-    for name in ("report.html", "result.json", "figures", "plan.yaml", "transfer.json"):
-        if (stage.folder / name).exists():
-            stage.tracker.artifact(stage.folder / name)
-    return Finished(stage.folder, result, skipped=False)
-
-
-def _register(stage: Stage, model: Path, name: str) -> str | None:
-    """The registered model's URI; None, with a warning, when the store cannot take it now."""
-    try:
-        return log_pyfunc(model, uri=stage.tracker.uri, run_id=stage.tracker.run_id, name=name)
-    except MedaeError as error:
-        stage.screen.warn(f"The model was not registered: {error.what} It is in {shown(model)}.")
-        return None
-
-
 def _fingerprint(kind: str, config: StageConfig, dataset: Dataset, inputs: Mapping[str, Artifact]) -> str:
-    content = to_dict(config)
-    for key in program_of(kind).inputs(config):
-        content[key] = inputs[key].digest
+    """A digest of the data, the input models, the configuration, and medae itself."""
+    content = config.decisive()
+    content |= {key: artifact.digest for key, artifact in inputs.items()}
     content["data"] = dataset.digest
     return digest({"stage": kind, "config": content, "medae": medae.__version__, "source": source_digest()})
-
-
-def show(finished: Finished, screen: Screen) -> None:
-    """The table of a stage's metrics, an arm a column, and where to look."""
-    metrics = finished.result.metrics
-    names = _numbers(metrics)
-    if names:
-        title = f"{finished.result.name}: {finished.result.stage}"
-        screen.table(title, ["", *metrics], [[name, *(arm.get(name) for arm in metrics.values())] for name in names])
-    screen.say(f"Report: {shown(finished.folder / 'report.html')}")
-    if finished.model is not None:
-        screen.say(f"Model:  {shown(finished.model)}")
-
-
-def _numbers(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    names: dict[str, None] = {}
-    for values in metrics.values():
-        names |= {name: None for name, value in values.items() if value is None or isinstance(value, (int, float))}
-    return list(names)
-
-
-def open_mlflow() -> str:
-    """The command or address at which the runs are seen."""
-    from medae.tracking.client import shown as shown_uri
-    from medae.tracking.client import store_uri
-
-    uri = store_uri()
-    if uri.startswith("http"):
-        return shown_uri(uri)
-    return f"mlflow ui --backend-store-uri {uri}"

@@ -35,7 +35,7 @@ def test_overrides_do_not_change_the_mapping_they_start_from():
     assert content == {"a": {"b": 1}}
 
 
-@pytest.mark.parametrize("override", ["rate", "=3", "a..b=1", "inner.sizes.9=1"])
+@pytest.mark.parametrize("override", ["rate", "=3", "a..b=1", "inner.sizes.9=1", "inner.sizes.0.x=1", "inner.sizes.0.x.y=1"])
 def test_a_malformed_override_is_refused(override):
     with pytest.raises(ConfigError, match="--set"):
         apply_overrides({"inner": {"sizes": [1]}}, [override])
@@ -85,3 +85,9 @@ def test_a_configuration_cannot_be_changed():
     config = Inner()
     with pytest.raises(ValueError, match="frozen"):
         config.rate = 1.0  # type: ignore[misc]
+
+
+def test_a_value_that_json_does_not_know_is_kept():
+    import datetime
+
+    assert apply_overrides({"a": datetime.date(2024, 1, 1)}, ["b=1"]) == {"a": datetime.date(2024, 1, 1), "b": 1}

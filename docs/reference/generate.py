@@ -156,7 +156,7 @@ def _narrowed(model: type[BaseModel], name: str, annotation: Any) -> Any:
     """The field's type, less what other checks refuse: a stage trains autoencoders or segmenters, never both."""
     if not issubclass(model, Autoencoding | finetune.Config) or name not in ("network", "objective"):
         return annotation
-    choices = tuple(NETWORKS) if name == "network" else nested_models(annotation)
+    choices: Models = tuple(NETWORKS) if name == "network" else nested_models(annotation)
     segments = issubclass(model, finetune.Config)
     kinds = (*SEGMENTERS, "segmentation")
     return Union[tuple(choice for choice in choices if (choice.model_fields["kind"].default in kinds) == segments)]  # noqa: UP007

@@ -13,7 +13,7 @@ from medae.config import Config
 from medae.errors import DataError
 from medae.metrics.voxelscores import N_BINS, at_least, bin_floor, check_same_grid, score_bins
 
-Normals = Literal["healthy_subjects", "lesion_free_slices"]
+Normals = Literal["lesion_free_scans", "lesion_free_slices"]
 
 
 class Calibration(Config):

@@ -33,7 +33,8 @@ class Case(Config):
     """One imaging session of one subject.
 
     images: by channel name; a declared channel may be absent. targets: by name; a label map (ImageRef), a class
-    name or a number. covariates: age, sex, site, scanner and the like.
+    name or a number. covariates: age, sex, site, scanner and the like. split_key: the subject's name before it was
+    hashed, by which splits are ordered, so that hashing changes no split; it is never written.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Case(Config):
     images: dict[str, ImageRef]
     targets: dict[str, ImageRef | str | float] = Field(default_factory=dict)
     covariates: dict[str, str | float | None] = Field(default_factory=dict)
+    split_key: str | None = Field(default=None, exclude=True, repr=False)
 
     def digest(self) -> str:
         """SHA-256 over the contents of every image and target; file names and folders do not count."""

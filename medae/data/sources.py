@@ -177,7 +177,8 @@ def hash_ids(manifest: Manifest) -> Manifest:
     def hashed(case: Case) -> Case:
         session = None if case.session is None else name("session", case.session, of_subject[case.subject])
         subject = name("subject", case.subject, of_subject[case.subject])
-        return case.model_copy(update={"id": name("case", case.id, own[case.id]), "subject": subject, "session": session})
+        ids = {"id": name("case", case.id, own[case.id]), "subject": subject, "session": session}
+        return case.model_copy(update=ids | {"split_key": case.split_key or case.subject})
 
     cases = sorted((hashed(case) for case in manifest.cases), key=lambda case: case.id)
     return manifest.model_copy(update={"cases": tuple(cases)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -44,11 +44,14 @@ class Split:
     test: tuple[str, ...]
 
 
-def ordered(subjects: Iterable[str], salt: str) -> tuple[str, ...]:
-    """The distinct subjects by the SHA-1 of salt + subject: an order that does not depend on who else is there."""
+def ordered(subjects: Iterable[str], salt: str, keys: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The distinct subjects by the SHA-1 of salt + subject: an order that does not depend on who else is there.
+
+    keys: the names by which hashed subjects are ordered.
+    """
 
     def place(subject: str) -> str:
-        return hashlib.sha1(f"{salt}{subject}".encode(), usedforsecurity=False).hexdigest()
+        return hashlib.sha1(f"{salt}{(keys or {}).get(subject, subject)}".encode(), usedforsecurity=False).hexdigest()
 
     return tuple(sorted(set(subjects), key=place))
 
@@ -59,7 +62,7 @@ def split_subjects(manifest: Manifest, config: SplitConfig) -> Split:
     With ``stratify`` this happens in each stratum, such that the parts' sizes stay what was asked for.
     Raises ConfigError if no subject would be left for training, or if the strata cannot be used.
     """
-    subjects = ordered((case.subject for case in manifest.cases), config.order_salt())
+    subjects = ordered((case.subject for case in manifest.cases), config.order_salt(), _keys(manifest))
     n_test, n_validation = _count(config.test, len(subjects)), _count(config.validation, len(subjects))
     if n_test + n_validation >= len(subjects):
         raise ConfigError(
@@ -85,7 +88,7 @@ def labelled_subset(
     Of two subsets the smaller is contained in the larger. Raises ConfigError if fewer have the target.
     """
     having = {case.subject for case in manifest.cases if target in case.targets}
-    candidates = ordered(having.intersection(subjects), salt)
+    candidates = ordered(having.intersection(subjects), salt, _keys(manifest))
     if count is not None and not 0 <= count <= len(candidates):
         raise ConfigError(
             f"{count} labelled subjects are asked for; {len(candidates)} of these subjects have '{target}'.",
@@ -93,6 +96,10 @@ def labelled_subset(
             remedy=f"Ask for 0 to {len(candidates)}.",
         )
     return candidates[:count]
+
+
+def _keys(manifest: Manifest) -> dict[str, str]:
+    return {case.subject: case.split_key or case.subject for case in manifest.cases}
 
 
 def _count(size: int | float, n_subjects: int) -> int:

@@ -17,7 +17,7 @@ def scan(values: range, repeat: int = 1) -> np.ndarray:
 
 def run(maps: list[np.ndarray], rate: float, masks: list[np.ndarray] | None = None, **more: Any) -> Calibration:
     masks = [np.ones(scores.shape, dtype=bool) for scores in maps] if masks is None else masks
-    return calibrate(iter(maps), iter(masks), rate, cohort="ten synthetic scans", normals="healthy_subjects", **more)
+    return calibrate(iter(maps), iter(masks), rate, cohort="ten synthetic scans", normals="lesion_free_scans", **more)
 
 
 def test_one_subject_by_hand() -> None:

@@ -163,3 +163,24 @@ def test_pinned_split_of_the_hippocampus_set(data_root):
         "hippocampus_287",
     )
     assert len(split.train) == 120
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("secret", [None, "secret"])
+def test_hashing_the_ids_changes_no_split(data_root, monkeypatch, secret):
+    from medae.data.msd import MSDSource
+    from medae.data.sources import hash_ids
+
+    monkeypatch.delenv("MEDAE_CASE_SALT", raising=False)
+    if secret is not None:
+        monkeypatch.setenv("MEDAE_CASE_SALT", secret)
+    given = MSDSource(root=data_root / "hippocampus").manifest()
+    hashed = hash_ids(given)
+    names = {case.subject: case.split_key for case in hashed.cases}
+    config = SplitConfig(salt="medae-test:", test=60, validation=10)
+    expected, found = split_subjects(given, config), split_subjects(hashed, config)
+    for part in ("train", "validation", "test"):
+        assert tuple(names[subject] for subject in getattr(found, part)) == getattr(expected, part)
+    few = labelled_subset(hashed, found.train, 8, "medae-test:")
+    assert tuple(names[subject] for subject in few) == labelled_subset(given, expected.train, 8, "medae-test:")
+    assert all("split_key" not in case.model_dump_json() for case in hashed.cases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,4 +24,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         enter(patch, made, made.work)
         Shell(patch).run(["medae", "demo"])
     make_data(made.work / "runs" / "phantoms", made.data)
+    shutil.copytree(made.data / "new-scans", made.work / "scans")
     return made

@@ -59,3 +59,17 @@ def blocks(page: Path) -> list[Block]:
 def prose(page: Path) -> str:
     """A page without its fenced blocks."""
     return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def table(page: Path, column: str, heading: str = "", part: int = 0) -> list[str]:
+    """The codes in the first column of a page's tables that have a column of this name, below a heading.
+
+    part: which of them, from 0. Without a heading, all tables of the page.
+    """
+    text = page.read_text(encoding="utf-8")
+    if heading:
+        text = re.split(r"^## ", text.partition(f"## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    found = [rows for rows in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE) if column in rows.partition("\n")[0]]
+    chosen = found[part : part + 1] if heading else found
+    firsts = [row.split(" | ")[0] for rows in chosen for row in rows.splitlines()[2:]]
+    return [code for first in firsts for code in re.findall(r"`([^`]+)`", first)]

@@ -79,7 +79,9 @@ class Shell:
 def small(arguments: list[str]) -> list[str]:
     """Overrides that make a training end in a second. The configuration is validated before, as it is documented."""
     kind, overrides = arguments[0], [value for option, value in pairwise(arguments) if option == "--set"]
-    if kind in KINDS:
+    if "--help" in arguments:
+        changes = []
+    elif kind in KINDS:
         model = {option[2:]: value for option, value in pairwise(arguments) if option in ("--encoder", "--model")}
         content = read_config(arguments[1], kind, overrides, model)
         validate(program_of(kind).Config, content, where=arguments[1])

@@ -41,3 +41,15 @@ def test_a_few_cases_have_no_interval(n):
 def test_what_cannot_be_paired_is_refused(a, b):
     with pytest.raises(DataError, match="paired"):
         paired_difference(a, b)
+
+
+def test_cases_of_one_subject_are_not_independent():
+    rng = np.random.default_rng(0)
+    effects = rng.normal(0, 1, 20)
+    values = np.repeat(effects, 9) + rng.normal(0, 0.01, 180)
+    zero = np.zeros(180).tolist()
+    alone = paired_difference(values.tolist(), zero)
+    together = paired_difference(values.tolist(), zero, [str(subject) for subject in np.repeat(np.arange(20), 9)])
+    assert (together.n, together.n_subjects) == (180, 20)
+    assert together.mean == pytest.approx(alone.mean)
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(3.0, rel=0.15)

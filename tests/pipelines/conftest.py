@@ -37,7 +37,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        run(SMOKE, [], Path("runs"), force=False, as_json=False)
+        run(SMOKE, [], Path("runs"))
     return Smoke(folder, json.loads((folder / "runs" / "smoke" / "result.json").read_text()))
 
 

@@ -41,9 +41,12 @@ def test_labels_that_nobody_declared_are_found_in_the_maps(balls):
     assert reference(balls, balls.cases[0], "label")[1] == (1.0, 1.0, 1.0)
     declared = balls.model_copy(update={"labels": {"label": {1: "ball"}}})
     assert label_names(declared, "label") == {0: "background", 1: "ball"}
-    gap = balls.model_copy(update={"labels": {"label": {0: "background", 2: "ball"}}})
+    gap = balls.model_copy(update={"labels": {"label": {0: "background", 1: "ball", 3: "box"}}})
     with pytest.raises(DataError, match="without gaps"):
         label_names(gap, "label")
+    other = balls.model_copy(update={"labels": {"label": {0: "background", 2: "ball"}}})
+    with pytest.raises(DataError, match=r"values \[1\], which the data set does not declare"):
+        label_names(other, "label")
 
 
 def test_a_missing_target_names_those_that_are_there(balls):

@@ -16,9 +16,12 @@ from pipelines import evaluate, info, predict
 from pipelines.networks import network_config, seeded_network
 
 
-def predict_with(model, source, output, **changes):
-    choices = {"format": "auto", "flips": False, "device": "cpu", "as_json": False, **changes}
-    return predict.run(str(model), source, output, **choices)
+def predict_with(model, source, output, **options):
+    return predict.run(str(model), source, output, {"device": "cpu", **options})
+
+
+def compare(predictions, labels, out):
+    return evaluate.run(predictions, labels, {"tolerance": 1.0}, [], out)
 
 
 @pytest.mark.data
@@ -95,7 +98,7 @@ def test_a_segmenter_applied_again_gives_the_scores_of_its_stage(smoke, tmp_path
     for case in arm["cases"]:
         (tmp_path / "labels").mkdir(exist_ok=True)
         shutil.copy(phantoms / case / "anat" / f"{case}_tissue.nii.gz", tmp_path / "labels" / f"{case}.nii.gz")
-    found = evaluate.run(tmp_path / "out", tmp_path / "labels", 1.0, tmp_path / "report", as_json=False)
+    found = compare(tmp_path / "out", tmp_path / "labels", tmp_path / "report")
     assert found["metrics"]["prediction"]["dice_mean"] == pytest.approx(arm["dice_mean"])
     assert found["metrics"]["prediction"]["n_test"] == 2
     assert (tmp_path / "report" / "report.html").is_file()
@@ -111,12 +114,12 @@ def test_evaluation_refuses_other_grids_and_missing_predictions(tmp_path):
         (tmp_path / name).mkdir()
         nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)), tmp_path / name / "x.nii.gz")
     with pytest.raises(GeometryError, match="same grid"):
-        evaluate.run(tmp_path / "a", tmp_path / "b", 1.0, tmp_path / "out", as_json=False)
+        compare(tmp_path / "a", tmp_path / "b", tmp_path / "out")
     shutil.copy(tmp_path / "b" / "x.nii.gz", tmp_path / "b" / "y.nii.gz")
     with pytest.raises(DataError, match="y"):
-        evaluate.run(tmp_path / "a", tmp_path / "b", 1.0, tmp_path / "out", as_json=False)
+        compare(tmp_path / "a", tmp_path / "b", tmp_path / "out")
     with pytest.raises(DataError, match="does not exist"):
-        evaluate.run(tmp_path / "nowhere", tmp_path / "b", 1.0, tmp_path / "out", as_json=False)
+        compare(tmp_path / "nowhere", tmp_path / "b", tmp_path / "out")
 
 
 def test_several_channels_in_plain_files_are_refused(tmp_path):

@@ -50,7 +50,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(smoke):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    (unfinished,) = (folder / "broken" / "demo").iterdir()
+    (unfinished,) = (folder / "broken" / "demo").glob("pretrain-*")
     assert not (unfinished / "result.json").exists()
 
     refused = medae(folder, "--out=broken")
@@ -59,7 +59,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(smoke):
     assert "--resume" in shown
 
     finish(medae(folder, "--out=broken", "--resume"))
-    (whole,) = (folder / "whole" / "demo").iterdir()
+    (whole,) = (folder / "whole" / "demo").glob("pretrain-*")
     a, b = (load_artifact(place / "model").tensors() for place in (whole, unfinished))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
