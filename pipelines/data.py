@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     for finding in findings:
         if finding.level == "error":
             screen.warn(f"{finding.case} left out: {finding.problem} ({finding.file}) {finding.remedy}")
+    for problem, count in Counter(finding.problem for finding in findings if finding.level == "warning").items():
+        screen.warn(f"{problem} ({count} files; medae check names them)")
     kept = manifest.select(lambda case: case.id not in excluded)
     if not kept.cases:
         raise DataError(
@@ -111,13 +114,13 @@ def image_digests(manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted({ref.sha256[:DIGITS] for case in manifest.cases for ref in case.images.values()}))
 
 
-def refuse_seen(test: Manifest, artifact: Artifact, what: str) -> None:
-    """Raises DataError, with the cases' ids, if a model was made with any image of the test cases."""
+def refuse_seen(cases: Manifest, artifact: Artifact, what: str, part: str) -> None:
+    """Raises DataError, with the cases' ids, if a model was made with any image of a part of the split."""
     seen = set(artifact.meta.seen)
-    known = [case.id for case in test.cases if any(ref.sha256[:DIGITS] in seen for ref in case.images.values())]
+    known = [case.id for case in cases.cases if any(ref.sha256[:DIGITS] in seen for ref in case.images.values())]
     if known:
         raise DataError(
-            f"The {what} has seen {len(known)} of {len(test.cases)} test scans before: {', '.join(known[:5])}.",
+            f"The {what} has seen {len(known)} of {len(cases.cases)} {part} scans before: {', '.join(known[:5])}.",
             where="split",
             remedy="Use the split that it was trained with, or train it again without these subjects.",
         )

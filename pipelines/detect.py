@@ -148,7 +148,9 @@ def _model(
                 where="model",
                 remedy="Give an autoencoder.",
             )
-        refuse_seen(test, artifact, "model")
+        refuse_seen(test, artifact, "model", "test")
+        if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
+            refuse_seen(cohort["validation"], artifact, "model", "calibration")
         stage.screen.note(
             "The model is taken as it is: the configuration's plan, network, objective and fit have no effect."
         )

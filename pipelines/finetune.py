@@ -114,7 +114,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     labelled = with_target(dataset.subset(subjects), config.target)
     test = with_target(dataset.subset(split.test), config.target)
     if config.encoder is not None:
-        refuse_seen(test, stage.inputs["encoder"], "encoder")
+        refuse_seen(test, stage.inputs["encoder"], "encoder", "test")
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
@@ -152,6 +152,9 @@ def run(config: Config, stage: Stage) -> Outcome:
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(training, test, config.target, labels, config.tolerance)
     metrics = {arm: summarise(cases) for arm, cases in scores.items()}
+    for arm, values in metrics.items():
+        numbers = {f"{arm}/test/{key}": float(value) for key, value in _summary(values).items() if value is not None}
+        stage.tracker.metrics(numbers, trained[arm][1].steps if arm in trained else 0)
     difference = _difference(metrics, test)
     if difference is not None:
         facts["pretrained_minus_scratch"] = difference.model_dump()
@@ -231,6 +234,11 @@ def _difference(metrics: dict[str, dict[str, Any]], test: Manifest) -> PairedDif
     return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
 
 
+def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
+    """An arm's figures over all cases."""
+    return {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
+
+
 def _keep(
     config: Config,
     stage: Stage,
@@ -243,9 +251,7 @@ def _keep(
     metrics: dict[str, Any],
 ) -> Path:
     """Save an arm's segmenter; returns its folder."""
-    summary = {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
-    numbers = {f"{arm}/test/{key}": float(value) for key, value in summary.items() if value is not None}
-    stage.tracker.metrics(numbers, result.steps)
+    summary = _summary(metrics)
     provenance = stage.provenance | {"arm": arm, "steps": result.steps, "labelled": config.labelled, "flips": config.flips}
     seen = set(image_digests(labelled))
     if arm == PRETRAINED:

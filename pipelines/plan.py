@@ -42,7 +42,9 @@ class PlanChoice(PlanHints):
 
     def decisive(self) -> dict[str, Any]:
         """The hints, or what the file says: an edited file is another plan."""
-        return to_dict(self) if self.file is None else to_dict(Plan.read(self.file))
+        if self.file is None:
+            return to_dict(self)
+        return {key: value for key, value in to_dict(Plan.read(self.file)).items() if key != "reasons"}
 
     def make(self, manifest: Manifest, screen: Screen) -> Plan:
         """The plan for these cases."""

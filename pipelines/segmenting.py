@@ -24,6 +24,10 @@ from pipelines.console import Screen
 
 def with_target(manifest: Manifest, target: str) -> Manifest:
     """The cases that have the label map. Raises DataError if none has."""
+    if not manifest.cases:
+        raise DataError(
+            "A part of the split has no subject.", where="split", remedy="Give test and validation at least one subject."
+        )
     kept = manifest.select(lambda case: isinstance(case.targets.get(target), ImageRef))
     if not kept.cases:
         known = sorted({name for case in manifest.cases for name in case.targets})

@@ -21,7 +21,8 @@ def commands_page() -> str:
     for command in app.registered_commands:
         if command.callback is not None:
             parameters = group.commands[command.callback.__name__].params
-            sections.append(_section(command.callback, {parameter.name: parameter.opts[0] for parameter in parameters}))
+            names = {p.name: " / ".join([*p.opts[:1], *p.secondary_opts[:1]]) for p in parameters}
+            sections.append(_section(command.callback, names))
     return "\n".join(sections)
 
 
@@ -55,7 +56,7 @@ def _value(kind: Any, info: OptionInfo) -> list[str]:
 def _default(kind: Any, parameter: Parameter) -> str:
     default = parameter.default
     if kind is bool:
-        return "off"
+        return "on" if default else "off"
     if default is None:
         return "–" if "list" not in str(kind) else "none; may be repeated"
     return f"`{default.value if isinstance(default, Enum) else default}`"

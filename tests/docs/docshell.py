@@ -181,7 +181,6 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "Activate.ps1": _nothing,
     "git": _nothing,
     "cd": _nothing,
-    "docker": _nothing,
     **{name: _as_in_makefile(name) for name in ("ruff", "mypy", "lint-imports", "pytest")},
 }
 """Programs that a page may name beside ``medae``. They need a network or another machine, last long, or change this one."""

@@ -53,9 +53,8 @@ def known_keys() -> Iterator[str]:
 def test_keys_commands_and_options_in_the_text_exist(page):
     keys, tops = set(known_keys()), {key.partition(".")[0] for key in known_keys()}
     group = typer.main.get_command(app)
-    options = {"--help"} | {
-        option for command in group.commands.values() for parameter in command.params for option in parameter.opts
-    }
+    parameters = [parameter for command in group.commands.values() for parameter in command.params]
+    options = {"--help"} | {option for p in parameters for option in (*p.opts, *p.secondary_opts)}
     for code in CODE.findall(prose(page)):
         key = code.partition(":")[0]
         if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", key) and key.partition(".")[0] in tops and not key.endswith(FILES):

@@ -1,0 +1,283 @@
+"""What a detection promises: unseen test scans, a given model that is only applied, and normals without a lesion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medae.anomaly.calibration import calibrate
+from medae.artifact import load_artifact
+from medae.config import validate
+from medae.errors import ConfigError, DataError
+from medae.preprocessing.sampling import PatchSampler
+from medae.preprocessing.store import Store
+from medae.report.html import Report
+from medae.tracking.client import open_client
+from pipelines import detect, pretrain
+from pipelines.configs import read_config
+from pipelines.console import Screen
+from pipelines.data import image_digests, open_dataset
+from pipelines.detect import Config, lesion_free
+from pipelines.outcome import Finished
+from pipelines.stage import run_stage
+
+SMALL = (
+    "experiment=promises",
+    "data={format: phantom, root: runs/smoke-phantoms, subjects: 10, lesions: 0.5, spacing: 6.0}",
+    "split.test=2",
+    "split.validation=2",
+    "plan.widths=[4, 8]",
+    "plan.patch=[32, 40]",
+    "plan.batch=8",
+    "validation_batches=2",
+    "fit={steps: 4, epoch_steps: 4}",
+)
+
+
+def small(*overrides: str) -> Config:
+    return validate(Config, read_config("phantoms", "detect", [*SMALL, *overrides]))
+
+
+def lesion_of(folder: Path, case: str) -> np.ndarray:
+    return np.asarray(nib.load(folder / "runs" / "smoke-phantoms" / case / "anat" / f"{case}_lesion.nii.gz").dataobj) > 0
+
+
+def brain_of(folder: Path, case: str) -> np.ndarray:
+    return np.asarray(nib.load(folder / "runs" / "smoke-phantoms" / case / "anat" / f"{case}_T1w.nii.gz").dataobj) != 0
+
+
+@pytest.fixture
+def work(smoke, monkeypatch) -> Path:
+    """The smoke run's working folder: its phantoms, its cache and its store are used again."""
+    monkeypatch.chdir(smoke.folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return smoke.folder
+
+
+# --- a given model ---
+
+
+def test_a_model_that_has_seen_a_test_scan_is_refused_with_its_id(smoke, work, tmp_path):
+    config = small(f"model={smoke.stage('detect') / 'model'}", "split.salt='b:'")
+    assert set(open_dataset(config, Screen()).split.test) == {"sub-phantom001", "sub-phantom002"}
+    with pytest.raises(DataError, match="1 of 2 test scans") as caught:
+        run_stage("detect", config, tmp_path, Screen())
+    assert "sub-phantom001" in caught.value.what, "a normal scan that it was trained on"
+    assert "sub-phantom002" not in caught.value.what, "a test scan then as well"
+    assert not list(tmp_path.rglob("model"))
+    assert not list(tmp_path.rglob("maps"))
+
+
+def test_a_model_that_was_calibrated_on_a_test_scan_is_refused(smoke, work, tmp_path):
+    given = load_artifact(smoke.stage("detect") / "model")
+    config = small(f"model={given.folder}", "split.salt='calibrated:8'")
+    test = open_dataset(config, Screen()).subset(open_dataset(config, Screen()).split.test)
+    validation = open_dataset(small(), Screen()).split.validation
+    known = [case.id for case in test.cases if case.id in validation and not lesion_of(work, case.id).any()]
+    assert known == ["sub-phantom005"]
+    with pytest.raises(DataError, match="test scans") as caught:
+        run_stage("detect", config, tmp_path, Screen())
+    assert "sub-phantom005" in caught.value.what
+
+
+def test_a_segmenter_is_no_model_of_normal_anatomy(smoke, work, tmp_path):
+    with pytest.raises(ConfigError, match="segmenter"):
+        run_stage("detect", small(f"model={smoke.stage('finetune') / 'model-scratch'}"), tmp_path, Screen())
+    assert not list(tmp_path.rglob("model"))
+
+
+@pytest.fixture(scope="module")
+def given(smoke, tmp_path_factory) -> Finished:
+    """A detection by the model that the smoke run registered; the configuration's own network and objective are others."""
+
+    def train(*_, **__):
+        raise AssertionError("a model was given, and yet one is trained")
+
+    config = small(
+        "model=models:/medae-smoke-detect@newest",
+        "network={kind: autoencoder}",
+        "objective={kind: reconstruction}",
+        "name=given",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(smoke.folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(detect, "train", train)
+        return run_stage("detect", config, tmp_path_factory.mktemp("given"), Screen())
+
+
+def test_a_given_model_is_not_trained_and_scores_as_it_did(smoke, given):
+    assert not list(given.folder.rglob("checkpoints"))
+    before, after = (load_artifact(place / "model") for place in (smoke.stage("detect"), given.folder))
+    assert after.meta.network == before.meta.network
+    assert after.meta.plan == before.meta.plan
+    a, b = before.tensors(), after.tensors()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert given.result.metrics["model"] == smoke.result["metrics"]["detect"]["model"]
+
+
+def test_a_given_models_numbers_are_logged_at_step_zero(work, given):
+    client = open_client()
+    run = client.get_run(given.result.run_id)
+    names = [name for name in run.data.metrics if not name.startswith("system/")]
+    assert {"model/test/average_precision_pooled", "intensity/test/dice_mean"} <= set(names)
+    assert {point.step for name in names for point in client.get_metric_history(run.info.run_id, name)} == {0}
+    contexts = {tag.value for used in run.inputs.dataset_inputs for tag in used.tags if tag.key == "mlflow.data.context"}
+    assert contexts == {"validation", "testing"}, "nothing was trained on"
+
+
+def test_a_given_models_origin_is_kept(smoke, work, given):
+    before, after = (load_artifact(place / "model").meta for place in (smoke.stage("detect"), given.folder))
+    training = smoke.result["stages"]["detect"]["run_id"]
+    assert after.provenance["model_run"] == training
+    assert after.provenance["objective"] == "denoising", "that of the model, not of the configuration"
+    assert after.provenance["run_id"] == given.result.run_id
+    assert set(before.seen) <= set(after.seen)
+    tags = open_client().get_run(given.result.run_id).data.tags
+    assert tags["medae.input.model.run"] == training
+    assert tags["medae.input.model.digest"] == load_artifact(smoke.stage("detect") / "model").digest
+    page = (given.folder / "report.html").read_text()
+    assert "Training of the autoencoder" not in page
+    assert "Training of the autoencoder" in (smoke.stage("detect") / "report.html").read_text()
+
+
+# --- slices of patients as normals ---
+
+
+class Slices:
+    """What a detection on lesion-free slices drew, and what it counted for the threshold."""
+
+    def __init__(self) -> None:
+        self.samplers: list[PatchSampler] = []
+        self.drawn: list[tuple[str, torch.Tensor]] = []
+        self.masks: list[np.ndarray] = []
+        self.subjects: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def sliced(smoke, tmp_path_factory) -> tuple[Slices, Finished]:
+    seen = Slices()
+
+    class Recording(PatchSampler):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            seen.samplers.append(self)
+
+        def batch(self, step, process=0, processes=1):
+            batch = super().batch(step, process, processes)
+            seen.drawn.extend(zip(batch.keys, batch.image, strict=True))
+            return batch
+
+    def counting(maps, masks, rate, *, subjects, **options):
+        masks = list(masks)
+        seen.masks, seen.subjects = masks, list(subjects)
+        return calibrate(maps, masks, rate, subjects=subjects, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(smoke.folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(pretrain, "PatchSampler", Recording)
+        patch.setattr(detect, "calibrate", counting)
+        config = small("normals=lesion_free_slices", "name=slices")
+        return seen, run_stage("detect", config, tmp_path_factory.mktemp("slices"), Screen())
+
+
+def slice_of(store: Store, case: str, patch: torch.Tensor) -> int:
+    """The slice that a patch shows: patches are larger than the phantoms, so it shows all of it, zeros around it."""
+    image = np.asarray(store[case].image)[0]
+    low = [(size - have) // 2 for size, have in zip(patch.shape[1:], image.shape[:2], strict=True)]
+    shown = patch[0, low[0] : low[0] + image.shape[0], low[1] : low[1] + image.shape[1]].numpy()
+    (number,) = [k for k in range(image.shape[2]) if np.array_equal(image[:, :, k], shown)]
+    return number
+
+
+def test_no_slice_with_a_lesion_is_ever_drawn(smoke, work, sliced):
+    seen, _ = sliced
+    training, validation = seen.samplers
+    store = training.store
+    sick = [case for case in training.case_ids if (store[case].targets["lesion"] != 0).any()]
+    assert len(training.case_ids) == 6
+    assert len(sick) == 3, "patients' slices are used, not only healthy scans"
+    assert set(validation.case_ids) == {"sub-phantom005", "sub-phantom006"}
+    drawn = [(case, slice_of(store, case, patch)) for case, patch in seen.drawn]
+    assert len(drawn) == 4 * 8 + 2 * 8
+    assert {case for case, _ in drawn} >= set(sick)
+    assert not [place for place in drawn if store[place[0]].targets["lesion"][0, :, :, place[1]].any()]
+    unrestricted = PatchSampler(store, sick, store.space, training.config, 0)
+    batches = [unrestricted.batch(step) for step in range(4)]
+    others = [
+        (case, slice_of(store, case, patch))
+        for batch in batches
+        for case, patch in zip(batch.keys, batch.image, strict=True)
+    ]
+    assert any(store[case].targets["lesion"][0, :, :, number].any() for case, number in others), "it would have been"
+
+
+def test_the_threshold_counts_lesion_free_slices_only(smoke, work, sliced):
+    seen, finished = sliced
+    assert set(seen.subjects) == {"sub-phantom005", "sub-phantom006"}
+    assert sum(lesion_of(work, subject).any() for subject in seen.subjects) == 1
+    for subject, mask in zip(seen.subjects, seen.masks, strict=True):
+        clean = ~lesion_of(work, subject).any(axis=(0, 1))
+        assert np.array_equal(mask, brain_of(work, subject) & clean)
+        assert clean.any()
+    calibration = finished.result.facts["calibration"]["model"]
+    assert calibration["normals"] == "lesion_free_slices"
+    assert (calibration["n_scans"], calibration["n_subjects"]) == (2, 2)
+    assert "lesion-free slices of patients, phantoms" in calibration["cohort"]
+    assert calibration["achieved_mean"] <= 0.01
+
+
+def test_lesion_free_is_a_whole_slice_by_hand():
+    lesion = np.zeros((2, 3, 4), np.uint8)
+    lesion[1, 0, 2] = 5
+    for axis, place in ((0, 1), (1, 0), (2, 2)):
+        free = lesion_free(lesion, axis)
+        assert free.shape == lesion.shape
+        assert not np.take(free, place, axis).any()
+        assert np.delete(free, place, axis).all()
+
+
+def test_the_report_says_that_normals_are_slices_of_patients(sliced):
+    _, finished = sliced
+    page = (finished.folder / "report.html").read_text()
+    assert "lesion-free slices of patients, not healthy people" in page
+    assert "False positives in the mask" in page
+    assert "AUPRC, pooled, without the median filter" in page
+    meta = load_artifact(finished.folder / "model").meta
+    assert meta.provenance["normals"] == finished.result.facts["normals"] == "lesion_free_slices"
+    assert meta.calibration["normals"] == "lesion_free_slices"
+
+
+def test_the_numbers_without_the_filter_are_in_the_result(sliced):
+    _, finished = sliced
+    for arm in ("model", "intensity"):
+        metrics = finished.result.metrics[arm]
+        assert 0 < metrics["average_precision_unfiltered"] <= 1
+        assert metrics["average_precision_unfiltered"] != metrics["average_precision_pooled"]
+        assert 0 <= metrics["false_positive_rate_mean"] <= 1
+
+
+def test_a_detector_has_seen_the_scans_that_its_threshold_rests_on(work, sliced):
+    _, finished = sliced
+    dataset = open_dataset(small(), Screen())
+    used = dataset.subset([*dataset.split.train, *dataset.split.validation])
+    assert load_artifact(finished.folder / "model").meta.seen == image_digests(used)
+
+
+def test_slices_need_a_plan_of_slices():
+    volume = "plan={spatial_dims: 3, widths: [4, 8], patch: [24, 24, 24]}"
+    with pytest.raises(ConfigError, match="lesion_free_slices needs a plan of slices"):
+        small(volume, "normals=lesion_free_slices")
+
+
+def test_scans_with_a_lesion_are_not_normal(work, tmp_path, monkeypatch):
+    """Where no validation scan is without a lesion there is no threshold, and that is said before anything is trained."""
+    monkeypatch.setattr(detect, "train", lambda *_, **__: pytest.fail("trained without a scan to calibrate on"))
+    monkeypatch.setattr(detect, "make_report", lambda *_, **__: Report("", ""))
+    with pytest.raises(DataError, match="None of 1 scans is without a lesion"):
+        run_stage("detect", small("split={salt: 'sick:1', test: 2, validation: 1}"), tmp_path, Screen())

@@ -1,0 +1,281 @@
+"""What running promises: nothing is done twice, nothing is lost when the store fails, a parent ends as its stages did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from medae.config import validate
+from medae.errors import TrackingError, TrainingError
+from medae.report.html import Report
+from medae.tracking.client import open_client
+from pipelines import finetune, outcome, pretrain
+from pipelines.configs import read_config
+from pipelines.console import Screen
+from pipelines.outcome import Finished, Outcome
+from pipelines.run import run
+from pipelines.stage import program_of, run_stage
+
+DATA = {"format": "phantom", "root": "runs/smoke-phantoms", "subjects": 10, "lesions": 0.5, "spacing": 6.0}
+PLAN = {"spatial_dims": 3, "stem": "space_to_depth", "widths": [4, 8], "patch": [24, 24, 24], "batch": 2}
+FIT = {"steps": 2, "epoch_steps": 1, "schedule": {"kind": "constant", "warmup": 0}}
+EXPERIMENT = "promises"
+
+
+def small(kind: str, *overrides: str):
+    shared = [f"data={json.dumps(DATA)}", f"plan={json.dumps(PLAN)}", f"fit={json.dumps(FIT)}", f"experiment={EXPERIMENT}"]
+    overrides = (*shared, "split.test=2", "split.validation=2", *overrides)
+    return validate(program_of(kind).Config, read_config("phantoms", kind, overrides))
+
+
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(finetune, "make_report", lambda *_, **__: Report("Fine-tuning", ""))
+    patch.setattr(pretrain, "describe_training", lambda *_, **__: None)
+
+
+@pytest.fixture
+def work(smoke, monkeypatch) -> Path:
+    """The smoke run's working folder: its phantoms, its cache and its store are used again."""
+    monkeypatch.chdir(smoke.folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    without_figures(monkeypatch)
+    return smoke.folder
+
+
+@pytest.fixture(scope="module")
+def done(smoke, tmp_path_factory) -> Iterator[Finished]:
+    """A finished pretraining."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(smoke.folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        without_figures(patch)
+        yield run_stage("pretrain", small("pretrain", "name=done"), tmp_path_factory.mktemp("done"), Screen())
+
+
+def never(*_, **__):
+    raise AssertionError("a stage ran that had nothing to do")
+
+
+# --- when a run stands for another ---
+
+
+@pytest.mark.parametrize("override", ["fit.workers=2", "device=cpu", "experiment=elsewhere"])
+def test_what_changes_the_speed_or_the_place_only_is_not_run_again(work, done, monkeypatch, override):
+    monkeypatch.setattr(pretrain, "run", never)
+    again = run_stage("pretrain", small("pretrain", "name=done", override), done.folder.parent, Screen())
+    assert again.skipped
+    assert again.result.run_id == done.result.run_id
+
+
+@pytest.mark.parametrize("override", ["fit.steps=3", "fit.seed=1", "fit.rate=0.1", "split.salt='x:'", "max_cases=9"])
+def test_what_changes_the_outcome_is_another_run(work, done, monkeypatch, override):
+    found = []
+
+    def stop(_, stage):
+        found.append(stage)
+        raise RuntimeError("stopped by the test")
+
+    monkeypatch.setattr(pretrain, "run", stop)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        run_stage("pretrain", small("pretrain", "name=done", override), done.folder.parent, Screen())
+    assert found[0].fingerprint != done.result.fingerprint
+    assert found[0].folder != done.folder, "the finished run is not touched"
+    assert found[0].tracker.run_id != done.result.run_id
+
+
+def test_a_run_that_another_process_is_at_work_on_is_left_alone(work, done, monkeypatch):
+    monkeypatch.setattr(pretrain, "run", never)
+    client = open_client()
+    (experiment,) = [found.experiment_id for found in client.search_experiments() if found.name == EXPERIMENT]
+    before = len(client.search_runs([experiment], max_results=1000))
+    files = {path: path.stat().st_mtime_ns for path in done.folder.rglob("*")}
+    config = small("pretrain", "name=done")
+    with FileLock(done.folder.parent / f".{done.folder.name}.lock"):
+        for options in ({}, {"resume": True}, {"force": True}):
+            with pytest.raises(TrainingError, match="Another process is at work") as caught:
+                run_stage("pretrain", config, done.folder.parent, Screen(), **options)
+            assert "Wait for it" in caught.value.remedy
+    assert {path: path.stat().st_mtime_ns for path in done.folder.rglob("*")} == files, "--force moves nothing away either"
+    assert len(client.search_runs([experiment], max_results=1000)) == before
+    assert run_stage("pretrain", config, done.folder.parent, Screen()).skipped, "the lock is free again"
+
+
+# --- a store that cannot take the model ---
+
+
+def test_a_model_that_was_not_registered_is_registered_by_the_next_run(smoke, work, tmp_path, monkeypatch, capsys):
+    config = small("finetune", f"encoder={smoke.stage('pretrain') / 'model'}", "name=later")
+    register, refusals = outcome.log_pyfunc, []
+
+    def refuse_once(folder, **options):
+        if not refusals:
+            refusals.append(folder)
+            raise TrackingError("The store is away.")
+        return register(folder, **options)
+
+    monkeypatch.setattr(outcome, "log_pyfunc", refuse_once)
+    first = run_stage("finetune", config, tmp_path, Screen())
+    assert "not registered: The store is away." in capsys.readouterr().err
+    assert first.result.registered == {"pretrained": None, "scratch": "models:/medae-later-finetune-scratch/1"}
+    client = open_client()
+    assert client.get_run(first.result.run_id).info.status == "FINISHED", "the stage itself did not fail"
+
+    monkeypatch.setattr(finetune, "run", never)
+    second = run_stage("finetune", config, tmp_path, Screen())
+    assert second.skipped
+    assert second.result.registered == {
+        "pretrained": "models:/medae-later-finetune-pretrained/1",
+        "scratch": "models:/medae-later-finetune-scratch/1",
+    }, "and what was registered is not registered again"
+    assert second.result.metrics == first.result.metrics
+    version = client.get_model_version("medae-later-finetune-pretrained", "1")
+    assert version.run_id == first.result.run_id
+    assert client.get_run(first.result.run_id).info.status == "FINISHED"
+    stored = client.download_artifacts(first.result.run_id, "result.json", str(tmp_path))
+    for file in (Path(stored), first.folder / "result.json"):
+        assert json.loads(file.read_text())["registered"] == second.result.registered
+
+    monkeypatch.setattr(outcome, "log_pyfunc", never)
+    assert run_stage("finetune", config, tmp_path, Screen()).result == second.result
+
+
+# --- pipelines ---
+
+
+@pytest.fixture
+def chain(work, tmp_path) -> str:
+    """A pipeline of a pretraining and a fine-tuning."""
+    shared = {"data": DATA, "plan": PLAN, "fit": FIT, "split": {"test": 2, "validation": 2}}
+    stages = {
+        "pretrain": {"stage": "pretrain", "config": "pretrain/phantoms", "validation_batches": 0},
+        "finetune": {
+            "stage": "finetune",
+            "config": "finetune/phantoms",
+            "encoder": "stage:pretrain",
+            "scratch": False,
+        },
+    }
+    file = tmp_path / "chain.yaml"
+    file.write_text(
+        yaml.safe_dump({"name": "chain", "experiment": EXPERIMENT, "shared": shared, "stages": stages}, sort_keys=False)
+    )
+    return str(file)
+
+
+class Runs:
+    """The runs of one pipeline in MLflow, and what its folder says of the parent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.record = folder / "pipeline.json"
+        self.client = open_client()
+
+    @property
+    def parent(self) -> str:
+        return json.loads(self.record.read_text())["run_id"]
+
+    def status(self) -> tuple[str, str]:
+        """Of the parent: in MLflow, and in the folder."""
+        return self.client.get_run(self.parent).info.status, json.loads(self.record.read_text())["status"]
+
+    def children(self) -> dict[str, tuple[str, str]]:
+        """Run id and status by stage. A stage that had two runs would be an error of the test's subject."""
+        experiment = self.client.get_experiment_by_name(EXPERIMENT).experiment_id
+        found = self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{self.parent}'")
+        children = {run.data.tags["medae.stage"]: (run.info.run_id, run.info.status) for run in found}
+        assert len(children) == len(found)
+        return children
+
+
+def fail(*_, **__):
+    raise TrainingError("The loss is not a number.")
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_pipeline_that_failed_goes_on_in_the_same_parent(chain, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    state = Runs(runs / "chain")
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "run", fail)
+        with pytest.raises(TrainingError, match="not a number"):
+            run(chain, [], runs)
+    parent, first = state.parent, state.children()
+    assert state.status() == ("FAILED", "FAILED")
+    assert {stage: status for stage, (_, status) in first.items()} == {"pretrain": "FINISHED", "finetune": "FAILED"}
+    assert not (runs / "chain" / "result.json").exists()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "run", never)
+        patch.setattr(finetune, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(chain, [], runs)
+    assert (state.parent, state.status()) == (parent, ("KILLED", "KILLED"))
+    assert state.children()["finetune"] == (first["finetune"][0], "KILLED"), "the failed stage went on in its own run"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "run", never)
+        finished = run(chain, [], runs)
+    assert {label: stage.skipped for label, stage in finished.items()} == {"pretrain": True, "finetune": False}
+    assert (state.parent, state.status()) == (parent, ("FINISHED", "FINISHED"))
+    assert state.children() == {stage: (run_id, "FINISHED") for stage, (run_id, _) in first.items()}
+    result = json.loads((runs / "chain" / "result.json").read_text())
+    assert result["parent_run_id"] == parent
+    assert set(result["metrics"]) == {"pretrain", "finetune"}
+
+    # killed after the last stage had ended and before the parent had
+    state.client.update_run(parent, status="RUNNING")
+    state.record.write_text(json.dumps({"run_id": parent, "status": "RUNNING"}))
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "run", never)
+        patch.setattr(finetune, "run", never)
+        assert all(stage.skipped for stage in run(chain, [], runs).values())
+        assert (state.parent, state.status()) == (parent, ("FINISHED", "FINISHED"))
+        assert state.children() == {stage: (run_id, "FINISHED") for stage, (run_id, _) in first.items()}
+
+        ended = state.client.get_run(parent).info.end_time
+        assert all(stage.skipped for stage in run(chain, [], runs).values())
+        assert state.client.get_run(parent).info.end_time == ended, "a parent that has ended is not opened again"
+
+
+def test_new_work_after_a_finished_pipeline_has_a_parent_of_its_own(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "run", lambda *_: Outcome(Report("Pretraining", "")))
+    stage = {"stage": "pretrain", "config": "pretrain/phantoms", "data": DATA, "plan": PLAN, "fit": FIT}
+    stage |= {"split": {"test": 2, "validation": 2}}
+    file = tmp_path / "single.yaml"
+    file.write_text(yaml.safe_dump({"name": "single", "experiment": EXPERIMENT, "stages": {"pretrain": stage}}))
+    runs = tmp_path / "runs"
+    state = Runs(runs / "single")
+    run(str(file), [], runs)
+    first, children = state.parent, state.children()
+    ended = state.client.get_run(first).info.end_time
+
+    run(str(file), ["pretrain.fit.steps=3"], runs)
+    assert state.parent != first
+    assert state.status() == ("FINISHED", "FINISHED")
+    assert state.children()["pretrain"][0] != children["pretrain"][0]
+    assert state.client.get_run(first).info.end_time == ended
+
+
+def test_a_pipeline_refuses_to_go_on_when_it_is_told_so(chain, tmp_path, monkeypatch):
+    """``--no-resume``: a stage that was killed in its training is named and left as it is."""
+    runs = tmp_path / "runs"
+
+    def killed(_, stage):
+        (stage.folder / "checkpoints").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(chain, [], runs)
+    state = Runs(runs / "chain")
+    monkeypatch.setattr(pretrain, "run", never)
+    with pytest.raises(TrainingError, match="--resume"):
+        run(chain, [], runs, resume=False)
+    assert state.status() == ("KILLED", "KILLED")
