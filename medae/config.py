@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A deep copy of ``content`` with each ``a.b=value`` set; values are read as YAML, integers index lists."""
+    """A deep copy of ``content`` with each ``a.b=value`` set; values are YAML or else text; integers index lists."""
     result = copy.deepcopy(dict(content))
     for override in overrides:
         path, found, text = override.partition("=")
@@ -51,8 +51,8 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
             )
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The value of '{override}' is not YAML.", where="--set", remedy="Quote the value.") from error
+        except yaml.YAMLError:  # such as *_T1w.nii.gz
+            value = text
         target: Any = result
         for key in keys[:-1]:
             target = _descend(target, key, override)

@@ -19,7 +19,7 @@ WHAT = {
 COMMAND = {
     "autoencoder": "medae finetune CONFIG --encoder MODEL",
     "segmenter": "medae predict MODEL INPUT OUTPUT",
-    "detector": "medae detect CONFIG --model MODEL",
+    "detector": "medae predict MODEL INPUT OUTPUT",
 }
 LIMITS = {
     "autoencoder": "It reproduces images; it neither segments nor finds anything.",

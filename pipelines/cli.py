@@ -65,7 +65,8 @@ def plan(
     data: Annotated[Path, typer.Argument(help="The folder of the data set.")],
     format: Format = "auto",
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A choice of yours, e.g. --set spatial_dims=2.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A choice of yours, e.g. --set spatial_dims=2, or data.subject=…"),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the plan is written.")] = Path("plan.yaml"),
     as_json: Json = False,

@@ -68,10 +68,10 @@ def located(source: SourceConfig) -> SourceConfig:
     return source
 
 
-def open_folder(folder: Path, format: str = "auto", case_ids: Literal["given", "hashed"] = "given") -> Manifest:
+def open_folder(folder: Path, format: str = "auto", keys: Mapping[str, Any] | None = None) -> Manifest:
     """The data set in a folder that was named on the command line: relative to the working folder."""
-    content = {"format": format, "root": folder.expanduser().absolute()}
-    return open_manifest(validate(Opened, {"source": content}, where="--format").source, case_ids)
+    content = {**(keys or {}), "format": format, "root": folder.expanduser().absolute()}
+    return open_manifest(validate(Opened, {"source": content}, where="--format").source)
 
 
 def open_dataset(config: DataConfig, screen: Screen) -> Dataset:

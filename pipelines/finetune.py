@@ -47,16 +47,18 @@ PRETRAINED, SCRATCH, BALL = "pretrained", "scratch", "central ball"
 class Config(StageConfig):
     """The configuration of a fine-tuning.
 
-    target: the label map to learn. labelled: so many labelled training subjects (None: all), the first in the order of
-    the split's salt, so that a smaller number is contained in a larger one. selection: so many of these are not
-    trained on but choose the weights, by ``fit.monitor`` (``dice_mean``). encoder: the pretrained model; None trains
-    from scratch only. scratch: whether the twin without it is trained too. encoder_rate: of the pretrained encoder, as
-    a share of ``fit.rate``. flips: average predictions over mirrored inputs. tolerance: mm, of the surface Dice.
-    baseline: a fixed rule to compare with.
+    target: the label map to learn. labelled: so many labelled training subjects (None: all), the first in the salt's
+    order, so that a smaller number is contained in a larger one. labelled_salt: of that order; another one is another
+    draw from the same training subjects; None takes the split's. selection: so many of these are not trained on but
+    choose the weights, by ``fit.monitor`` (``dice_mean``). encoder: the pretrained model; None trains from scratch only.
+    scratch: whether the twin without it is trained too. encoder_rate: of the pretrained encoder, as a share of
+    ``fit.rate``. flips: average predictions over mirrored inputs. tolerance: mm, of the surface Dice. baseline: a fixed
+    rule to compare with.
     """
 
     target: str = "label"
     labelled: int | None = Field(default=None, ge=1)
+    labelled_salt: str | None = None
     selection: int = Field(default=0, ge=0)
     encoder: str | None = None
     scratch: bool = True
@@ -110,7 +112,8 @@ def inputs(config: Config) -> dict[str, str]:
 def run(config: Config, stage: Stage) -> Outcome:
     """Fine-tune each arm and compare them on the test subjects."""
     dataset, split = stage.dataset, stage.dataset.split
-    subjects = labelled_subset(dataset.manifest, split.train, config.labelled, config.split.order_salt(), config.target)
+    salt = config.split.order_salt() if config.labelled_salt is None else config.labelled_salt
+    subjects = labelled_subset(dataset.manifest, split.train, config.labelled, salt, config.target)
     labelled = with_target(dataset.subset(subjects), config.target)
     test = with_target(dataset.subset(split.test), config.target)
     if config.encoder is not None:

@@ -124,10 +124,12 @@ def _whole_cells(patch: Sequence[int], strides: Shapes) -> tuple[int, ...]:
 
 
 def run(data: Path, format: str, overrides: Sequence[str], out: Path, as_json: bool) -> Plan:
-    """Plan for a folder; writes YAML."""
+    """Plan for a folder; writes YAML. Overrides are hints, or keys of the source: ``data.subject=…``."""
     screen = Screen(as_json)
-    choice = validate(PlanChoice, apply_overrides({}, overrides), where="--set")
-    plan = choice.make(open_folder(data, format), screen)
+    content = apply_overrides({}, overrides)
+    source = content.pop("data", {})
+    choice = validate(PlanChoice, content, where="--set")
+    plan = choice.make(open_folder(data, format, source), screen)
     write_text(out, plan.as_yaml())
     screen.table("Plan", ["", "choice", "reason"], plan.rows())
     screen.say(f"Plan: {shown(out)} (edit it, and name it in a configuration as plan.file)")

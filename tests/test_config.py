@@ -91,3 +91,7 @@ def test_a_value_that_json_does_not_know_is_kept():
     import datetime
 
     assert apply_overrides({"a": datetime.date(2024, 1, 1)}, ["b=1"]) == {"a": datetime.date(2024, 1, 1), "b": 1}
+
+
+def test_a_value_that_is_no_yaml_is_text():
+    assert apply_overrides({}, ["data.image_pattern=*_T1w.nii.gz"]) == {"data": {"image_pattern": "*_T1w.nii.gz"}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import signal
 from dataclasses import replace
 
@@ -52,7 +51,7 @@ class TestStopping:
         expected, straight, _ = train(tmp_path / "straight")
         handler = signal.getsignal(number)
         with pytest.raises(Interrupted, match=f"by {number.name} after step 13 of 40") as caught:
-            train(tmp_path / "stopped", source=acting(toy, 12, lambda: os.kill(os.getpid(), number)))
+            train(tmp_path / "stopped", source=acting(toy, 12, lambda: signal.raise_signal(number)))
         assert "checkpoint of step 13 is intact: resume with" in caught.value.remedy
         assert signal.getsignal(number) is handler
         result, resumed, text = train(tmp_path / "stopped", resume=True)
@@ -62,8 +61,8 @@ class TestStopping:
 
     def test_the_second_signal_acts_as_always(self, train, tmp_path, toy):
         def impatient():
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, source=acting(toy, 12, impatient))
@@ -71,7 +70,7 @@ class TestStopping:
 
     def test_a_signal_during_the_last_validation_is_not_lost(self, train, tmp_path, toy):
         def validate(model):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             return toy.validate(model)
 
         with pytest.raises(Interrupted, match="after step 8 of 8"):
