@@ -64,8 +64,13 @@ class TestStopping:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, source=acting(toy, 12, impatient))
+        # what "always" is depends on who runs the tests: a worker process may ignore Ctrl-C
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                train(tmp_path, source=acting(toy, 12, impatient))
+        finally:
+            signal.signal(signal.SIGINT, handler)
         assert checkpoint.load(tmp_path).step == 8
 
     def test_a_signal_during_the_last_validation_is_not_lost(self, train, tmp_path, toy):
