@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from enum import Enum
 from pathlib import Path
@@ -43,6 +44,7 @@ Format = Annotated[str, typer.Option("--format", help="Layout of the data: auto,
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS = Path("runs")
+NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 
 @app.command()
@@ -232,6 +234,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("Interrupted.", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            _fail(f"Error: {error.strerror}.\n  where:  {error.filename}\n  remedy: Choose another folder.", 2)
         import traceback
 
         traceback.print_exc()

@@ -113,10 +113,13 @@ def _register(finished: Finished, arm: str, tracker: MlflowTracker, screen: Scre
 def show(finished: Finished, screen: Screen) -> None:
     """The table of a stage's metrics, an arm a column, and where to look."""
     metrics = finished.result.metrics
-    names = _numbers(metrics)
-    if names:
-        title = f"{finished.result.name}: {finished.result.stage}"
-        screen.table(title, ["", *metrics], [[name, *(arm.get(name) for arm in metrics.values())] for name in names])
+    rows = [[name, *(arm.get(name) for arm in metrics.values())] for name in _numbers(metrics)]
+    labels = dict.fromkeys(label for arm in metrics.values() for label in arm.get("labels", {}))
+    rows += [
+        [f"dice of {label}", *(arm["labels"].get(label, {}).get("dice") for arm in metrics.values())] for label in labels
+    ]
+    if rows:
+        screen.table(f"{finished.result.name}: {finished.result.stage}", ["", *metrics], rows)
     screen.say(f"Report: {shown(finished.folder / 'report.html')}")
     if finished.model is not None:
         screen.say(f"Model:  {shown(finished.model)}")

@@ -54,6 +54,7 @@ def run(
         )
     scans = _scans(source, artifact, choice.format)
     single = source.is_file() and output.name.endswith(ENDINGS)
+    _refuse_overwriting(source.resolve(), output.resolve())
     if not single:
         output.mkdir(parents=True, exist_ok=True)
     tool = _Segmenter if artifact.meta.kind == "segmenter" else _Detector
@@ -100,6 +101,15 @@ def _scans(source: Path, artifact: Artifact, format: str) -> list[Scan]:
         )
     channel = space.channels[0]
     return [(stem(file), partial(prepare_files, {channel: [file]}, space, stem(file))) for file in files]
+
+
+def _refuse_overwriting(source: Path, output: Path) -> None:
+    """Results never go where the scans are: a label map could take the place of its scan."""
+    scans = source if source.is_dir() else source.parent
+    if output == source or (output.is_dir() and output == scans) or (source.is_dir() and output.is_relative_to(source)):
+        raise DataError(
+            "The output would be written among the scans.", where=output.name, remedy="Choose a folder apart from the input."
+        )
 
 
 def _is_data_set(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from pipelines.configs import find_config, merge, read_config
 from pipelines.console import Screen, shown
 from pipelines.files import read_json, write_json
 from pipelines.outcome import Finished, open_mlflow, show
-from pipelines.stage import KINDS, StageConfig, program_of, run_stage
+from pipelines.stage import KINDS, NAME, StageConfig, program_of, run_stage
 
 REFERENCE = "stage:"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -36,7 +36,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class Pipeline(Config):
     """The configuration of a pipeline; ``stages`` keep their order."""
 
-    name: str
+    name: str = Field(pattern=NAME)
     experiment: str = "medae"
     shared: dict[str, Any] = Field(default_factory=dict)
     stages: dict[str, dict[str, Any]]
@@ -48,7 +48,8 @@ def read_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[Pipeline, d
     Overrides start with a stage's name (``pretrain.fit.steps=9``) or are keys of the pipeline (``shared.data.root=…``).
     """
     path = find_config(name, "pipelines")
-    names = list(read_yaml(path).get("stages") or {})
+    stages = read_yaml(path).get("stages")
+    names = list(stages) if isinstance(stages, dict) else []
     full = [f"stages.{item}" if item.split(".")[0] in names else item for item in overrides]
     pipeline = validate(Pipeline, read_config(name, "pipelines", full), where=path)
     return pipeline, {label: _stage(label, keys, pipeline, path) for label, keys in pipeline.stages.items()}

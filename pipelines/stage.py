@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 import medae
 from medae.artifact import Artifact, load_artifact
@@ -32,6 +33,9 @@ from pipelines.files import read_json, set_aside, source_digest, write_json, wri
 from pipelines.networks import device_of
 from pipelines.outcome import Finished, Outcome, Result, catch_up, deliver, open_mlflow, show
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What a run may be called: it becomes the name of a folder and of registered models."""
+
 KINDS = ("pretrain", "finetune", "detect")
 WITHOUT_EFFECT = ("experiment", "device")
 """Keys that change where or how fast a stage runs, not what comes out."""
@@ -43,7 +47,7 @@ class StageConfig(DataConfig):
     name: of the run, its folder and its registered model. experiment: the project's name in MLflow.
     """
 
-    name: str
+    name: str = Field(pattern=NAME)
     experiment: str = "medae"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -166,6 +170,10 @@ def _done(place: Path, label: str, screen: Screen) -> Finished | None:
     if not (place / "run.json").is_file() or not read_json(place / "run.json").get("finished"):
         return None
     result = validate(Result, read_json(place / "result.json"), where=place / "result.json")
+    gone = [folder for folder in result.models.values() if not (place / folder).is_dir()]
+    if gone:
+        screen.warn(f"{label}: the finished run in {shown(place)} has lost {', '.join(gone)}.")
+        return None
     screen.note(f"{label}: nothing changed since run {result.run_id}; skipped (--force runs it again).")
     return catch_up(Finished(place, result, skipped=True), screen)
 
@@ -236,5 +244,7 @@ def _fingerprint(kind: str, config: StageConfig, dataset: Dataset, inputs: Mappi
     """A digest of the data, the input models, the configuration, and medae itself."""
     content = config.decisive()
     content |= {key: artifact.digest for key, artifact in inputs.items()}
-    content["data"] = dataset.digest
+    # where the data lies does not matter; how it is read, and who is on which side, does
+    content["data"] = {key: value for key, value in content["data"].items() if key != "root"} | {"digest": dataset.digest}
+    content["sides"] = [dataset.split.train, dataset.split.validation, dataset.split.test]
     return digest({"stage": kind, "config": content, "medae": medae.__version__, "source": source_digest()})

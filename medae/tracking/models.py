@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -82,6 +84,13 @@ def _stored_by(client: MlflowClient, run_id: str) -> str:
             remedy="Name a run of pretrain, finetune or detect that ended.",
         )
     return f"models:/{outputs.model_outputs[-1].model_id}"
+
+
+def _temporary() -> Path:
+    """A folder that is gone when the program ends: weights hold traces of their scans."""
+    folder = Path(tempfile.mkdtemp(prefix="medae-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _artifact_in(folder: Path, name: str) -> Path:

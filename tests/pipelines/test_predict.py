@@ -141,3 +141,16 @@ def test_info_shows_the_card(smoke, capsys):
     shown = capsys.readouterr().out
     assert "segmenter" in shown
     assert "phantom" in shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("source", "output"), [("in", "in"), ("in", "in/masks"), ("in/x.nii.gz", "in/x.nii.gz"), ("in/x.nii.gz", "in")]
+)
+def test_results_never_go_among_the_scans(smoke, tmp_path, source, output):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), tmp_path / "in" / "x.nii.gz")
+    before = (tmp_path / "in" / "x.nii.gz").read_bytes()
+    with pytest.raises(DataError, match="among the scans"):
+        predict_with(smoke.stage("finetune") / "model-scratch", tmp_path / source, tmp_path / output)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["x.nii.gz"]
+    assert (tmp_path / "in" / "x.nii.gz").read_bytes() == before

@@ -46,6 +46,18 @@ def failing(toy, step, error):
 
 
 class TestStopping:
+    @pytest.fixture(autouse=True)
+    def usual_handler(self):
+        """A process in the background may have inherited that Ctrl-C is ignored."""
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, handler)
+
+    def test_an_ignored_signal_stays_ignored(self, train, tmp_path, toy):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        result, _, _ = train(tmp_path, source=acting(toy, 12, lambda: signal.raise_signal(signal.SIGINT)))
+        assert result.steps == 40
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_stops_after_the_step_and_the_rest_is_the_same(self, train, tmp_path, toy, same_weights, number):
         expected, straight, _ = train(tmp_path / "straight")
@@ -64,13 +76,8 @@ class TestStopping:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-        # what "always" is depends on who runs the tests: a worker process may ignore Ctrl-C
-        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                train(tmp_path, source=acting(toy, 12, impatient))
-        finally:
-            signal.signal(signal.SIGINT, handler)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, source=acting(toy, 12, impatient))
         assert checkpoint.load(tmp_path).step == 8
 
     def test_a_signal_during_the_last_validation_is_not_lost(self, train, tmp_path, toy):
