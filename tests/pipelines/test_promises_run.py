@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from medae.tracking.client import open_client
 from pipelines import finetune, outcome, pretrain
 from pipelines.configs import read_config
 from pipelines.console import Screen
+from pipelines.data import open_dataset
 from pipelines.outcome import Finished, Outcome
 from pipelines.run import run
-from pipelines.stage import program_of, run_stage
+from pipelines.stage import _fingerprint, program_of, run_stage
 
 DATA = {"format": "phantom", "root": "runs/smoke-phantoms", "subjects": 10, "lesions": 0.5, "spacing": 6.0}
 PLAN = {"spatial_dims": 3, "stem": "space_to_depth", "widths": [4, 8], "patch": [24, 24, 24], "batch": 2}
@@ -279,3 +281,27 @@ def test_a_pipeline_refuses_to_go_on_when_it_is_told_so(chain, tmp_path, monkeyp
     with pytest.raises(TrainingError, match="--resume"):
         run(chain, [], runs, resume=False)
     assert state.status() == ("KILLED", "KILLED")
+
+
+def test_how_the_data_is_read_and_split_counts_where_it_lies_does_not(work, tmp_path):
+    def fingerprint(*overrides: str) -> str:
+        config = small("pretrain", *overrides)
+        return _fingerprint("pretrain", config, open_dataset(config, Screen()), {})
+
+    base = fingerprint()
+    assert fingerprint("data.modality=CT") != base
+    assert fingerprint("split.salt=another") != base
+    shutil.copytree(work / "runs" / "smoke-phantoms", tmp_path / "elsewhere")
+    assert fingerprint(f"data.root={tmp_path / 'elsewhere'}") == base
+
+
+def test_a_finished_run_without_its_model_is_not_skipped(work, tmp_path, monkeypatch, capsys):
+    without_figures(monkeypatch)
+    done = run_stage("pretrain", small("pretrain"), tmp_path, Screen())
+    shutil.rmtree(done.model)
+    with pytest.raises(TrainingError, match="--resume"):
+        run_stage("pretrain", small("pretrain"), tmp_path, Screen())
+    assert "has lost model" in capsys.readouterr().err
+    again = run_stage("pretrain", small("pretrain"), tmp_path, Screen(), resume=True)
+    assert again.model == done.model
+    assert again.model.is_dir()
