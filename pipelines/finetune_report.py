@@ -44,12 +44,15 @@ def make_report(
 ) -> Report:
     """Put the page together; figures are written into the stage's folder."""
     report = Report(
-        f"Fine-tuning: {name}", stage.subtitle(f"Segmentation of '{target}' from {facts['labelled_subjects']} labels")
+        f"Fine-tuning: {name}",
+        stage.subtitle(f"Segmentation of '{target}' from {facts['labelled_subjects']} labelled subjects"),
     )
     columns = ("dice_mean", "hd95_mean", "surface_dice_mean", "n_test")
     for arm, values in metrics.items():
         report.card(f"Dice, {arm}", values["dice_mean"], f"{values['n_test']} test cases")
     report.section("Scores")
+    for arm, label in never_found(metrics):
+        report.note(f"{arm} never found {label}: its Dice is 0 in every case.", "caution")
     report.table(
         ["Arm", "Dice", "HD95 (mm)", "Surface Dice", "Test cases"],
         [[arm, *(values[column] for column in columns)] for arm, values in metrics.items()],
@@ -90,6 +93,13 @@ def make_report(
     report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
     report.table(["Plan", "", "Reason"], plan.rows())
     return report
+
+
+def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Arm and label of every structure that an arm missed in all cases that have it: a mean hides it."""
+    return [
+        (arm, label) for arm, values in metrics.items() for label, score in values["labels"].items() if score["dice"] == 0
+    ]
 
 
 def _base(arms: Mapping[str, Any]) -> str:

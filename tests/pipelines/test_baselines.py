@@ -7,6 +7,7 @@ import pytest
 from medae.data.folder import FolderSource
 from medae.errors import DataError
 from pipelines.baselines import ball_scores, best_radius, central_ball
+from pipelines.finetune_report import never_found
 from pipelines.segmenting import label_names, reference, with_target
 
 
@@ -52,3 +53,10 @@ def test_labels_that_nobody_declared_are_found_in_the_maps(balls):
 def test_a_missing_target_names_those_that_are_there(balls):
     with pytest.raises(DataError, match="label"):
         with_target(balls, "lesion")
+
+
+def test_a_structure_that_is_never_found_is_named():
+    labels = {"csf": {"dice": 0.0}, "grey": {"dice": 0.5}, "absent": {"dice": None}}
+    assert never_found({"scratch": {"labels": labels}, "pretrained": {"labels": {"csf": {"dice": 0.1}}}}) == [
+        ("scratch", "csf")
+    ]
