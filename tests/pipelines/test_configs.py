@@ -9,6 +9,7 @@ import torch
 
 from medae.config import to_yaml, validate
 from medae.errors import ConfigError
+from medae.models.networks import shortcuts
 from medae.objectives.registry import build_objective
 from pipelines.configs import find_config, merge, read_config, shipped_folder
 from pipelines.networks import network_config, seeded_network
@@ -20,12 +21,14 @@ STAGES = [path for path in SHIPPED if path.parts[0] in KINDS]
 PIPELINES = [path for path in SHIPPED if path.parts[0] in ("pipelines", "smoke")]
 
 
-def build(config) -> None:
+def assert_builds(config) -> None:
     plan = config.plan.placeholder()
     network = network_config(config.network, plan, classes=3)
     model = seeded_network(network, seed=0)
     assert sum(p.numel() for p in model.parameters()) > 100
-    assert build_objective(config.objective, network) is not None
+    assert all(name in dict(model.named_children()) for name in ("encoder", "head"))
+    objective = build_objective(config.objective, network)
+    assert objective.corrupts or not shortcuts(network), "what could be copied is corrupted first"
 
 
 def test_every_shipped_file_is_a_stage_or_a_pipeline():
@@ -37,7 +40,7 @@ def test_every_shipped_file_is_a_stage_or_a_pipeline():
 @pytest.mark.parametrize("path", STAGES, ids=str)
 def test_a_stage_validates_and_builds(path):
     kind = path.parts[0]
-    build(validate(program_of(kind).Config, read_config(path.stem, kind), where=path))
+    assert_builds(validate(program_of(kind).Config, read_config(path.stem, kind), where=path))
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=str)
@@ -45,7 +48,7 @@ def test_a_pipeline_validates_and_builds(path):
     _, stages = read_pipeline(str(shipped_folder() / path))
     assert stages
     for label, (kind, content) in stages.items():
-        build(stage_config(kind, content, dict.fromkeys(stages, "."), where=label))
+        assert_builds(stage_config(kind, content, dict.fromkeys(stages, "."), where=label))
 
 
 def test_every_gpu_pipeline_has_its_small_sibling():
