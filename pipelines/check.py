@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medae.config import apply_overrides, validate
-from medae.data.check import Finding, check_manifest
+from medae.data.check import check_manifest
+from medae.data.finding import Finding
 from medae.data.sources import open_manifest
 from medae.errors import DataError
 from medae.report.html import Report

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from medae.artifact import Artifact
 from medae.config import Config, digest, validate
 from medae.data.case import Manifest
-from medae.data.check import Finding, check_manifest
+from medae.data.check import check_manifest
+from medae.data.finding import Finding
 from medae.data.sources import SourceConfig, open_manifest
 from medae.data.split import Split, SplitConfig, split_subjects
 from medae.errors import DataError

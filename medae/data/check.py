@@ -6,9 +6,8 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import nibabel as nib
 import numpy as np
@@ -18,22 +17,11 @@ from nibabel.spatialimages import HeaderDataError
 
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.files import stem
+from medae.data.finding import Finding, Level
 
 UNREADABLE = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
 THREADS = 4  # each holds one decompressed scan
 GRID_TOLERANCE = 0.05  # of the smallest voxel size: more than the rounding of a quaternion, less than is seen
-Level = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about a data set that a user should know. case: its id, empty for the whole. file: relative to the root."""
-
-    case: str
-    file: str
-    level: Level
-    problem: str
-    remedy: str
 
 
 class Grid(NamedTuple):
@@ -72,12 +60,14 @@ def _case_findings(manifest: Manifest, case: Case) -> Iterator[Finding]:
                     image, voxels = _read(path)
                 except UNREADABLE as error:
                     reason = re.sub(re.escape(str(path)), file, str(error))
-                    yield Finding(case.id, file, "error", f"cannot be read: {reason}", "Restore or convert the file.")
+                    yield Finding(
+                        case.id, file, "error", "unreadable", f"cannot be read: {reason}", "Restore or convert the file."
+                    )
                     continue
                 header = _header_findings(image, warn_units=labels is None)
                 values = _label_findings(voxels, labels.get(name)) if labels is not None else _intensity_findings(voxels)
                 for level, problem, remedy in [*header, *values]:
-                    yield Finding(case.id, file, level, problem, remedy)
+                    yield Finding(case.id, file, level, "image", problem, remedy)
                 if voxels.ndim == 3:
                     grids[file] = Grid(voxels.shape, image.affine)
     yield from _grid_findings(case.id, grids)
@@ -136,7 +126,7 @@ def _grid_findings(case_id: str, grids: dict[str, Grid]) -> Iterator[Finding]:
         problem = _difference(reference, grid)
         if problem:
             text = f"is not on the grid of {reference_file}: {problem}"
-            yield Finding(case_id, file, "error", text, "Resample it to that image, or find the right file.")
+            yield Finding(case_id, file, "error", "grid", text, "Resample it to that image, or find the right file.")
 
 
 def _difference(first: Grid, second: Grid) -> str | None:
@@ -170,6 +160,7 @@ def _shared_names(manifest: Manifest) -> list[Finding]:
             "",
             "",
             "warning",
+            "subjects",
             f"{len(shared)} groups of files have names that differ in the last part only, but each counts as a subject: "
             f"scans of one person could be in training and in test",
             "State 'subject', a pattern that finds the subject in a file's name.",
