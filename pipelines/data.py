@@ -13,6 +13,7 @@ from medae.artifact import Artifact
 from medae.config import Config, digest, validate
 from medae.data.case import Manifest
 from medae.data.check import check_manifest
+from medae.data.digests import cache_folder
 from medae.data.finding import Finding
 from medae.data.sources import SourceConfig, open_manifest
 from medae.data.split import Split, SplitConfig, split_subjects
@@ -97,16 +98,11 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     return Dataset(kept, tuple(findings), tuple(excluded), split_subjects(kept, config.split), total)
 
 
-def store_folder() -> Path:
-    """Where preprocessed scans are kept: MEDAE_CACHE, else .medae/store in the working folder."""
-    return Path(os.environ.get("MEDAE_CACHE", Path.cwd() / ".medae" / "store"))
-
-
 def preprocess(manifest: Manifest, space: SpacePlan, targets: Sequence[str], screen: Screen) -> Store:
     """The scans in plan space, from the cache where they are there already."""
     with screen.progress("Preprocessing") as report:
         return build_store(
-            manifest, space, store_folder(), targets, workers=min(MOST_WORKERS, os.cpu_count() or 1), progress=report
+            manifest, space, cache_folder(), targets, workers=min(MOST_WORKERS, os.cpu_count() or 1), progress=report
         )
 
 
