@@ -16,8 +16,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from medae.data.case import Case, ImageRef, Manifest
-from medae.data.files import stem
 from medae.data.finding import Finding, Level
+from medae.formats.endings import stem
 
 UNREADABLE = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
 THREADS = 4  # each holds one decompressed scan
