@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medae.config import Config
 from medae.data.case import ImageKind, ImageRef, Modality
+from medae.data.digests import sha256_of_files
 from medae.errors import DataError
 
 DATA_VARIABLE = "MEDAE_DATA"
-HASHING_THREADS = 8
 PUBLIC_SETS = {
     "hippocampus": "Task04_Hippocampus of the Medical Segmentation Decathlon, http://medicaldecathlon.com",
     "ixi_t1": "the IXI data set (T1), https://brain-development.org/ixi-dataset",
@@ -125,47 +123,25 @@ def inside(root: Path, written: str) -> Path | None:
 
 def image_refs(root: Path, wanted: Mapping[K, tuple[Path, ImageKind, Modality]]) -> dict[K, ImageRef]:
     """A reference to each file beneath ``root``. Raises DataError for a file that cannot be read."""
-    digests = _sha256s(root, {path for path, _, _ in wanted.values()})
-    for path, _, _ in wanted.values():
-        if path not in digests:
-            problem, remedy = why_unreadable(path)
-            raise DataError(f"A file of the data set {problem}.", where=relative(path, root), remedy=remedy)
+    digests: dict[Path, str] = {}
+    for path, digest in sha256_of_files(path for path, _, _ in wanted.values()).items():
+        if isinstance(digest, OSError):
+            problem, remedy = why_unreadable(path, digest)
+            raise DataError(f"A file of the data set {problem}.", where=relative(path, root), remedy=remedy) from digest
+        digests[path] = digest
     return {
         key: ImageRef(files=(relative(path, root),), sha256=digests[path], kind=kind, modality=modality)
         for key, (path, kind, modality) in wanted.items()
     }
 
 
-def _sha256s(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
-    """SHA-256 over the bytes of each file beneath ``root``, in threads. Files that cannot be read are left out."""
-
-    def of(path: Path) -> str | None:
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return None
-
-    ordered = sorted(paths)
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:  # hashlib releases the interpreter lock
-        return {path: found for path, found in zip(ordered, pool.map(of, ordered), strict=True) if found is not None}
-
-
-def why_unreadable(path: Path) -> tuple[str, str]:
+def why_unreadable(path: Path, error: OSError) -> tuple[str, str]:
     """What is wrong with a file that could not be read, and what to do."""
     if path.is_symlink() and not path.exists():
-        return (
-            "is a link to a file that is not there",
-            "Fetch its content, if it was never downloaded (DataLad: datalad get).",
-        )
-    if not path.exists():
+        return "is a link to nothing", "Fetch its content, if it was never downloaded (DataLad: datalad get)."
+    if isinstance(error, FileNotFoundError):
         return "is not there", "Complete the download, or take it off the list."
-    try:
-        with path.open("rb"):
-            reason = "input or output error"
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    return f"cannot be read: {reason}", "Check its permissions and the disk."
+    return f"cannot be read: {error.strerror or type(error).__name__}", "Check its permissions, and the disk."
 
 
 def relative(path: Path, root: Path) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medae.data.case import Case, ImageKind, ImageRef, Manifest, Modality
-from medae.data.files import _sha256s, relative, subject_of, why_unreadable
+from medae.data.digests import sha256_of_files
+from medae.data.files import relative, subject_of, why_unreadable
 from medae.data.finding import Finding, Level
 from medae.errors import DataError
 from medae.formats.endings import ENDINGS
@@ -102,8 +103,7 @@ class Files:
             self._refuse("The data set holds no images that can be used.")
         self._report_orphans()
         channels = self._used(channels)
-        digests = _sha256s(self.root, {entry.path for _, _, entry in self._places()})
-        self._report_unreadable(digests)
+        digests = self._digests()
         bad = {finding.case for finding in self.findings if finding.level == "error"}
 
         def ref(entry: Entry, modality: Modality) -> ImageRef:
@@ -126,7 +126,6 @@ class Files:
         )
         if not cases:
             self._refuse("No case of the data set can be used: every one has an error.")
-        self._report_copies(cases)
         return Manifest(
             source=source,
             root=self.root,
@@ -144,24 +143,15 @@ class Files:
                     role = _role(False, name)
                     self.report("error", "orphan", "has no image", remedy, case=case_id, path=entry.path, role=role)
 
-    def _report_unreadable(self, digests: Mapping[Path, str]) -> None:
+    def _digests(self) -> dict[Path, str]:
+        """Of the contents of each file that can be read; the others are errors of their cases."""
+        found = sha256_of_files(entry.path for _, _, entry in self._places())
         for case_id, role, entry in self._places():
-            if entry.path not in digests:
-                problem, remedy = why_unreadable(entry.path)
+            digest = found[entry.path]
+            if isinstance(digest, OSError):
+                problem, remedy = why_unreadable(entry.path, digest)
                 self.report("error", "unreadable", problem, remedy, case=case_id, path=entry.path, role=role)
-
-    def _report_copies(self, cases: tuple[Case, ...]) -> None:
-        """A warning for images with the same contents in two subjects: they could be on both sides of a split."""
-        owners: dict[str, set[str]] = {}
-        for case in cases:
-            for image in case.images.values():
-                owners.setdefault(image.identity(), set()).add(case.subject)
-        problem = "has the same contents as an image of another subject: one scan could be in training and in test"
-        for case in cases:
-            for name, image in case.images.items():
-                if len(owners[image.identity()]) > 1:
-                    remedy, path = "Remove the copies, or give both the same subject.", self.root / image.files[0]
-                    self.report("warning", "copy", problem, remedy, case=case.id, path=path, role=_role(True, name))
+        return {path: digest for path, digest in found.items() if isinstance(digest, str)}
 
     def _used(self, channels: Mapping[str, Modality]) -> dict[str, Modality]:
         used = {name for images in self.images.values() for name in images}

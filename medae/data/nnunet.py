@@ -46,7 +46,6 @@ class NNUNetSource(FileSource):
                 partitions[case_id] = PARTITIONS[part]
             for path in _of_ending(files, f"labels{part}", ending):
                 files.add_target(stem(path), self.target_name, path)
-        _report_gaps(files, channels)
         declared = content.get("labels")
         return files.manifest(
             self.format,
@@ -119,16 +118,6 @@ def _add_listed(files: Files, listed: object, channels: dict[int, str], target: 
             files.add_image(case_id, channel, path)
         if label:
             files.add_target(case_id, target, found[-1])
-
-
-def _report_gaps(files: Files, channels: dict[int, str]) -> None:
-    """A warning for each case that lacks a declared channel: nnU-Net would refuse it, here it may be meant."""
-    used = {name for images in files.images.values() for name in images}
-    for case_id, images in files.images.items():
-        for name in channels.values():
-            if name in used and name not in images:
-                problem, remedy = f"has no image of the channel '{name}'", "Add it, if the case should have it."
-                files.report("warning", "channel", problem, remedy, case=case_id, role=f"image {name}")
 
 
 def _channels(content: dict[str, Any]) -> dict[int, str]:
