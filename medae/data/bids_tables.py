@@ -39,7 +39,7 @@ def _participants(files: Files, subjects: Mapping[str, str]) -> dict[str, Covari
         problem = "has two rows in participants.tsv; none is used"
         files.report("warning", "participants", problem, "Keep one row a participant.", case=subject, path=path)
     for subject in sorted(table.keys() - set(subjects.values())):
-        problem, remedy = "has a row in participants.tsv and no image", "Add the images, or remove the row."
+        problem, remedy = "has a row in participants.tsv and no image that is taken", "Add its images, or let it be."
         files.report("warning", "participants", problem, remedy, case=subject, path=path)
     for case_id, subject in subjects.items():
         if subject not in table:

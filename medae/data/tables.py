@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from medae.errors import DataError
 
 MISSING = frozenset({"", "n/a", "N/A", "NA", "nan", "NaN"})
+DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
 
 
 def read_table(path: Path, columns: Iterable[str] = (), delimiters: str = "\t") -> dict[int, dict[str, str]]:
     """The rows of a table: line in the file -> column -> cell. Empty rows are left out, missing cells are empty.
 
-    columns: that have to be there. delimiters: the one that parts the most names in the first line is taken.
+    columns: that have to be there. delimiters: the one that parts the most names in the first line is taken; with
+    semicolons, decimal commas become points, as the programs that write such tables mean them.
     Raises DataError for a file that is no such table.
     """
     needed = tuple(columns)
@@ -33,6 +36,10 @@ def read_table(path: Path, columns: Iterable[str] = (), delimiters: str = "\t") 
         problem += f", {', '.join(needed)} among them." if needed else "."
         raise DataError(problem, where=path.name, remedy="Correct the file.")
     stripped = {line: {name.strip(): cell.strip() for name, cell in row.items()} for line, row in rows.items()}
+    if delimiter == ";":
+        stripped = {
+            line: {name: DECIMAL_COMMA.sub(r"\1.\2", cell) for name, cell in row.items()} for line, row in stripped.items()
+        }
     return {line: row for line, row in stripped.items() if any(row.values())}
 
 
