@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medae.config import apply_overrides, to_dict, validate
+from medae.data.across import HOUNSFIELD
 from medae.data.check import Check, check_manifest
 from medae.data.digests import reporting
 from medae.data.finding import Finding
@@ -18,6 +19,7 @@ from medae.data.sources import open_manifest
 from medae.errors import DataError
 from medae.parallel import usable_cores
 from medae.report.html import Report, Tile, Tone
+from medae.report.planes import CONVENTION
 from medae.report.thumbnail import thumbnail
 from pipelines.console import Screen, shown
 from pipelines.data import Opened
@@ -90,6 +92,7 @@ def describe(check: Check) -> dict[str, Any]:
             "voxels (mm)": _spread([found.spacing for found in images], "{:.3g}"),
             "stored orientation": ", ".join(f"{name} ({count})" for name, count in orientations.most_common()),
             "values": f"{min(found.lowest for found in images):g} to {max(found.highest for found in images):g}",
+            "looks like CT": f"{sum(found.lowest < HOUNSFIELD for found in images)} of {len(images)} images",
         }
     return facts | {
         "cases with an error": len(check.excluded),
@@ -119,11 +122,10 @@ def write_report(check: Check, facts: dict[str, Any], out: Path) -> None:
     chunks = [drawn[start : start + TILES] for start in range(0, len(drawn), TILES)]
     pages = {f"Cases {TILES * place + 1} to {TILES * place + len(chunk)}": chunk for place, chunk in enumerate(chunks)}
     names = {title: f"cases-{place:03d}.html" for place, title in enumerate(pages, start=1)}
-    subtitle = (
-        "phantoms, not patients" if check.manifest.phantom else "radiological convention: the patient's right is on the left"
-    )
+    subtitle = f"Axial, coronal, sagittal; label map in colour. {CONVENTION}"
+    subtitle += " Phantoms, not patients." if check.manifest.phantom else ""
     for title, chunk in pages.items():
-        Report(title, f"Axial, coronal, sagittal; label map in colour; {subtitle}").gallery(chunk).write(out / names[title])
+        Report(title, subtitle).section("Cases").gallery(chunk).write(out / names[title])
     page = Report("Check", "What the data set holds, and what is wrong with which file")
     page.card("Cases", len(check.manifest.cases), f"{facts['subjects']} subjects")
     page.card("Left out", len(check.excluded), "cases with an error", "caution" if check.excluded else "good")

@@ -23,7 +23,7 @@ from medae.formats.raw import RawImage
 from medae.formats.read import read_raw
 from medae.volume import spacing_of
 
-VERSION = 1
+VERSION = 2
 """Raised whenever something else is found in the same contents, so that nothing older is remembered."""
 
 SAMPLE = 1_000_000
@@ -31,6 +31,9 @@ SAMPLE = 1_000_000
 
 WHOLE = 1e-4
 """How far a stored label may be from a whole number: a header's scale factor rounds."""
+
+BINS = 1 << 16
+"""Labels up to here are counted without sorting."""
 
 Picture = Callable[[RawImage, RawImage | None], bytes]
 
@@ -181,11 +184,16 @@ def _digest(array: np.ndarray) -> str:
 
 def count_values(array: np.ndarray) -> dict[float, int]:
     """Voxels by value; values that differ from a whole number by the rounding of a header's scale count as that number."""
-    whole = np.rint(array.real) if np.isfinite(array).all() else array
-    if np.abs(array - whole).max() > WHOLE or not 0 <= float(whole.min()) <= float(whole.max()) < 1 << 16:
+    if array.dtype.kind in "biu":
+        whole = array
+        fits = int(array.min()) >= 0 and int(array.max()) < BINS
+    else:
+        whole = np.rint(array.real) if np.isfinite(array).all() else array.real
+        fits = bool(np.abs(array - whole).max() <= WHOLE) and whole.min() >= 0 and whole.max() < BINS
+    if not fits:
         values, numbers = np.unique(array.real, return_counts=True)
         return {float(value): int(number) for value, number in zip(values, numbers, strict=True)}
-    numbers = np.bincount(whole.astype(np.int64).ravel())
+    numbers = np.bincount(whole.astype(np.intp, copy=False).ravel(order="K"))
     return {float(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
 
 
