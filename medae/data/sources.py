@@ -16,7 +16,7 @@ from pydantic import Discriminator, Tag
 from medae.config import validate
 from medae.data.bids import BIDSSource
 from medae.data.case import Case, Manifest
-from medae.data.files import FileSource, inside, read_json, relative, resolve_root
+from medae.data.files import FileSource, read_json, relative, resolve_root
 from medae.data.finding import Finding
 from medae.data.folder import FolderSource, guess_patterns
 from medae.data.manifest_file import ManifestSource, Record, frozen
@@ -92,9 +92,9 @@ def write_manifest(manifest: Manifest, source: ConcreteSource | AutoSource, path
     """Write what was opened to a file, as `open_manifest` gave it, for a source of ``format: manifest``."""
     source = recognise(source) if isinstance(source, AutoSource) else source
     keys = source.model_dump(mode="json", exclude={"root"}, exclude_none=True)
-    if isinstance(source, TableSource) and source.table is not None and source.table.is_absolute():
-        table = inside(manifest.root, str(source.table))
-        keys["table"] = source.table.name if table is None else relative(table, manifest.root)
+    if isinstance(source, TableSource):
+        table = source.places()[1]
+        keys["table"] = relative(table, manifest.root) if table.is_relative_to(manifest.root) else table.name
     Record.of(manifest, keys, case_ids).write(path)
 
 

@@ -44,7 +44,7 @@ class TableSource(FileSource):
 
     def manifest(self) -> Manifest:
         """Open the data set. Raises DataError if the table is not in this form; a bad row is a finding."""
-        root, path = self._places()
+        root, path = self.places()
         rows = _rows(path)
         columns = _columns(rows, path, self.target_name)
         files = Files(root)
@@ -78,7 +78,7 @@ class TableSource(FileSource):
             covariates=covariates,
         )
 
-    def _places(self) -> tuple[Path, Path]:
+    def places(self) -> tuple[Path, Path]:
         """The folder of the files, and the table."""
         named = absolute_root(self.root)
         if self.table is None and is_table(self.root):
