@@ -132,7 +132,7 @@ def _read(root: Path, ref: ImageRef) -> tuple[RawImage | None, list[Remark]]:
     if ref.kind != "intensity":  # said of the image already, on whose grid the label map has to be
         found = [remark for remark in found if remark.code not in ("units", "no_position")]
     try:
-        raw = read_raw(paths, resample_slices=ref.resample_slices)
+        raw = read_raw(paths, resample_slices=ref.resample_slices, component=ref.component)
     except MedaeError as error:
         code = "geometry" if isinstance(error, GeometryError) else "unreadable"
         what = error.what.replace(str(paths[0]), str(relative_to(root, str(paths[0]))))
@@ -145,11 +145,14 @@ def _intensities(raw: RawImage, ref: ImageRef, _: object) -> tuple[ImageFacts, l
     return _facts(raw, None), list(remarks.intensities(raw.array, ref.modality))
 
 
-def _labels(raw: RawImage, _: ImageRef, declared: Mapping[int, str] | None) -> tuple[ImageFacts, list[Remark]]:
+def _labels(raw: RawImage, ref: ImageRef, declared: Mapping[int, str] | None) -> tuple[ImageFacts, list[Remark]]:
     counts = count_values(raw.array)
-    found = list(remarks.label_values(counts, declared))
+    found = list(remarks.label_values(counts, None if ref.kind == "mask" else declared))
     if any(remark.level == "error" and remark.code == "labels" for remark in found):
         return _facts(raw, None), found
+    if ref.kind == "mask":  # every other value than 0 is read as 1
+        inside = sum(count for value, count in counts.items() if value)
+        counts = {value: count for value, count in ((0.0, counts.get(0.0, 0)), (1.0, inside)) if count}
     found += wrong_sides(raw.array, raw.native.matrix(), declared or {})
     return _facts(raw, {int(value): count for value, count in counts.items()}), found
 

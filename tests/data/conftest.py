@@ -84,5 +84,19 @@ def bids(tmp_path):
 
 
 @pytest.fixture
+def listing(tmp_path):
+    """A table of three cases of two subjects; the files are in folders that say nothing."""
+    make_files(tmp_path, "a/1.nii.gz", "a/2.nrrd", "b/3.mha", "b/4.nii", "c/1.nii.gz", "c/head.nii.gz")
+    rows = [
+        "subject;session;image:T1;image:FLAIR;label;mask:brain_mask;age;site",
+        "P1;1;a/1.nii.gz;a/2.nrrd;c/1.nii.gz;c/head.nii.gz;61,5;north",
+        "P1;2;b/3.mha;;;;62;",
+        "P2;;b/4.nii;;;;n/a;south",
+    ]
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+@pytest.fixture
 def plain(tmp_path):
     return make_files(tmp_path, "image/jane_doe_1.nii.gz", "image/jane_doe_2.nii.gz", "mask/jane_doe_1.nii.gz")
