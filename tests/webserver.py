@@ -32,11 +32,16 @@ class Served:
 
 
 class Web:
-    """Serves ``files`` by path until ``stop``. asked: the ranges that were asked for, by order, None for the whole file."""
+    """Serves ``files`` by path until ``stop``.
+
+    asked: the ranges that were asked for, by order, None for the whole file. validators, authorizations:
+    what came with them.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, Served] = {}
         self.asked: list[str | None] = []
+        self.validators: list[str | None] = []
         self.authorizations: list[str | None] = []
         web = self
 
@@ -69,6 +74,7 @@ class Web:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """One GET."""
         self.asked.append(request.headers["Range"])
+        self.validators.append(request.headers["If-Range"])
         self.authorizations.append(request.headers["Authorization"])
         served = self.files.get(request.path.partition("?")[0])
         request.close_connection = True
@@ -116,5 +122,6 @@ class Web:
         match = re.fullmatch(r"bytes=(\d+)-", request.headers["Range"] or "")
         if match is None or not served.ranges:
             return 0
-        is_same = request.headers["If-Range"] in (served.etag, served.modified)
+        wanted = request.headers["If-Range"]
+        is_same = wanted is None or wanted in (served.etag, served.modified)
         return int(match[1]) if is_same or served.blind else 0

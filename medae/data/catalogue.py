@@ -14,7 +14,8 @@ class PublicSet:
     """A data set that ``medae data get NAME`` fetches.
 
     name: also that of its folder. task: its key in MONAI's tables. modality: ``x4`` is four channels in one 4D file. scans,
-    labelled: in all, and those with a label map (Simpson et al. 2019, table 1). size: of the archive, about.
+    labelled: in all, and those with a label map, in the archive (a few fewer than in Simpson et al. 2019, arXiv:1902.09063).
+    size: of the archive, about.
     """
 
     name: str
@@ -42,10 +43,10 @@ KNOWN = {
         PublicSet("brain-tumour", "Task01_BrainTumour", "glioma, 3 parts", "MR x4", 750, 484, "7.6 GB"),
         PublicSet("heart", "Task02_Heart", "left atrium", "MR", 30, 20, "460 MB"),
         PublicSet("liver", "Task03_Liver", "liver, tumours", "CT", 201, 131, "29 GB"),
-        PublicSet("hippocampus", "Task04_Hippocampus", "hippocampus, 2 parts", "MR", 394, 263, "28 MB"),
+        PublicSet("hippocampus", "Task04_Hippocampus", "hippocampus, 2 parts", "MR", 390, 260, "28 MB"),
         PublicSet("prostate", "Task05_Prostate", "prostate, 2 zones", "MR x2", 48, 32, "240 MB"),
-        PublicSet("lung", "Task06_Lung", "lung tumours", "CT", 96, 64, "9.2 GB"),
-        PublicSet("pancreas", "Task07_Pancreas", "pancreas, tumours", "CT", 420, 282, "12 GB"),
+        PublicSet("lung", "Task06_Lung", "lung tumours", "CT", 95, 63, "9.2 GB"),
+        PublicSet("pancreas", "Task07_Pancreas", "pancreas, tumours", "CT", 420, 281, "12 GB"),
         PublicSet("hepatic-vessel", "Task08_HepaticVessel", "liver vessels, tumours", "CT", 443, 303, "9.3 GB"),
         PublicSet("spleen", "Task09_Spleen", "spleen", "CT", 61, 41, "1.6 GB"),
         PublicSet("colon", "Task10_Colon", "colon cancer", "CT", 190, 126, "6.2 GB"),

@@ -109,6 +109,7 @@ def test_a_file_that_changed_on_the_server_is_not_joined_to_the_old_half(web, pa
     served.blind = blind
     fetch(url, later)
     assert later.file.read_bytes() == CONTENT[::-1]
+    assert web.validators[5] == (faults.get("modified") or '"one"'), "the server is asked to compare"
 
 
 def test_a_blind_server_whose_file_has_another_size_is_not_joined(web, part):
