@@ -10,11 +10,12 @@ from torch import Tensor
 
 from medae.config import Config
 from medae.data.case import Case, ImageRef, Manifest, Modality
-from medae.errors import DataError, MedaeError
+from medae.data.reading import read_image
+from medae.errors import DataError
 from medae.plan import Foreground
 from medae.preprocessing.foreground import foreground_mask
 from medae.seeding import numpy_generator
-from medae.volume import Volume, read_volume, spacing_of
+from medae.volume import Volume, spacing_of
 
 HOUNSFIELD = -500.0
 """HU: an image whose darkest voxels lie below is taken for CT, because MR has no such negative values."""
@@ -138,7 +139,7 @@ class _Reading:
 
     def add(self, case: Case) -> None:
         """Read a case's channels and label maps."""
-        volumes = {name: self._read(ref) for name, ref in case.images.items() if name in self.samples}
+        volumes = {name: read_image(self.manifest, ref) for name, ref in case.images.items() if name in self.samples}
         if not volumes:
             return
         first = next(iter(volumes.values()))
@@ -166,7 +167,7 @@ class _Reading:
             self.samples[name].append(generator.choice(values, min(SAMPLE, len(values)), replace=False))
         for name, target in case.targets.items():
             if isinstance(target, ImageRef):
-                found, counts = np.unique(self._read(target).image.numpy(), return_counts=True)
+                found, counts = np.unique(read_image(self.manifest, target).image.numpy(), return_counts=True)
                 shares = {int(label): count / counts.sum() for label, count in zip(found, counts, strict=True) if label}
                 self.shares.setdefault(name, []).append(shares)
 
@@ -197,12 +198,6 @@ class _Reading:
             intensities={name: _intensities(np.concatenate(self.samples[name]), self.modalities[name]) for name in read},
             labels=labels,
         )
-
-    def _read(self, ref: ImageRef) -> Volume:
-        try:
-            return read_volume(self.manifest.paths(ref), ref.kind)
-        except MedaeError as error:
-            raise type(error)(error.what, where=", ".join(ref.files), remedy=error.remedy) from error
 
 
 def _modality(declared: Modality, volume: Volume) -> tuple[Modality, bool]:

@@ -21,6 +21,12 @@ def write_dataset_json(root: Path, content: dict[str, Any]) -> None:
     (root / "dataset.json").write_text(json.dumps(content))
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests and findings of other tests do not count."""
+    monkeypatch.setenv("MEDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(name="touch")
 def touch_fixture() -> Callable[..., Path]:
     """Make files under a folder, each containing its own name; returns the folder."""

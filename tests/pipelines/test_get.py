@@ -22,9 +22,9 @@ from filelock import FileLock
 
 from medae.data.catalogue import KNOWN, PublicSet, find_known
 from medae.data.origin import RECORD, read_record
-from medae.data.sources import detect_format
+from medae.data.sources import AutoSource, detect_format, open_manifest
 from medae.errors import ConfigError, DataError
-from pipelines import check, cli, get
+from pipelines import cli, get
 
 NO_CHECKSUMS = {"sha256": None, "md5": None}
 
@@ -101,7 +101,7 @@ def test_an_address_becomes_a_data_set(web, tmp_path, capsys):
     assert "Licence: CC-BY-SA 4.0" in shown.out
     assert "Licence: known when it is unpacked" in shown.err
     assert str(tmp_path) not in shown.out + shown.err + json.dumps(record)
-    assert check.run(folder, "auto", "given", [], tmp_path / "report", True)["facts"]["cases"] == 1
+    assert [case.id for case in open_manifest(AutoSource(root=folder)).cases] == ["h_1"]
 
 
 def test_what_is_there_is_not_fetched_again(web, tmp_path, capsys):
