@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,13 +206,24 @@ class Files:
         return Manifest(source=source, root=self.root, channels=tuple(channels), labels=dict(labels), cases=cases)
 
 
-def image_refs(root: Path, wanted: Mapping[K, tuple[Path, ImageKind, Modality]]) -> dict[K, ImageRef]:
-    """A reference to each file beneath ``root``, its contents hashed (SHA-256 over the file's bytes) in threads."""
-    digests = _sha256s(root, {path for path, _, _ in wanted.values()})
+def image_refs(root: Path, wanted: Mapping[K, tuple[Path | Sequence[Path], ImageKind, Modality]]) -> dict[K, ImageRef]:
+    """A reference to each file beneath ``root``, or to the files of a series, contents hashed (SHA-256) in threads."""
+    files = {key: (entry[0],) if isinstance(entry[0], Path) else tuple(entry[0]) for key, entry in wanted.items()}
+    digests = _sha256s(root, {path for paths in files.values() for path in paths})
     return {
-        key: ImageRef(files=(_relative(path, root),), sha256=digests[path], kind=kind, modality=modality)
-        for key, (path, kind, modality) in wanted.items()
+        key: ImageRef(
+            files=tuple(_relative(path, root) for path in files[key]),
+            sha256=digest_of([digests[path] for path in files[key]]),
+            kind=kind,
+            modality=modality,
+        )
+        for key, (_, kind, modality) in wanted.items()
     }
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """The digest of an image from those of its files, in order: that of its one file, or SHA-256 over those of several."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _sha256s(root: Path, paths: Iterable[Path]) -> dict[Path, str]:

@@ -15,11 +15,14 @@ from pydantic import Discriminator, Tag
 from medae.config import validate
 from medae.data.bids import BIDSSource
 from medae.data.case import Case, Manifest
+from medae.data.dicom import DICOMSource
+from medae.data.dicom_scan import holds_dicom
 from medae.data.files import FileSource, image_files, read_json, resolve_root, stem
 from medae.data.folder import FolderSource, guess_patterns
 from medae.data.msd import MSDSource, listed_files
 from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
 from medae.data.phantom import PhantomSource
+from medae.data.pseudonyms import SALT_VARIABLE
 from medae.errors import ConfigError, DataError
 
 __all__ = [
@@ -33,7 +36,6 @@ __all__ = [
     "resolve_root",
 ]
 
-SALT_VARIABLE = "MEDAE_CASE_SALT"
 PHANTOM_FILE = "phantom.json"
 LOOKED_FOR = (
     "dataset.json beside imagesTr (Medical Segmentation Decathlon, nnU-Net raw)",
@@ -41,6 +43,7 @@ LOOKED_FOR = (
     "a folder of images, with or without one of label maps (image/ and mask/)",
     "NIfTI files in the folder itself (*_T1w.nii.gz and *_dseg.nii.gz)",
     f"{PHANTOM_FILE} (phantoms)",
+    "DICOM files, at any depth and by any name",
 )
 
 
@@ -51,13 +54,14 @@ class AutoSource(FileSource):
     subject: re.Pattern[str] | None = None
 
 
-ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | PhantomSource
+ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | PhantomSource | DICOMSource
 CONCRETE: dict[str, type[ConcreteSource]] = {
     "msd": MSDSource,
     "nnunet": NNUNetSource,
     "bids": BIDSSource,
     "folder": FolderSource,
     "phantom": PhantomSource,
+    "dicom": DICOMSource,
 }
 
 
@@ -72,6 +76,7 @@ SourceConfig = Annotated[
     | Annotated[BIDSSource, Tag("bids")]
     | Annotated[FolderSource, Tag("folder")]
     | Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[DICOMSource, Tag("dicom")]
     | Annotated[AutoSource, Tag("auto")],
     Discriminator(source_format),
 ]
@@ -80,8 +85,9 @@ SourceConfig = Annotated[
 def open_manifest(source: ConcreteSource | AutoSource, case_ids: Literal["given", "hashed"] = "given") -> Manifest:
     """Open a data set.
 
-    case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net and phantoms and hashes file names of plain folders, unless
-    their source says ``ids: names``; ``hashed`` hashes all. Raises DataError if the data set cannot be opened.
+    case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net and phantoms and the pseudonyms of DICOM, and hashes file
+    names of plain folders, unless their source says ``ids: names``; ``hashed`` hashes all. Raises DataError if the data
+    set cannot be opened.
     """
     if isinstance(source, AutoSource):
         source = recognise(source)
@@ -99,15 +105,18 @@ def recognise(source: AutoSource) -> ConcreteSource:
     content = source.model_dump(exclude={"format"}, exclude_none=True)
     if source.subject is not None and "subject" not in model.model_fields:
         raise ConfigError(
-            "A BIDS data set states its subjects; a subject pattern has no use.", where="subject", remedy="Remove it."
+            "This data set states its subjects (BIDS, DICOM); a subject pattern has no use.",
+            where="subject",
+            remedy="Remove it.",
         )
     return validate(model, content)
 
 
 def detect_format(root: Path) -> str:
-    """The layout of the data set in a folder: ``msd``, ``nnunet``, ``bids``, ``folder`` or ``phantom``.
+    """The layout of the data set in a folder: ``msd``, ``nnunet``, ``bids``, ``folder``, ``phantom`` or ``dicom``.
 
-    Plain folders are what is left when no other layout is there. Raises DataError if there is none, or two.
+    Plain folders are what is left when no other layout is there, DICOM when there are no plain folders either. Raises
+    DataError if there is none, or two.
     """
     root = resolve_root(root)
     if (root / PHANTOM_FILE).is_file():
@@ -131,6 +140,8 @@ def detect_format(root: Path) -> str:
         )
     if guess_patterns(root, "label") is not None:
         return "folder"
+    if holds_dicom(root):
+        return "dicom"
     looked_for = "".join(f"\n    {line}" for line in LOOKED_FOR)
     raise DataError(f"No data set is recognised. Looked for:{looked_for}", where=root, remedy=_hint(root))
 
@@ -151,8 +162,6 @@ def _hint(root: Path) -> str:
     inside = sorted(path.parent.name for name in ("dataset.json", "participants.tsv") for path in root.glob(f"*/{name}"))
     if inside:
         return f"Did you mean a folder inside it ({', '.join(inside)})?"
-    if next(root.rglob("*.dcm"), None) is not None:
-        return "DICOM files have to be converted to NIfTI first, for example with dcm2niix."
     return "Use 'format: folder' with image_pattern to say which files are images."
 
 
