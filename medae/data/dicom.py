@@ -13,12 +13,14 @@ from pydantic import Field
 from medae.data.case import Case, ImageKind, Manifest, Modality
 from medae.data.dicom_scan import Fault, scan
 from medae.data.dicom_series import Candidate, Series, candidates, series_of
+from medae.data.digests import reporter
 from medae.data.files import FileSource, image_refs, resolve_root
 from medae.data.finding import Finding, Level
 from medae.data.pseudonyms import pseudonym_key
 from medae.errors import DataError
 from medae.formats.dicom.judge import Rules
 from medae.formats.dicom.kinds import modality_of
+from medae.parallel import usable_cores
 
 ORDER = ("CT", "CTce", "T1", "T1ce", "T2", "FLAIR", "PD", "T2star", "SWI", "DWI", "ADC")
 """Channels in the order in which a case lists them; others follow by name."""
@@ -57,7 +59,7 @@ class DICOMSource(FileSource):
     def manifest(self) -> Manifest:
         """Read all headers, judge each series, and put cases together. Raises DataError if no series can be read."""
         root = resolve_root(self.root)
-        found = scan(root, self.workers)
+        found = scan(root, min(self.workers, usable_cores()), reporter())
         if not found.headers:
             raise DataError("The folder holds no DICOM files.", where=root, remedy="Check the folder.")
         key = pseudonym_key()

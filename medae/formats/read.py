@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from monai.data.meta_tensor import MetaTensor
 
 from medae.errors import DataError
 from medae.formats.dicom.read import read_series
@@ -37,6 +35,9 @@ def read_volume(
     Raises DataError for a file that cannot be read, is not 3D, or whose values do not fit the kind (not finite,
     label values that are negative, above 32767 or not whole numbers); GeometryError for an unusable affine.
     """
+    import torch
+    from monai.data.meta_tensor import MetaTensor  # takes seconds: who reads raw images only is spared it
+
     raw = read_raw(paths, resample_slices=resample_slices)
     values = _intensities(raw.array, paths[0]) if kind == "intensity" else _labels(raw.array, paths[0])
     if kind == "mask":
