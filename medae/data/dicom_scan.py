@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from medae.errors import DataError
-from medae.formats.dicom.headers import Header, read_header
+from medae.formats.dicom.headers import Header, IndexFile, read_header
 from medae.formats.dicom.sniff import is_dicom
 from medae.parallel import unordered
 
@@ -24,22 +24,23 @@ WORTH_PROCESSES = 2000
 SNIFFED = 500
 """Files that are looked into to recognise a tree of DICOM files."""
 
-Fault = Literal["empty", "not DICOM", "damaged"]
+Fault = Literal["empty", "not DICOM", "damaged", "index"]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """headers: by SeriesInstanceUID, in the order of paths. faults: number of files of each kind that gave none."""
+    """headers: by SeriesInstanceUID, in the order of paths. faults: number of files of each kind that gave none; an index
+    (DICOMDIR) is no fault."""
 
-    headers: dict[str, list[Header]] = field(default_factory=dict)
+    headers: dict[str, list[Header]] = field(default_factory=dict, repr=False)
     faults: Counter[Fault] = field(default_factory=Counter)
 
 
 def files_beneath(root: Path) -> Iterator[Path]:
-    """Files at any depth, ordered; hidden ones, DICOMDIR and folders that are links are left out."""
+    """Files at any depth, ordered; hidden ones and folders that are links are left out."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def holds_dicom(root: Path) -> bool:
@@ -72,6 +73,8 @@ def _read(paths: Sequence[Path]) -> list[Header | Fault]:
     for path in paths:
         try:
             found.append(read_header(path))
+        except IndexFile:
+            found.append("index")
         except DataError:
             found.append(_fault(path))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medae.errors import DataError
 from medae.formats.dicom.frames import FRAME_TAGS, Slice, number, slices_of, text, words
@@ -67,6 +67,10 @@ class Header:
     slices: tuple[Slice, ...]
 
 
+class IndexFile(DataError):
+    """A DICOMDIR, which lists other files and holds nothing itself."""
+
+
 def read_header(path: Path) -> Header:
     """Read a file's header; pixels are left alone, so a compressed file costs no decoding.
 
@@ -101,6 +105,8 @@ def read_header(path: Path) -> Header:
 
 
 def _header(path: Path, dataset: Any, rest: int) -> Header:
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise IndexFile("The file is an index of others (DICOMDIR).", where=path, remedy="Leave it out.")
     if not text(dataset, "SOPClassUID") or not text(dataset, "SeriesInstanceUID"):
         raise DataError("The file holds no DICOM object of a series.", where=path, remedy="Leave it out.")
     identity = text(dataset, "PatientID")
@@ -141,6 +147,7 @@ def _missing(dataset: Any, syntax: str, pixels: int, rest: int) -> int:
     uid = pydicom.uid.UID(syntax)
     if not pixels or uid == DeflatedExplicitVRLittleEndian:
         return 0
+    rest -= 8 if uid == ImplicitVRLittleEndian else 12  # the element's tag, representation and length
     is_plain = uid.is_transfer_syntax and not uid.is_private and not uid.is_compressed
     bits = int(number(dataset, "BitsAllocated") or 16) * int(number(dataset, "SamplesPerPixel") or 1)
     return max(0, (pixels * bits // 8 if is_plain else 1) - rest)

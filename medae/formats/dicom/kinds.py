@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -24,7 +25,9 @@ ENHANCED_COLOUR = "1.2.840.10008.5.1.4.1.1.4.3"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 PROJECTIONS = {"PROJECTION IMAGE", "MIP", "MAX_IP", "MINIP", "MIN_IP", "MNIP", "SSD", "VRT", "VOLUME_RENDERING"}
-SCREENS = {"SCREEN SAVE", "SCREENSAVE", "CSA REPORT", "CSAPARALLEL", "PASTED"}
+SCREENS = {"SCREEN SAVE", "SCREENSAVE", "CSA REPORT", "PASTED"}
+
+SCOUT = re.compile(r"locali[sz]er|topogram|surview|(?<![a-z])(scout|survey|3.?plane.?loc)(?![a-z])", re.IGNORECASE)
 
 READABLE = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
@@ -45,8 +48,8 @@ READABLE = {
 
 
 def is_localiser(header: Header) -> bool:
-    """A scout: a few slices to plan the others by."""
-    return "LOCALIZER" in header.image_type
+    """A scout: a few slices to plan the others by. Some scanners say so in the description only."""
+    return "LOCALIZER" in header.image_type or bool(SCOUT.search(header.description))
 
 
 def modality_of(header: Header) -> Literal["CT", "MR", "unknown"]:

@@ -31,7 +31,8 @@ class Stack:
     """Slices in the order in which they lie along the normal, row direction x column direction.
 
     affine: 4x4 float64, (column, row, slice) -> RAS mm; the least-squares fit, so only for an even stack that of every
-    voxel. spacing: ``even`` within 0.01 mm at every corner; ``missing`` if the gaps are multiples of one; else ``uneven``.
+    voxel. spacing: ``even`` within 0.01 mm; ``missing`` if the gaps are multiples of one, and most are that one; else
+    ``uneven``.
     step: mm along the normal between slices, for missing ones between those that should be there. absent: number of
     slices that are missing. apart: mm, the largest distance of a slice from the fit. tilt: degrees between the way from
     slice to slice and the normal. depths: mm of each slice along the normal, from the first.
@@ -87,9 +88,10 @@ def arrange(slices: Sequence[Slice]) -> Stack | Problem:
     spacing: Spacing = "even"
     absent = 0
     if apart > TOLERANCE:
-        counted = np.concatenate([[0.0], np.cumsum(np.rint(gaps / gaps.min()))])
+        multiples = np.rint(gaps / gaps.min())
+        counted = np.concatenate([[0.0], np.cumsum(multiples)])
         _, wide_step, remaining = _line(counted, origins)
-        spacing = "missing" if remaining <= TOLERANCE else "uneven"
+        spacing = "missing" if remaining <= TOLERANCE and np.median(multiples) == 1 else "uneven"
         absent = int(counted[-1] - places[-1]) if spacing == "missing" else 0
         step_mm = float(wide_step @ normal) if spacing == "missing" else float(np.median(gaps))
     else:
