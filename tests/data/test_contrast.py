@@ -29,14 +29,17 @@ DESCRIPTIONS = {
         "AX T1 SE C+", "SAG MPRAGE POST", "T1W 3D TFE with contrast", "T1-weighted Gad", "eT1W_SE_gado",
     ],
     "T2": [
-        "t2_tse_tra", "AX T2 FSE", "T2W_TSE", "AX T2 PROPELLER", "T2 FRFSE", "Sag T2", "t2_space_sag_iso", "AXT2", "HASTE cor",
-        "T2 fat sat",
+        "t2_tse_tra", "AX T2 FSE", "T2W_TSE", "AX T2 PROPELLER", "T2 FRFSE", "Sag T2", "t2_space_sag_iso", "AXT2",
+        "HASTE cor", "T2 fat sat",
     ],
     "FLAIR": [
-        "FLAIRreg", "AX FLAIR", "t2_flair_tra", "T2_FLAIR_3D", "t2_tirm_tra_dark-fluid", "Ax T2 FLAIR", "3D_Brain_VIEW_FLAIR",
-        "FLAIR_longTR", "t2_space_dark-fluid_sag", "AX FLAIR POST",
+        "FLAIRreg", "AX FLAIR", "t2_flair_tra", "T2_FLAIR_3D", "t2_tirm_tra_dark-fluid", "Ax T2 FLAIR",
+        "3D_Brain_VIEW_FLAIR", "FLAIR_longTR", "t2_space_dark-fluid_sag", "AX FLAIR POST",
     ],
-    "DWI": ["ep2d_diff_3scan_trace_p2", "AX DWI", "DWI b1000", "DTI 64 dir", "ep2d_diff_mddw_64_p2_TRACEW", "Diffusion", "b=1000"],
+    "DWI": [
+        "ep2d_diff_3scan_trace_p2", "AX DWI", "DWI b1000", "DTI 64 dir", "ep2d_diff_mddw_64_p2_TRACEW", "Diffusion",
+        "b=1000",
+    ],
     "ADC": ["ep2d_diff_3scan_trace_p2_ADC", "ADC map", "Apparent Diffusion Coefficient (mm2/s)", "dADC", "eADC"],
     "SWI": ["SWI_Images", "AX SWAN", "swi_tra_p2", "Mag_Images SWI"],
     "T2star": ["T2*", "t2_fl2d_tra_hemo", "AX GRE hemo", "T2 STAR", "T2star_map"],
