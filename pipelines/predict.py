@@ -13,10 +13,10 @@ from pydantic import Field
 from medae.anomaly.detector import Scoring, model_maps, reconstruct
 from medae.artifact import Artifact, load_artifact
 from medae.config import Config, apply_overrides, validate
-from medae.data.files import ENDINGS, image_files, stem
 from medae.data.sources import detect_format
 from medae.errors import ArtifactError, DataError, MedaeError
 from medae.export.nifti import write_native
+from medae.formats.endings import NIFTI, image_files, stem
 from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
 from medae.tracking.models import resolve_model
 from medae.tracking.privacy import public
@@ -55,7 +55,7 @@ def run(
             remedy="Fine-tune it (medae finetune), or score anomalies with it (medae detect --model).",
         )
     scans = _scans(source, artifact, choice, screen)
-    single = source.is_file() and output.name.endswith(ENDINGS)
+    single = source.is_file() and output.name.endswith(NIFTI)
     _refuse_overwriting(source.resolve(), output.resolve())
     if not single:
         output.mkdir(parents=True, exist_ok=True)

@@ -95,15 +95,16 @@ class DICOMSource(FileSource):
         case_id = "" if problem and problem.code == "swapped-subject" else self._case_id(series)
         if problem is not None:
             level: Level = "warning" if has_images and case_id else "error"
-            yield Finding(case_id, series.place, level, problem.code, problem.problem, problem.remedy)
+            yield Finding(case_id, series.place, level, problem.code, problem.problem, problem.remedy, series.role)
             return
         for warning in series.verdict.warnings:
-            yield Finding(case_id, series.place, "warning", warning.code, warning.problem, warning.remedy)
+            yield Finding(case_id, series.place, "warning", warning.code, warning.problem, warning.remedy, series.role)
         if not series.has_patient:
+            remedy = "Export it with pseudonyms as PatientID."
             text = (
                 "states no patient, so its study counts as a subject: studies of one person can be in training and in test"
             )
-            yield Finding(case_id, series.place, "warning", "no-patient", text, "Export it with pseudonyms as PatientID.")
+            yield Finding(case_id, series.place, "warning", "no-patient", text, remedy, series.role)
 
     def _manifest(self, root: Path, chosen: Mapping[str, Mapping[str, Candidate]], findings: list[Finding]) -> Manifest:
         names = {channel for images in chosen.values() for channel in images}
@@ -163,7 +164,7 @@ def _rivals(by_case: Candidates, chosen: Mapping[str, Mapping[str, Candidate]]) 
             for rival in (rival for rival in rivals if rival is not best):
                 text = f"is a second {channel} of its case and left out; series {best.header.series_number} is taken"
                 remedy = "Tell them apart by 'channels', patterns of SeriesDescription, or say 'cases: series'."
-                yield Finding(case_id, rival.series.place, "warning", "second-of-channel", text, remedy)
+                yield Finding(case_id, rival.series.place, "warning", "second-of-channel", text, remedy, rival.series.role)
 
 
 def _nothing(series: Sequence[Series], patterns: Mapping[str, object]) -> DataError:

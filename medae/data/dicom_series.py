@@ -21,14 +21,16 @@ Patterns = Mapping[str, re.Pattern[str]]
 class Series:
     """A series with its verdict. Every name in it was made by medae.
 
-    subject, session, pseudonym: ``sub-``, ``ses-`` and ``ser-`` with a keyed hash. place: for findings, such as
-    ``ses-0a1b2c3d4e5f/series-003``. split_key: what orders subjects in a split, never written. headers: of its files.
+    subject, session, pseudonym: ``sub-``, ``ses-`` and ``ser-`` with a keyed hash. place, role: for findings, such as
+    ``ses-0a1b2c3d4e5f/series-003`` and ``series 3``. split_key: what orders subjects in a split, never written. headers:
+    of its files.
     """
 
     subject: str
     session: str
     pseudonym: str
     place: str
+    role: str
     split_key: str
     has_patient: bool
     headers: Sequence[Header]
@@ -72,6 +74,7 @@ def series_of(headers: Sequence[Header], key: bytes, rules: Rules) -> Series:
         session=session,
         pseudonym=own,
         place=own if is_swapped else f"{session}/series-{one.series_number:03d}",
+        role="series" if is_swapped else f"series {one.series_number}",
         split_key=identity,
         has_patient=one.patient is not None,
         headers=headers,

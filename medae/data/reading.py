@@ -14,7 +14,7 @@ from medae.volume import Volume
 def read_image(manifest: Manifest, ref: ImageRef) -> Volume:
     """The image on nearest-RAS axes, as by `medae.formats.read.read_volume`; errors name places as `place_of` does."""
     try:
-        return read_volume(manifest.paths(ref), ref.kind, resample_slices=ref.resample_slices)
+        return read_volume(manifest.paths(ref), ref.kind, resample_slices=ref.resample_slices, component=ref.component)
     except MedaeError as error:
         raise type(error)(error.what, where=place_of(manifest, [ref], error.where), remedy=error.remedy) from error
 

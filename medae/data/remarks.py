@@ -17,6 +17,9 @@ from medae.formats.nifti import UNREADABLE
 SMALLEST_MM, LARGEST_MM = 0.005, 100.0
 """A voxel size outside of these is a slip of the unit."""
 
+FLAT = 2.5
+"""Ratio of the longest to the shortest axis from which voxels of exactly 1 mm are more likely a default than a fact."""
+
 SAME_PLACE = 0.05
 """Share of the smallest voxel size by which corners may lie apart: above a quaternion's rounding, below what is seen."""
 
@@ -74,6 +77,10 @@ def geometry(shape: tuple[int, ...], affine: np.ndarray) -> Iterator[Remark]:
     sizes = voxel_sizes(affine)
     if sizes.min() < SMALLEST_MM or sizes.max() > LARGEST_MM:
         yield Remark("error", "spacing", f"has voxels of {_mm(sizes)}", "Correct its spacing, or the unit that it states.")
+    if np.allclose(sizes, 1.0, rtol=1e-6) and max(shape) > FLAT * min(shape) > FLAT:
+        text = "states voxels of exactly 1 x 1 x 1 mm in a flat field of view: the distance of slices looks unset"
+        remedy = "If it is not known, keep slices as they are: a 2D plan, or spacing null along that axis."
+        yield Remark("warning", "unset_spacing", text, remedy)
     if min(shape) == 1:
         text = f"has one voxel along an axis ({' x '.join(map(str, shape))})"
         yield Remark("warning", "single_slice", text, "Use a 2D plan (spatial_dims: 2), or leave the case out.")

@@ -181,14 +181,9 @@ def test_a_refused_series_beside_good_ones_is_a_warning_alone_an_error(writer, t
     manifest = opened(writer)
     (finding,) = manifest.findings
     (case,) = manifest.cases
-    assert finding == Finding(
-        case.id,
-        f"{case.session}/series-001",
-        "warning",
-        "localiser",
-        "is a localiser, a scout to plan others by",
-        "Leave it out.",
-    )
+    text = "is a localiser, a scout to plan others by"
+    said = Finding(case.id, f"{case.session}/series-001", "warning", "localiser", text, "Leave it out.", "series 1")
+    assert finding == said
     Writer(writer.folder).series(ramp(SHAPE), name="other", places=[0, 1, 3, 4])
     manifest = opened(writer)
     assert codes(manifest) == {"localiser": "warning", "missing-slices": "error"}
