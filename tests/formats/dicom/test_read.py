@@ -120,11 +120,57 @@ def test_compressed_series(writer, kind, way):
     assert np.array_equal(way(stack_of(paths)), ramp((32, 24, 3)))
 
 
+REAL = Path(pydicom.data.__file__).parent / "test_files"
+
+
+@pytest.mark.parametrize("way", [convert.by_dcm2niix, convert.by_simpleitk])
+@pytest.mark.parametrize("kind", ["RLE", "implicit", "bigendian", "jp2klossless", "jpeg_ls_lossless"])
+def test_pixels_of_a_scanner_in_several_transfer_syntaxes(tmp_path, kind, way):
+    """One slice of an MR that comes with pydicom, put in three places."""
+    paths = []
+    for k in range(3):
+        dataset = pydicom.dcmread(REAL / f"MR_small_{kind}.dcm")
+        dataset.ImagePositionPatient[2] += k * 5
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}"
+        paths.append(tmp_path / f"{k}")
+        dataset.save_as(paths[-1])
+    expected = pydicom.dcmread(REAL / "MR_small.dcm").pixel_array.T
+    found = way(stack_of(paths))
+    assert all(np.array_equal(found[:, :, k], expected) for k in range(3))
+
+
 @pytest.mark.parametrize("way", [convert.by_dcm2niix, convert.by_simpleitk])
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::5])
 def test_both_ways_by_themselves(writer, way, orientation):
     paths = writer.series(ramp(), Geometry(orientation=orientation), modality="CT")
     assert np.array_equal(way(stack_of(paths)), ramp() - 1024.0)
+
+
+@pytest.mark.filterwarnings("ignore:Expected explicit VR")
+def test_deflated_files(writer):
+    paths = writer.series(ramp())
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        dataset.save_as(path)
+    assert np.array_equal(read_series(paths).array, ramp())
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint8])
+def test_unsigned_and_eight_bit_values(writer, dtype):
+    top = np.iinfo(dtype).max
+
+    def store(k: int, dataset) -> None:
+        values = (np.arange(42).reshape(6, 7) + top - 45 - k).astype(dtype)
+        dataset.PixelRepresentation = 0
+        dataset.BitsAllocated = dataset.BitsStored = 8 * dtype().itemsize
+        dataset.HighBit = dataset.BitsStored - 1
+        dataset.PixelData = values.tobytes()
+        dataset["PixelData"].VR = "OB" if dtype is np.uint8 else "OW"
+
+    raw = read_series(writer.series(ramp(), change=store))
+    expected = np.arange(42).reshape(6, 7).T[:, :, None] + top - 45 - np.arange(5)
+    assert np.array_equal(raw.array, expected)
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
@@ -331,7 +377,7 @@ def test_files_that_are_no_series(writer, tmp_path):
 
 def test_a_real_ct_of_five_slices():
     """SmartScore CT, its pixels reduced to 16 x 16, that comes with pydicom."""
-    folder = Path(pydicom.data.__file__).parent / "test_files" / "dicomdirtests" / "98892001" / "CT5N"
+    folder = REAL / "dicomdirtests" / "98892001" / "CT5N"
     raw = read_series(sorted(folder.iterdir()))
     array, affine = by_simpleitk_series(folder)
     assert np.array_equal(raw.array, array)
