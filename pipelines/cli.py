@@ -43,7 +43,9 @@ GoOn = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an 
 Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
-Format = Annotated[str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, phantom.")]
+Format = Annotated[
+    str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, dicom, phantom.")
+]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS = Path("runs")

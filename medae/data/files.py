@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,18 +124,29 @@ def inside(root: Path, written: str) -> Path | None:
     return root / path.relative_to(base) if path.is_relative_to(base) and path != base else None
 
 
-def image_refs(root: Path, wanted: Mapping[K, tuple[Path, ImageKind, Modality]]) -> dict[K, ImageRef]:
-    """A reference to each file beneath ``root``. Raises DataError for a file that cannot be read."""
+def image_refs(root: Path, wanted: Mapping[K, tuple[Path | Sequence[Path], ImageKind, Modality]]) -> dict[K, ImageRef]:
+    """A reference to each file beneath ``root``, or to the files of a series. Raises DataError for an unreadable file."""
+    files = {key: (entry[0],) if isinstance(entry[0], Path) else tuple(entry[0]) for key, entry in wanted.items()}
     digests: dict[Path, str] = {}
-    for path, digest in sha256_of_files(path for path, _, _ in wanted.values()).items():
+    for path, digest in sha256_of_files(path for paths in files.values() for path in paths).items():
         if isinstance(digest, OSError):
             problem, remedy = why_unreadable(path, digest)
             raise DataError(f"A file of the data set {problem}.", where=relative(path, root), remedy=remedy) from digest
         digests[path] = digest
     return {
-        key: ImageRef(files=(relative(path, root),), sha256=digests[path], kind=kind, modality=modality)
-        for key, (path, kind, modality) in wanted.items()
+        key: ImageRef(
+            files=tuple(relative(path, root) for path in files[key]),
+            sha256=digest_of([digests[path] for path in files[key]]),
+            kind=kind,
+            modality=modality,
+        )
+        for key, (_, kind, modality) in wanted.items()
     }
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """The digest of an image from those of its files, in order: that of its one file, or SHA-256 over those of several."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def why_unreadable(path: Path, error: OSError) -> tuple[str, str]:

@@ -16,6 +16,8 @@ from pydantic import Discriminator, Tag
 from medae.config import validate
 from medae.data.bids import BIDSSource
 from medae.data.case import Case, Manifest
+from medae.data.dicom import DICOMSource
+from medae.data.dicom_scan import holds_dicom
 from medae.data.files import FileSource, read_json, relative, resolve_root
 from medae.data.finding import Finding
 from medae.data.folder import FolderSource, guess_patterns
@@ -23,6 +25,7 @@ from medae.data.manifest_file import ManifestSource, Record, frozen
 from medae.data.msd import MSDSource, listed_files
 from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
 from medae.data.phantom import PhantomSource
+from medae.data.pseudonyms import SALT_VARIABLE
 from medae.data.table import TableSource, is_table
 from medae.errors import ConfigError, DataError
 from medae.formats.endings import image_files, stem
@@ -40,7 +43,6 @@ __all__ = [
 ]
 
 CaseIds = Literal["given", "hashed"]
-SALT_VARIABLE = "MEDAE_CASE_SALT"
 PHANTOM_FILE = "phantom.json"
 LOOKED_FOR = (
     "dataset.json beside imagesTr (Medical Segmentation Decathlon, nnU-Net raw)",
@@ -49,6 +51,7 @@ LOOKED_FOR = (
     "image files in the folder itself (*_T1w.nii.gz and *_dseg.nii.gz)",
     "a table of cases, named itself (cases.csv)",
     f"{PHANTOM_FILE} (phantoms)",
+    "DICOM files, at any depth and by any name",
 )
 
 
@@ -59,7 +62,7 @@ class AutoSource(FileSource):
     subject: re.Pattern[str] | None = None
 
 
-ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | TableSource | PhantomSource
+ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | TableSource | PhantomSource | DICOMSource
 CONCRETE: dict[str, type[ConcreteSource]] = {
     "msd": MSDSource,
     "nnunet": NNUNetSource,
@@ -67,6 +70,7 @@ CONCRETE: dict[str, type[ConcreteSource]] = {
     "folder": FolderSource,
     "table": TableSource,
     "phantom": PhantomSource,
+    "dicom": DICOMSource,
 }
 
 
@@ -83,6 +87,7 @@ SourceConfig = Annotated[
     | Annotated[TableSource, Tag("table")]
     | Annotated[ManifestSource, Tag("manifest")]
     | Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[DICOMSource, Tag("dicom")]
     | Annotated[AutoSource, Tag("auto")],
     Discriminator(source_format),
 ]
@@ -101,9 +106,9 @@ def write_manifest(manifest: Manifest, source: ConcreteSource | AutoSource, path
 def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids: CaseIds = "given") -> Manifest:
     """Open a data set.
 
-    case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net, tables and phantoms and hashes file names of plain folders,
-    unless their source says ``ids: names``; ``hashed`` hashes all. A manifest file keeps the ids that it was written
-    with. Raises DataError if the data set cannot be opened.
+    case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net, tables and phantoms and the pseudonyms of DICOM, and hashes file
+    names of plain folders, unless their source says ``ids: names``; ``hashed`` hashes all. A manifest file keeps the ids
+    that it was written with. Raises DataError if the data set cannot be opened.
     """
     if isinstance(source, ManifestSource):
         record = source.record()
@@ -139,7 +144,8 @@ def recognise(source: AutoSource) -> ConcreteSource:
 def detect_format(root: Path) -> str:
     """The layout of the data set in a folder, by its name; ``table`` for a table of cases.
 
-    Plain folders are what is left when no other layout is there. Raises DataError if there is none, or two.
+    Plain folders are what is left when no other layout is there, DICOM when there are no plain folders either. Raises
+    DataError if there is none, or two.
     """
     if is_table(root):
         return "table"
@@ -165,6 +171,8 @@ def detect_format(root: Path) -> str:
         )
     if guess_patterns(root, "label") is not None:
         return "folder"
+    if holds_dicom(root):
+        return "dicom"
     looked_for = "".join(f"\n    {line}" for line in LOOKED_FOR)
     raise DataError(f"No data set is recognised. Looked for:{looked_for}", where=root, remedy=_hint(root))
 
@@ -185,8 +193,6 @@ def _hint(root: Path) -> str:
     inside = sorted(path.parent.name for name in ("dataset.json", "participants.tsv") for path in root.glob(f"*/{name}"))
     if inside:
         return f"Did you mean a folder inside it ({', '.join(inside)})?"
-    if next(root.rglob("*.dcm"), None) is not None:
-        return "DICOM files have to be converted to NIfTI first, for example with dcm2niix."
     return "Use 'format: folder' with image_pattern to say which files are images."
 
 

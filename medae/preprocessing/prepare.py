@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medae.data.case import Case, ImageKind, ImageRef, Manifest
+from medae.data.reading import place_of
 from medae.errors import DataError, GeometryError, MedaeError
 from medae.formats.read import read_volume
 from medae.plan import SpacePlan
@@ -75,7 +76,7 @@ class _Image:
 def prepare_case(manifest: Manifest, case: Case, space: SpacePlan, targets: Sequence[str] = ()) -> Prepared:
     """Read, check and prepare the channels that the plan names and those of the targets that the case has.
 
-    Errors name files relative to the manifest's root.
+    Errors name files relative to the manifest's root, and series by their pseudonyms.
     Raises DataError for a file that cannot be used and for a target that is no label map, GeometryError for images of
     the case that lie on different grids.
     """
@@ -92,18 +93,13 @@ def prepare_case(manifest: Manifest, case: Case, space: SpacePlan, targets: Sequ
     try:
         return _prepare(case.id, images, maps, space)
     except MedaeError as error:
-        raise type(error)(error.what, where=_relative(error.where, manifest.root), remedy=error.remedy) from error
+        refs = [ref for ref in (*case.images.values(), *case.targets.values()) if isinstance(ref, ImageRef)]
+        raise type(error)(error.what, where=place_of(manifest, refs, error.where), remedy=error.remedy) from error
 
 
 def prepare_files(files: Mapping[str, Sequence[Path]], space: SpacePlan, case_id: str = "scan") -> Prepared:
     """Prepare one scan for prediction. files: by channel name, the files of that image; channels may be absent."""
     return _prepare(case_id, {name: _Image(paths, "intensity") for name, paths in files.items()}, {}, space)
-
-
-def _relative(where: str | None, root: Path) -> str | None:
-    if where is not None and Path(where).is_relative_to(root):
-        return Path(where).relative_to(root).as_posix()
-    return where
 
 
 def _prepare(

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medae.data.bids import BIDSSource
 from medae.data.case import Case, Manifest
+from medae.data.dicom import DICOMSource
 from medae.data.folder import FolderSource
 from medae.data.msd import MSDSource
 from medae.data.nnunet import NNUNetSource
@@ -38,9 +39,9 @@ def test_nothing_recognised_lists_what_was_looked_for(tmp_path, touch):
         assert word in str(error.value)
 
 
-def test_nothing_recognised_points_at_data_sets_inside_and_at_dicom(tmp_path, touch):
-    touch(tmp_path, "series/1.dcm")
-    with pytest.raises(DataError, match="dcm2niix"):
+def test_nothing_recognised_points_at_data_sets_inside(tmp_path, touch):
+    touch(tmp_path, "series/1.dcm")  # its contents are no DICOM
+    with pytest.raises(DataError, match="DICOM files, at any depth"):
         auto(tmp_path)
     touch(tmp_path, "Task04/dataset.json")
     with pytest.raises(DataError, match=r"folder inside it \(Task04\)"):
@@ -264,6 +265,7 @@ def test_salted_ids_stay_when_the_data_grow(plain, monkeypatch, touch):
         ({"format": "manifest", "root": "x", "file": "manifest.json"}, ManifestSource),
         ({"format": "bids", "root": "x", "derivatives": ["atlas", "masks"]}, BIDSSource),
         ({"format": "phantom", "root": "x"}, PhantomSource),
+        ({"format": "dicom", "root": "x", "channels": {"T1": "^t1"}, "phases": "first"}, DICOMSource),
     ],
 )
 def test_union_reads_and_writes_each_source(content, expected):
