@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from medae.errors import MedaeError
+from pipelines import cli_data
 
 app = typer.Typer(
     name="medae",
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+app.add_typer(cli_data.app, name="data")
 
 
 class CaseIdChoice(Enum):

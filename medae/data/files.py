@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from medae.config import Config
 from medae.data.case import ImageKind, ImageRef, Modality
+from medae.data.catalogue import KNOWN
 from medae.data.digests import sha256_of_files
 from medae.errors import DataError
 
 DATA_VARIABLE = "MEDAE_DATA"
 PUBLIC_SETS = {
-    "hippocampus": "Task04_Hippocampus of the Medical Segmentation Decathlon, http://medicaldecathlon.com",
     "ixi_t1": "the IXI data set (T1), https://brain-development.org/ixi-dataset",
     "lgg": "TCGA-LGG, https://www.cancerimagingarchive.net, with the masks of Buda et al. 2019",
     "lidc": "LIDC-IDRI, https://www.cancerimagingarchive.net",
@@ -49,7 +49,9 @@ def resolve_root(root: Path) -> Path:
         return folder
     origin = PUBLIC_SETS.get(root.name)
     remedy = f"Set {DATA_VARIABLE} to the folder that holds '{root}', or give the data set's absolute path."
-    if origin:
+    if root.name in KNOWN:
+        remedy += f" 'medae data get {root.name}' fetches the public data set of this name ({KNOWN[root.name].home})."
+    elif origin:
         remedy += f" The public data set of this name comes from {origin}."
     problem = "is a file, not a folder" if folder.exists() else "does not exist"
     raise DataError(f"The data folder {problem}.", where=folder, remedy=remedy)

@@ -78,7 +78,7 @@ def geometry(shape: tuple[int, ...], affine: np.ndarray) -> Iterator[Remark]:
     if sizes.min() < SMALLEST_MM or sizes.max() > LARGEST_MM:
         yield Remark("error", "spacing", f"has voxels of {_mm(sizes)}", "Correct its spacing, or the unit that it states.")
     if np.allclose(sizes, 1.0, rtol=1e-6) and max(shape) > FLAT * min(shape) > FLAT:
-        text = f"has voxels of 1 x 1 x 1 mm but {' x '.join(map(str, shape))} of them: the distance of slices looks unset"
+        text = "states voxels of exactly 1 x 1 x 1 mm in a flat field of view: the distance of slices looks unset"
         remedy = "If it is not known, keep slices as they are: a 2D plan, or spacing null along that axis."
         yield Remark("warning", "unset_spacing", text, remedy)
     if min(shape) == 1:

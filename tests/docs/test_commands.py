@@ -27,7 +27,7 @@ def test_the_commands_of_a_page_work_one_after_another(page, world: World, tmp_p
     shutil.copytree(world.work, folder)
     enter(monkeypatch, world, folder)
     run_id = yaml.safe_load((world.stage("pretrain") / "run.json").read_text())["run_id"]
-    shell = Shell(monkeypatch, {"RUN_ID": run_id})
+    shell = Shell(monkeypatch, {"RUN_ID": run_id}, world.data / "hippocampus")
     for block in blocks(page):
         if block.note.startswith("file "):
             path = folder / block.note.removeprefix("file ")
