@@ -341,7 +341,7 @@ WHOLE_SET: dict[str, tuple[Callable[[Set], object], int, str]] = {
         "2 of 6 images of 'T1' have values from 0 to 255",
     ),
     "CT beside MR": (lambda s: save(s.image, image("bob") - 1000), 0, "look like CT"),
-    "CT without Hounsfield units": (lambda s: s.declare(channel_names={"0": "CT"}), 2, "these are no Hounsfield units"),
+    "CT without Hounsfield units": (lambda s: s.declare(channel_names={"0": "CT"}), 0, "these are no Hounsfield units"),
     "another file ending": (
         lambda s: as_nrrd(s.root / "imagesTr/zoe_0000.nrrd"),
         0,
