@@ -1,4 +1,4 @@
-"""Forty ways in which data arrive damaged: each has its message, none a traceback, and no file is changed."""
+"""Sixty ways in which data arrive damaged: each has its message, none a traceback, and no file is changed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicomfiles import SECRETS, Writer, ramp
+from pydicom.dataset import Dataset
 
 from pipelines import cli
 
@@ -99,12 +101,13 @@ def state(root: Path) -> dict[str, str]:
     }
 
 
-def check(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str, dict]:
+def check(data: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str, dict]:
     """Exit status, everything on the screen, and the result for programs."""
+    root = data if data.is_dir() else data.parent
     before, arguments = state(root), sys.argv
     result = Path("runs/check/result.json")
     result.unlink(missing_ok=True)
-    sys.argv = ["medae", "check", str(root), "--workers", "1", *options]
+    sys.argv = ["medae", "check", str(data), "--workers", "1", *options]
     try:
         cli.main()
         status = 0
@@ -375,3 +378,77 @@ def test_strict_fails_for_warnings_and_everything_is_written(sound: Set, capsys:
         "result.json",
         "manifest.json",
     }
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two sound DICOM studies."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for patient in ("one", "two"):
+        Writer(tmp_path / "clinic" / patient, patient).series(ramp() + np.int16(len(patient) * ord(patient[0])))
+    return tmp_path / "clinic"
+
+
+def third(clinic: Path, **keys: object) -> list[Path]:
+    """A third study, with a fault."""
+    return Writer(clinic / "three", "three").series(ramp() * np.int16(2), **keys)  # type: ignore[arg-type]
+
+
+def of_two_patients(clinic: Path) -> None:
+    third(clinic, uid="1.2.3.4")
+    Writer(clinic / "four", "four").series(ramp() * np.int16(2), uid="1.2.3.4", first=20, places=range(5, 10))
+
+
+def turned_midway(k: int, dataset: Dataset) -> None:
+    if k > 2:
+        dataset.ImageOrientationPatient = ["0", "1", "0", "0", "0", "-1"]
+
+
+def without_position(_: int, dataset: Dataset) -> None:
+    del dataset.ImagePositionPatient
+
+
+TREES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "zero bytes": (lambda root: third(root)[2].write_bytes(b""), "1 files are empty"),
+    "no series left of a text": (lambda root: (root / "three").write_text("not DICOM"), "1 files are not DICOM"),
+    "cut short": (lambda root: damage(third(root)[2], lambda b: b[:-20]), "has a file that is cut short"),
+    "missing slice": (lambda root: third(root)[2].unlink(), "lacks 1 slice"),
+    "uneven slices": (lambda root: third(root, places=[0, 1, 2.3, 3, 4]), "uneven"),
+    "slices in two orientations": (lambda root: third(root, change=turned_midway), "2 orientations"),
+    "no position": (lambda root: third(root, change=without_position), "no usable position"),
+    "two patients in one series": (of_two_patients, "files of several patients or studies under one series"),
+    "localiser": (lambda root: third(root, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localiser"),
+    "colour": (lambda root: third(root, PhotometricInterpretation="RGB", SamplesPerPixel=3), "is in colour"),
+    "positron emission": (lambda root: third(root, kind="PT", modality="PT"), "is no image of CT or MR (PT)"),
+    "projection": (lambda root: third(root, ImageType=["DERIVED", "PRIMARY", "MIP"]), "is a projection"),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_damage_of_dicom_is_named_and_leaves_the_others(clinic: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    harm, said = TREES[name]
+    harm(clinic)
+    status, screen, result = check(clinic, capsys)
+    assert said in screen
+    assert status == (0 if name == "no series left of a text" else 2)
+    assert len(result["cases"]) - len(set(result["cases"]) & set(result["excluded"])) == 2
+    assert not any(secret in screen + json.dumps(result) for secret in SECRETS)
+
+
+def test_a_bids_file_in_another_subjects_folder_and_a_table_row_without_file(
+    sound: Set, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = sound.root.parent / "bids"
+    for name in CASES:
+        save(root / f"sub-{name}" / "anat" / f"sub-{name}_T1w.nii.gz", image(name))
+    (root / "sub-bob/anat/sub-bob_T1w.nii.gz").rename(root / "sub-bob/anat/sub-zoe_T1w.nii.gz")
+    status, screen, _ = check(root, capsys)
+    assert status == 2
+    assert "subject" in screen and "sub-zoe_T1w.nii.gz" in screen
+    table = sound.root / "cases.csv"
+    table.write_text("subject,image\nann,imagesTr/ann_0000.nii.gz\nbob,imagesTr/gone.nii.gz\n")
+    status, screen, _ = check(table, capsys)
+    assert status == 2
+    assert "imagesTr/gone.nii.gz" in screen
