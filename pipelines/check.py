@@ -131,7 +131,7 @@ def write_report(check: Check, facts: dict[str, Any], out: Path) -> None:
     for title, chunk in pages.items():
         Report(title, subtitle).section("Cases").gallery(chunk).write(out / names[title])
     page = Report("Check", "What the data set holds, and what is wrong with which file")
-    page.card("Cases", facts["cases"], f"{facts['subjects']} subjects")
+    page.card("Cases", facts["cases"], f"subjects: {facts['subjects']}")
     page.card("Left out", len(check.excluded), "cases with an error", "caution" if check.excluded else "good")
     page.card("Warnings", facts["warnings"], "", "caution" if facts["warnings"] else "good")
     page.section("Findings")

@@ -100,8 +100,9 @@ def intensities(voxels: np.ndarray, modality: Modality) -> Iterator[Remark]:
     if lowest == highest:
         yield Remark("error", "constant", f"has the value {lowest:g} everywhere", "Export it again, or leave the case out.")
     elif modality == "CT" and lowest >= 0:
-        text = f"is CT with values from {lowest:g} to {highest:g}: without any below 0 these are no Hounsfield units"
-        yield Remark("error", "not_hounsfield", text, "Export it with rescale slope and intercept, without a window.")
+        text = "is CT without any value below 0: these are no Hounsfield units, unless the body was cut out"
+        remedy = "Make sure that it was exported with rescale slope and intercept, and without a window."
+        yield Remark("warning", "not_hounsfield", text, remedy)
 
 
 def label_values(counts: Mapping[float, int], declared: Mapping[int, str] | None) -> Iterator[Remark]:

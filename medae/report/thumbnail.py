@@ -26,7 +26,7 @@ def thumbnail(image: RawImage, labels: RawImage | None) -> bytes:
     """Axial, coronal and sagittal planes side by side, as WebP, in radiological convention.
 
     image: any units; the 1st to 99.5th percentiles are shown from black to white. labels: on the same grid up to the order
-    of axes; planes go through where most of it is. A label map of another shape is left out.
+    of axes; planes go through where most of it is, else through the middle. A label map of another shape is left out.
     """
     grey = np.abs(image.array) if np.iscomplexobj(image.array) else image.array
     scene = Scene(image.native.matrix())
@@ -37,8 +37,7 @@ def thumbnail(image: RawImage, labels: RawImage | None) -> bytes:
     sample = grey_IJK.ravel()[:: max(1, grey_IJK.size // SAMPLE)]
     low, high = np.percentile(sample, [1, 99.5])
     shades = np.clip((grey_IJK - low) / max(high - low, 1e-6), 0, 1)
-    interest = shades > 0.5 if label_IJK is None or not label_IJK.any() else label_IJK != 0
-    cuts = scene.orthogonal(interest)
+    cuts = scene.orthogonal(np.zeros(shades.shape, bool) if label_IJK is None else label_IJK != 0)
     sizes = np.array([cut.size_mm(shades.shape) for cut in cuts])
     scale = min(WIDTH / sizes[:, 0].sum(), HEIGHT / sizes[:, 1].max())
     pixels = [(max(THINNEST, round(width * scale)), max(THINNEST, round(height * scale))) for width, height in sizes]

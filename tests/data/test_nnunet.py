@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from medae.data.case import Manifest
+from medae.data.check import check_manifest
+from medae.data.reading import read_image
 from medae.data.sources import AutoSource, open_manifest
 from medae.errors import DataError
+from medae.volume import spacing_of
 
 
 def table(manifest: Manifest) -> dict[str, tuple[list[str], list[str]]]:
@@ -133,3 +138,23 @@ def test_a_bad_listed_case_leaves_the_others(tmp_path, touch, entry, code):
     manifest = auto(tmp_path)
     assert list(table(manifest)) == ["q"]
     assert [(found.level, found.code, found.case) for found in manifest.findings] == [("error", code, "p")]
+
+
+def test_two_dimensional_pictures_are_slices_of_1_mm_and_colour_is_refused(tmp_path):
+    """nnU-Net's natural images: one channel a file is read, a colour picture is an error of the check by its name."""
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "labelsTr").mkdir()
+    grey = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    for case, picture in (("a", grey), ("b", np.stack([grey] * 3, axis=-1))):
+        sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=picture.ndim == 3), tmp_path / f"imagesTr/{case}_0000.png")
+        sitk.WriteImage(sitk.GetImageFromArray((grey > 10).astype(np.uint8)), tmp_path / f"labelsTr/{case}.png")
+    content = {"channel_names": {"0": "photo"}, "labels": {"background": 0, "road": 1}, "file_ending": ".png"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    manifest = auto(tmp_path)
+    volume = read_image(manifest, manifest.case("a").images["photo"])
+    assert volume.image.shape == (1, 6, 5, 1)
+    assert spacing_of(volume.native.matrix()) == (1.0, 1.0, 1.0)
+    assert sorted(volume.image.flatten().tolist()) == list(range(30))
+    errors = [found for found in check_manifest(manifest).findings if found.level == "error"]
+    assert [(found.case, found.file) for found in errors] == [("b", "imagesTr/b_0000.png")]
+    assert "6 x 5 x 3" in errors[0].problem
