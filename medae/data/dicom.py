@@ -76,10 +76,11 @@ class DICOMSource(FileSource):
             case_id: {channel: min(rivals, key=Candidate.rank) for channel, rivals in channels.items()}
             for case_id, channels in by_case.items()
         }
+        sessions = {candidate.series.session for images in chosen.values() for candidate in images.values()}
         findings = [
             *_files(found.faults),
             *_unwanted(unwanted),
-            *(finding for one in series for finding in self._of_series(one, self._case_id(one) in chosen)),
+            *(finding for one in series for finding in self._of_series(one, one.session in sessions)),
             *_rivals(by_case, chosen),
         ]
         if not chosen:
@@ -90,11 +91,12 @@ class DICOMSource(FileSource):
         return series.case_id(self.cases == "study")
 
     def _of_series(self, series: Series, has_images: bool) -> Iterable[Finding]:
-        """What is to be said of one series. A problem is an error where the case has nothing else."""
+        """What is to be said of one series. A problem is an error where its study has nothing else."""
         problem = series.verdict.problem
         case_id = "" if problem and problem.code == "swapped-subject" else self._case_id(series)
         if problem is not None:
             level: Level = "warning" if has_images and case_id else "error"
+            case_id = "" if level == "warning" and self.cases == "series" else case_id  # no case came of it
             yield Finding(case_id, series.place, level, problem.code, problem.problem, problem.remedy, series.role)
             return
         for warning in series.verdict.warnings:

@@ -155,9 +155,11 @@ def test_channels_by_pattern(writer):
 
 def test_each_series_a_case(writer):
     study(writer)
+    writer.series(ramp(SHAPE), number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     manifest = opened(writer, cases="series", channels={"image": "."})
     assert manifest.channels == ("image",)
     assert len(manifest.cases) == 3
+    assert [(finding.case, finding.level, finding.code) for finding in manifest.findings] == [("", "warning", "localiser")]
     assert len({case.subject for case in manifest.cases}) == len({case.session for case in manifest.cases}) == 1
     assert all(case.id.startswith(f"{case.subject}_{case.session}_ser-") for case in manifest.cases)
 

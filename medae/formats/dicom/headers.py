@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from medae.errors import DataError
@@ -24,6 +26,12 @@ TAGS = [
     "ManufacturerModelName", "MagneticFieldStrength", "KVP", "ContrastBolusAgentSequence", "BurnedInAnnotation",
     *FRAME_TAGS,
 ]  # fmt: skip
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError),
+    *(NotImplementedError, MemoryError, struct.error, zlib.error, InvalidDicomError, BytesLengthException),
+)
+"""What pydicom raises for damaged headers."""
 
 NUMBERS = ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
 YEARS = {"Y": 1.0, "M": 1 / 12, "W": 1 / 52.18, "D": 1 / 365.25}
@@ -90,16 +98,7 @@ def read_header(path: Path) -> Header:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=not has_magic(start))
             rest = size - file.tell()
             return _header(path, dataset, rest)
-    except (
-        OSError,
-        EOFError,
-        InvalidDicomError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        NotImplementedError,
-    ) as error:
+    except UNREADABLE as error:
         text = f"The DICOM header cannot be read ({type(error).__name__})."
         raise DataError(text, where=path, remedy="Copy or export the file again.") from error
 

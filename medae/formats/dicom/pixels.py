@@ -8,6 +8,7 @@ import numpy as np
 from pydicom.pixels.utils import pixel_array
 
 from medae.formats.dicom.frames import Slice
+from medae.formats.dicom.headers import UNREADABLE
 from medae.formats.dicom.quiet import pydicom
 
 
@@ -25,6 +26,9 @@ def values_of(item: Slice) -> np.ndarray | None:
 
 
 def content_of(item: Slice) -> str:
-    """SHA-256 over the bytes of a file's pixels, and the frame's number."""
-    dataset = pydicom.dcmread(item.path, specific_tags=["PixelData"], force=True)
-    return f"{hashlib.sha256(dataset.get('PixelData', b'')).hexdigest()}-{item.frame}"
+    """SHA-256 over the bytes of a file's pixels, and the frame's number. Pixels that cannot be read are like no others."""
+    try:
+        pixels = pydicom.dcmread(item.path, specific_tags=["PixelData"], force=True).PixelData
+    except UNREADABLE:
+        return str(item.path)
+    return f"{hashlib.sha256(pixels).hexdigest()}-{item.frame}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,10 +12,13 @@ import nibabel
 import pydicom
 import pydicom.data
 import pytest
-from dicomfiles import SECRETS, compress, ramp
+from dicomfiles import SECRETS, Writer, compress, ramp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from medae.errors import DataError
 from medae.formats.dicom.headers import IndexFile, read_header
+from medae.formats.dicom.judge import Rules, judge
 from medae.formats.dicom.sniff import is_dicom
 
 
@@ -136,3 +141,36 @@ def test_a_real_enhanced_file(tmp_path):
     assert header.slices[0].orientation is not None
     assert header.slices[0].orientation[1] == pytest.approx(0.99788552522659)
     assert header.slices[0].slope == pytest.approx(2.1079365079365)
+
+
+def test_pydicom_says_nothing_of_a_file_that_quotes_it(writer):
+    """Its warnings hold values, which can be names."""
+    (path, *_) = writer.series(ramp((4, 4, 1)))
+    path.write_bytes(path.read_bytes().replace(b"064Y", b"Erik").replace(b"ORIGINAL", b"original"))
+    code = f"from pathlib import Path; from medae.formats.dicom.headers import read_header; read_header(Path({str(path)!r}))"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_anywhere_raises_data_errors_only(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "damage"
+    if not folder.exists():
+        writer = Writer(folder)
+        writer.series(ramp((4, 4, 1)), modality="CT")
+        writer.enhanced([ramp((3, 3, 2))], number=2)
+        (deflated,) = writer.series(ramp((4, 4, 1)), number=3)
+        dataset = pydicom.dcmread(deflated)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        dataset.save_as(deflated)
+    sources = [REAL / "MR_small_implicit.dcm", *sorted(path for path in folder.rglob("*") if path.is_file())]
+    content = bytearray(data.draw(st.sampled_from(sources)).read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        place = data.draw(st.integers(0, min(len(content), 3000) - 1))
+        content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    path = folder.with_name("damaged")
+    path.write_bytes(content)
+    with suppress(DataError):
+        judge([read_header(path)], Rules())
