@@ -14,7 +14,7 @@ from medae.artifact import Artifact, load_artifact
 from medae.config import Config, apply_overrides, validate
 from medae.data.files import ENDINGS, image_files, stem
 from medae.data.sources import detect_format
-from medae.errors import ArtifactError, DataError, MedaeError
+from medae.errors import ArtifactError, ConfigError, DataError, MedaeError
 from medae.export.nifti import write_native
 from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
 from medae.tracking.models import resolve_model
@@ -31,11 +31,13 @@ Scan = tuple[str, Callable[[], Prepared]]
 
 class Options(Config):
     """Choices of a prediction. format: layout of the input. flips: average over mirrored inputs, even if the model's own
-    recipe does not.
+    recipe does not. brain_mask: of a plain file, or a folder with those of plain files, for a model whose foreground is
+    the brain; a data set's masks are among its targets.
     """
 
     format: str = "auto"
     flips: bool = False
+    brain_mask: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -52,7 +54,7 @@ def run(
             where=model,
             remedy="Fine-tune it (medae finetune), or score anomalies with it (medae detect --model).",
         )
-    scans = _scans(source, artifact, choice.format)
+    scans = _scans(source, artifact, choice.format, choice.brain_mask)
     single = source.is_file() and output.name.endswith(ENDINGS)
     _refuse_overwriting(source.resolve(), output.resolve())
     if not single:
@@ -79,11 +81,17 @@ def run(
     return result
 
 
-def _scans(source: Path, artifact: Artifact, format: str) -> list[Scan]:
+def _scans(source: Path, artifact: Artifact, format: str, brain_mask: Path | None) -> list[Scan]:
     """The scans of an input by name: one file, a data set of a known layout, or a folder of images."""
     space = artifact.meta.plan.space
     if not source.exists():
         raise DataError("The input does not exist.", where=source, remedy="Check the path.")
+    if brain_mask is not None and space.foreground != "brain":
+        raise ConfigError(
+            f"The model's foreground is '{space.foreground}', so a brain mask has no effect.",
+            where="--brain-mask",
+            remedy="Leave it out.",
+        )
     if source.is_dir():
         if format != "auto" or _is_data_set(source):
             manifest = open_folder(source, format)
@@ -100,7 +108,11 @@ def _scans(source: Path, artifact: Artifact, format: str) -> list[Scan]:
             remedy="Lay the scans out as a data set (nnU-Net raw or BIDS) and give its folder.",
         )
     channel = space.channels[0]
-    return [(stem(file), partial(prepare_files, {channel: [file]}, space, stem(file))) for file in files]
+
+    def mask_of(file: Path) -> Path | None:
+        return brain_mask / file.name if brain_mask is not None and brain_mask.is_dir() else brain_mask
+
+    return [(stem(file), partial(prepare_files, {channel: [file]}, space, stem(file), mask_of(file))) for file in files]
 
 
 def _refuse_overwriting(source: Path, output: Path) -> None:

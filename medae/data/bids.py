@@ -26,7 +26,8 @@ class BIDSSource(FileSource):
 
     Cases are sessions (``sub-X`` or ``sub-X_ses-Y``), channels are suffixes (``T1w``), covariates are the columns of
     ``participants.tsv``. Label maps are the ``dseg`` and ``mask`` files beside the images and in one derivative, as far
-    as they are in the images' own space. Where a data set has both, ``dseg`` gets ``target_name`` and the other ``mask``.
+    as they are in the images' own space. Where a data set has both, ``dseg`` gets ``target_name`` and the other ``mask``;
+    a ``desc-brain_mask`` is the target ``brain`` in any case, which ``space.foreground: brain`` looks for.
     datatype: the folder that holds the images. channels: name -> pattern of the file name without ending
     (``{T1: "*_ce-gd_T1w"}``), needed where a session has several files of one suffix; other files are left out.
     derivatives: folder under ``derivatives``; ``auto`` is the only one with label maps, ``none`` takes none.
@@ -108,6 +109,9 @@ class BIDSSource(FileSource):
 
     def _add_targets(self, files: Files, labels: list[BIDSFile]) -> None:
         chosen = [image for image in labels if fnmatchcase(stem(image.path), self.label_pattern)]
+        for image in [image for image in chosen if image.is_brain_mask]:
+            files.add_target(image.case_id, "brain", image.path)
+        chosen = [image for image in chosen if not image.is_brain_mask]
         main = LABEL_SUFFIXES[0] if any(image.suffix == LABEL_SUFFIXES[0] for image in chosen) else LABEL_SUFFIXES[1]
         for image in chosen:
             files.add_target(image.case_id, self.target_name if image.suffix == main else "mask", image.path)
@@ -122,6 +126,7 @@ class BIDSFile:
     session: str | None
     space: str | None
     suffix: str
+    desc: str | None = None
 
     @property
     def case_id(self) -> str:
@@ -132,6 +137,11 @@ class BIDSFile:
     def is_label(self) -> bool:
         """Whether it is a map of labels or a mask."""
         return self.suffix in LABEL_SUFFIXES
+
+    @property
+    def is_brain_mask(self) -> bool:
+        """Whether it is a brain mask, as BIDS derivatives name it."""
+        return self.suffix == "mask" and self.desc == "brain"
 
     @property
     def is_native(self) -> bool:
@@ -155,7 +165,7 @@ def scan(root: Path, datatype: str) -> Iterator[BIDSFile]:
                         where=path.relative_to(root),
                         remedy="Rename or move the file; it may be another person's.",
                     )
-                yield BIDSFile(path, subject.name, session, values.get("space"), suffix)
+                yield BIDSFile(path, subject.name, session, values.get("space"), suffix, values.get("desc"))
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

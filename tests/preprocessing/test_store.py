@@ -280,8 +280,8 @@ def test_a_full_disk_is_one_clear_error_and_what_is_done_is_kept(
     folder = tmp_path / "store"
     real = store_module.write_entry
 
-    def full(path: Path, prepared) -> None:  # type: ignore[no-untyped-def]
-        real(path, prepared)
+    def full(path: Path, prepared, *more) -> None:  # type: ignore[no-untyped-def]
+        real(path, prepared, *more)
         if prepared.case_id == "c1":
             raise OSError(errno.ENOSPC, "No space left on device")
 
