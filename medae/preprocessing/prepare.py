@@ -17,7 +17,7 @@ from medae.errors import DataError, GeometryError
 from medae.formats import read
 from medae.plan import SpacePlan
 from medae.preprocessing.bias import correct_bias
-from medae.preprocessing.brain import BrainExtraction, given_mask, no_mask
+from medae.preprocessing.brain import BrainExtraction, extraction_of, given_mask, no_mask
 from medae.preprocessing.foreground import foreground_mask
 from medae.preprocessing.intensity import normalise
 from medae.preprocessing.resample import plan_grid, resample_linear, resample_nearest
@@ -72,7 +72,8 @@ def prepare_case(
 ) -> Prepared:
     """Read, check and prepare the channels that the plan names and those of the targets that the case has.
 
-    brain: makes the mask where the plan's foreground is the brain and the case has no target of ``space.brain_from``.
+    brain: makes the mask where the plan's foreground is the brain and the case has no target of ``space.brain_from``;
+    by default what ``space.brain_extraction`` names.
     Errors name files relative to the manifest's root.
     Raises DataError for a file that cannot be used, a target that is no label map and a brain mask that is missing,
     GeometryError for images of the case that lie on different grids.
@@ -141,17 +142,18 @@ def _prepare(
     maps = {name: torch.from_numpy(_on_grid(source, grid, name, first)) for name, source in targets.items()}
 
     raw = torch.from_numpy(np.concatenate(channels))
-    if brain_mask is not None:
-        mask = given_mask(_on_grid(brain_mask, grid, "brain mask", first))
-    elif space.foreground != "brain":
-        mask = foreground_mask(raw, space.foreground)
-    elif brain is not None:
-        mask = brain(raw, grid[1])
-    else:
-        raise no_mask(case_id, space)
     try:
+        if brain_mask is not None:
+            mask = given_mask(_on_grid(brain_mask, grid, "brain mask", first))
+        elif space.foreground != "brain":
+            mask = foreground_mask(raw, space.foreground)
+        elif (extraction := brain or extraction_of(space)) is not None:
+            _refuse_ct(images[first], "finds brains in MR", "Give brain masks.")
+            mask = extraction(raw, grid[1])
+        else:
+            raise no_mask(case_id, space)
         if space.bias_correction == "n4":
-            _refuse_ct([images[name] for name in names])
+            _refuse_ct(images[first], "corrects the shading of MR (N4)", "Set space.bias_correction to none.")
             raw = correct_bias(raw, mask, spacing_of(grid[1]))
         normalised = normalise(raw, mask, space.intensity)
     except DataError as error:
@@ -187,14 +189,9 @@ def _on_grid(source: _Source, grid: tuple[tuple[int, int, int], np.ndarray], nam
     return array
 
 
-def _refuse_ct(channels: Sequence[_Source]) -> None:
-    for channel in channels:
-        if channel.modality == "CT":
-            raise DataError(
-                "The plan corrects the shading of MR (N4), and this image is CT.",
-                where=channel.where,
-                remedy="Set space.bias_correction to none.",
-            )
+def _refuse_ct(image: _Source, does: str, remedy: str) -> None:
+    if image.modality == "CT":
+        raise DataError(f"The plan {does}, and this image is CT.", where=image.where, remedy=remedy)
 
 
 def _bounding_box(mask_1IJK: Tensor) -> Box:
