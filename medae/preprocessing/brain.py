@@ -87,6 +87,6 @@ def no_mask(case_id: str, space: SpacePlan) -> DataError:
     return DataError(
         f"The foreground is the brain, and the case has no brain mask (target {names}).",
         where=case_id,
-        remedy="Add brain masks to the data set (predict: --brain-mask), or set space.brain_extraction to deepbet for MR, or "
-        "name a whole-brain parcellation in space.brain_from; a tumour's label is none.",
+        remedy="Add brain masks to the data set (predict: --brain-mask), or set space.brain_extraction to deepbet for MR, "
+        "or name a whole-brain parcellation in space.brain_from; a tumour's label is none.",
     )

@@ -10,9 +10,9 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,11 +110,12 @@ def build_store(
     processes = min(workers, max(1, needed * (SLOW if slow else 1) // WORTH_A_PROCESS))
     with _temporary(folder) as beside:
         prepare = partial(_ensure, manifest.model_copy(update={"cases": ()}), store, brain, Path(beside))
-        for count, failure in enumerate(_in_processes(prepare, to_do, processes), start=1):
-            if failure is not None:
-                raise failure
-            if progress is not None:
-                progress(done + count, len(manifest.cases))
+        with closing(_in_processes(prepare, to_do, processes)) as failures:
+            for count, failure in enumerate(failures, start=1):
+                if failure is not None:
+                    raise failure
+                if progress is not None:
+                    progress(done + count, len(manifest.cases))
     return store
 
 
@@ -150,7 +151,7 @@ def _missing(manifest: Manifest, store: Store, workers: int) -> list[Case]:
 
 def _in_processes(
     prepare: Callable[[Case], MedaeError | None], cases: Sequence[Case], processes: int
-) -> Iterator[MedaeError | None]:
+) -> Generator[MedaeError | None]:
     try:
         for _, failure in unordered(prepare, cases, processes):
             yield failure

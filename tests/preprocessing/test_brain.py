@@ -127,7 +127,7 @@ def test_a_store_of_brains(root: Path, tmp_path: Path) -> None:
 def test_a_mask_on_another_grid_is_refused(root: Path) -> None:
     nib.save(nib.Nifti1Image(box(3, 12), np.diag([1, 1, 2.0, 1])), root / "brain.nii.gz")
     manifest, case = case_of(root, "brain")
-    with pytest.raises(GeometryError, match="brain mask.*different grids"):
+    with pytest.raises(GeometryError, match=r"'brain mask' .* lie on different grids"):
         prepare_case(manifest, case, SPACE)
 
 
