@@ -41,14 +41,18 @@ class RobustZ(Config):
 
 
 IntensityScheme = Annotated[CTWindow | ZScore | RobustZ, Field(discriminator="kind")]
-Foreground = Literal["all", "nonzero", "head"]
+Foreground = Literal["all", "nonzero", "head", "brain"]
 
 
 class SpacePlan(Config):
     """The space that images are brought into.
 
     spacing: mm along I, J, K; None keeps each image's own spacing along that axis (unknown slice spacing).
-    foreground: the voxels that normalisation, sampling and scoring count: all, non-zero ones, or a simple head mask.
+    foreground: the voxels that normalisation, sampling and scoring count: all, non-zero ones, a simple head mask, or the
+    brain. brain_from: targets (masks or whole-brain parcellations) whose voxels above 0, holes filled, are the brain; the
+    first that a case has is taken. brain_extraction: what finds the brain of a case without such a target, ``deepbet`` (of
+    the package of that name, for MR) or nothing: then the case is refused. bias_correction: ``n4`` evens out the slow
+    shading of MR inside the foreground.
     channels: names, in the order of the network's input.
     """
 
@@ -57,12 +61,17 @@ class SpacePlan(Config):
     spacing: tuple[float | None, float | None, float | None] = (1.0, 1.0, 1.0)
     intensity: IntensityScheme = ZScore()
     foreground: Foreground = "nonzero"
+    brain_from: tuple[str, ...] = ("brain_mask",)
+    brain_extraction: Literal["none", "deepbet"] = "none"
+    bias_correction: Literal["none", "n4"] = "none"
     channels: tuple[str, ...] = ("image",)
 
     @model_validator(mode="after")
     def _slices(self) -> SpacePlan:
         if (self.spatial_dims == 2) != (self.slice_axis is not None):
             raise ValueError("slice_axis is needed for 2 spatial dimensions and must be absent for 3")
+        if self.bias_correction != "none" and self.intensity.kind == "ct_window":
+            raise ValueError("bias_correction is for MR; a CT window needs the scanner's own HU")
         return self
 
 

@@ -163,7 +163,7 @@ def _model(
     everyone = stage.dataset.manifest.select(
         lambda case: any(case.id == kept.id for part in cohort.values() for kept in part.cases)
     )
-    store = preprocess(everyone, plan.space, (config.target,), stage.screen)
+    store = preprocess(everyone, plan.space, (config.target,), stage.screen, config.workers)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, excluded)
     return plan, model, {"objective": config.objective.kind}, result.history

@@ -121,7 +121,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
-    store = preprocess(labelled, plan.space, (config.target,), stage.screen)
+    store = preprocess(labelled, plan.space, (config.target,), stage.screen, config.workers)
     training = labelled.of_subjects(subjects[: len(subjects) - config.selection])
     selection = labelled.of_subjects(subjects[len(subjects) - config.selection :])
 

@@ -82,7 +82,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         stage.uses("validation", validation)
     plan = config.plan.make(training, stage.screen)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
-    store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen)
+    store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen, config.workers)
     cases = {"train": [case.id for case in training.cases], "validation": [case.id for case in validation.cases]}
     model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"])
 
