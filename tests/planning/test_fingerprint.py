@@ -8,7 +8,8 @@ import pytest
 from medae.config import to_dict
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import DataError
-from medae.planning.fingerprint import Fingerprint, background_rule, fingerprint
+from medae.planning.facts import Fingerprint
+from medae.planning.fingerprint import background_rule, fingerprint
 
 
 def write(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import ConfigError
 from medae.plan import CTWindow, Plan, RobustZ, ZScore
-from medae.planning.fingerprint import Fingerprint, Intensities, fingerprint
+from medae.planning.facts import Fingerprint, Intensities
+from medae.planning.fingerprint import fingerprint
 from medae.planning.rules import make_plan
 from medae.planning.strides import strides_for, total_strides
 
