@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from platform import machine, python_version, system
-from typing import Any
+from typing import Any, Literal
 
 RESULTS = Path(__file__).parent / "results" / "plan_memory.jsonl"
 GIB = 2**30
@@ -33,7 +33,7 @@ class Cell:
     patch: tuple[int, ...]
     batch: int
     widths: tuple[int, ...]
-    stem: str = "plain"
+    stem: Literal["plain", "space_to_depth"] = "plain"
     block: str = "plain"
     precision: str = "fp32"
     spacing: tuple[float, ...] = ()
@@ -138,7 +138,9 @@ def configured(cell: Cell) -> tuple[Any, Any]:
     from medae.planning.strides import strides_for
 
     spacing = cell.spacing or (1.0,) * len(cell.patch)
-    strides, kernels = strides_for(cell.patch, spacing, len(cell.widths), "plain" if cell.stem == "plain" else "space_to_depth")
+    strides, kernels = strides_for(
+        cell.patch, spacing, len(cell.widths), "plain" if cell.stem == "plain" else "space_to_depth"
+    )
     encoder: dict[str, Any] = {
         "spatial_dims": len(cell.patch),
         "stem": cell.stem,

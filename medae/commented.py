@@ -14,15 +14,16 @@ WIDTH = 118
 INDENT = "  "
 
 
-def commented_yaml(parts: Mapping[str, Mapping[str, Any]], comments: Mapping[str, str], heading: Sequence[str] = ()) -> str:
+def commented_yaml(parts: Mapping[str, Mapping[Any, Any]], comments: Mapping[str, str], heading: Sequence[str] = ()) -> str:
     """Two levels of keys, each entry of the second on one line, as YAML.
 
-    parts: plain JSON types. comments: by ``part.key``; beside the entry where the line has room for it, else above.
+    parts: by names on one line, of plain JSON types. comments: by ``part.key``; beside the entry where the line has room for it, else above.
     heading: paragraphs that come first, as comments. Reading the text back gives ``parts``.
     """
     lines = [line for paragraph in heading for line in _comment(paragraph, "", "  ")]
     for part, entries in parts.items():
-        lines += ["", f"{part}:"] if lines else [f"{part}:"]
+        title = _on_one_line({part: None}).removesuffix(" null")
+        lines += ["", title] if lines else [title]
         for key, value in entries.items():
             entry = INDENT + _on_one_line({key: value})
             comment = _flat(comments.get(f"{part}.{key}", ""))

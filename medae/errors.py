@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class MedaeError(Exception):
@@ -18,6 +19,10 @@ class MedaeError(Exception):
         self.remedy = remedy
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come back from other processes whole."""
+        return _restored, (type(self), self.what, self.where, self.remedy)
+
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
@@ -25,6 +30,10 @@ class MedaeError(Exception):
         if self.remedy:
             lines.append(f"  remedy: {self.remedy}")
         return "\n".join(lines)
+
+
+def _restored(kind: type[MedaeError], what: str, where: str | None, remedy: str | None) -> MedaeError:
+    return kind(what, where=where, remedy=remedy)
 
 
 class ConfigError(MedaeError):

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
-import torch
-from monai.data.meta_tensor import MetaTensor
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
 from pydantic import BaseModel, ConfigDict
 
-from medae.errors import DataError, GeometryError
+if TYPE_CHECKING:
+    from monai.data.meta_tensor import MetaTensor  # takes seconds to import, and most of this file does without
 
 MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 """NIfTI's spatial units in mm; a file that names none is taken to be in mm."""
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
 """The orientation of nearest-RAS axes, as nibabel writes it: output axis and direction of each array axis."""
-
-LARGEST_LABEL = int(np.iinfo(np.int16).max)
-
-WHOLE = 1e-4
-"""How far a stored label may be from a whole number: a header's scale factor rounds."""
 
 Rows = tuple[tuple[float, float, float, float], ...]
 
@@ -104,124 +92,3 @@ def from_ras(array_CIJK: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """The inverse of `to_ras`: back to the axes of the file whose 4x4 affine is given."""
     back = ornt_transform(RAS, io_orientation(affine))
     return np.stack([apply_orientation(channel, back) for channel in array_CIJK])
-
-
-def read_volume(paths: Sequence[Path], kind: Literal["intensity", "labels", "mask"]) -> Volume:
-    """Read one 3D image and turn it to the nearest RAS axes.
-
-    paths: one file; NIfTI (``.nii``, ``.nii.gz``) is read by nibabel, everything else by SimpleITK, whose LPS world
-    becomes RAS. kind: ``intensity`` gives float32, ``labels`` int16, ``mask`` int16 with every non-zero value 1.
-    Raises DataError for a file that cannot be read, is not 3D, or whose values do not fit the kind (not finite,
-    label values that are negative, above 32767 or not whole numbers); GeometryError for an unusable affine.
-    """
-    if len(paths) != 1:
-        raise DataError(
-            f"An image is one file, and {len(paths)} were given.",
-            where=paths[0] if paths else None,
-            remedy="Convert a series to one NIfTI file, for example with dcm2niix.",
-        )
-    path = paths[0]
-    if not path.is_file():
-        raise DataError("The image file does not exist.", where=path, remedy="Check the path.")
-    array, native = _read_nifti(path) if path.name.endswith((".nii", ".nii.gz")) else _read_itk(path)
-    values = _intensities(array, path) if kind == "intensity" else _labels(array, path)
-    if kind == "mask":
-        values = (values != 0).astype(np.int16)
-    oriented = np.ascontiguousarray(to_ras(values[None], native.matrix()))
-    return Volume(MetaTensor(torch.from_numpy(oriented), affine=torch.from_numpy(native.ras()[1])), native)
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, NativeGrid]:
-    try:
-        file: Any = nib.load(path)
-        array = np.asanyarray(file.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise _unreadable(path, error) from error
-    header = file.header
-    units = header.get_xyzt_units()[0]
-    affine = file.affine.astype(np.float64)
-    affine[:3] *= MM_PER_UNIT[units]
-    quaternion = [header[name].item() for name in ("quatern_b", "quatern_c", "quatern_d")]
-    offset = [header[name].item() for name in ("qoffset_x", "qoffset_y", "qoffset_z")]
-    array = _three_dimensional(array, path)
-    native = NativeGrid(
-        shape=array.shape,
-        affine=_rows(affine, path),
-        qform_code=int(header["qform_code"]),
-        sform_code=int(header["sform_code"]),
-        spatial_units=units,
-        qform=(*(float(value) for value in header["pixdim"][:4]), *quaternion, *offset),
-    )
-    return array, native
-
-
-def _read_itk(path: Path) -> tuple[np.ndarray, NativeGrid]:
-    try:
-        file = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    if file.GetNumberOfComponentsPerPixel() != 1 or file.GetDimension() != 3:
-        raise _not_three_dimensional(path, (*file.GetSize(), file.GetNumberOfComponentsPerPixel()))
-    lps = np.eye(4)
-    lps[:3, :3] = np.reshape(file.GetDirection(), (3, 3)) * np.asarray(file.GetSpacing())
-    lps[:3, 3] = file.GetOrigin()
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-    return sitk.GetArrayFromImage(file).transpose(2, 1, 0), NativeGrid(shape=file.GetSize(), affine=_rows(affine, path))
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    return DataError(f"The image cannot be read: {reason}", where=path, remedy="Copy or export the file again.")
-
-
-def _not_three_dimensional(path: Path, shape: Sequence[int]) -> DataError:
-    return DataError(
-        f"The image is not one 3D volume: its size is {' x '.join(map(str, shape))}.",
-        where=path,
-        remedy="Give one file a channel, each with a single 3D volume.",
-    )
-
-
-def _three_dimensional(array: np.ndarray, path: Path) -> np.ndarray:
-    """Three axes: trailing axes of one are dropped, a single slice gets its third axis."""
-    if array.dtype.fields or array.ndim < 2 or 0 in array.shape or any(size != 1 for size in array.shape[3:]):
-        raise _not_three_dimensional(path, array.shape)
-    return array.reshape((*array.shape, 1)[:3])
-
-
-def _rows(affine: np.ndarray, path: Path) -> Rows:
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise GeometryError(
-            "The affine (voxel to world) of the image is singular or not finite.",
-            where=path,
-            remedy="Correct the header's sform or qform, or convert the image again from its source.",
-        )
-    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
-
-
-def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
-    if np.iscomplexobj(array):
-        raise DataError("The image holds complex numbers.", where=path, remedy="Give the magnitude image.")
-    values = array.astype(np.float32)
-    bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-    if bad:
-        raise DataError(
-            f"{bad} of {values.size} voxels are not finite (NaN or infinite).",
-            where=path,
-            remedy="Replace them in the file, for example by the background value.",
-        )
-    return values
-
-
-def _labels(array: np.ndarray, path: Path) -> np.ndarray:
-    remedy = "A label map holds whole numbers from 0 to 32767; correct the file or declare it as an image."
-    found = np.unique(array)
-    if np.iscomplexobj(found) or not np.isfinite(found).all():
-        raise DataError("The label map holds values that are not finite numbers.", where=path, remedy=remedy)
-    fractions = found[np.abs(found - np.round(found)) > WHOLE]
-    if fractions.size:
-        raise DataError(f"The label map holds {fractions[0]:g}, not a whole number.", where=path, remedy=remedy)
-    outside = found[(found < 0) | (found > LARGEST_LABEL)]
-    if outside.size:
-        raise DataError(f"The label map holds the value {outside[0]:g}.", where=path, remedy=remedy)
-    return np.rint(array).astype(np.int16)

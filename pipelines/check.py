@@ -1,4 +1,4 @@
-"""``medae check``: what a data set holds, and what is wrong with which file."""
+"""``medae check``: what a data set holds, what is wrong with which file, and pictures to look through."""
 
 from __future__ import annotations
 
@@ -8,58 +8,156 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from medae.config import apply_overrides, validate
-from medae.data.check import Finding, check_manifest
+import numpy as np
+
+from medae.config import apply_overrides, to_dict, validate
+from medae.data.check import Check, check_manifest
+from medae.data.digests import reporting
+from medae.data.finding import Finding
 from medae.data.sources import open_manifest
 from medae.errors import DataError
-from medae.report.html import Report
+from medae.parallel import usable_cores
+from medae.report.html import Report, Tile, Tone
+from medae.report.thumbnail import thumbnail
 from pipelines.console import Screen, shown
 from pipelines.data import Opened
 from pipelines.files import write_json
 
+TILES = 300
+"""Cases on one page: some megabytes."""
+
 
 def run(
-    data: Path, format: str, case_ids: Literal["given", "hashed"], overrides: Sequence[str], out: Path, as_json: bool
+    data: Path,
+    format: str,
+    case_ids: Literal["given", "hashed"],
+    overrides: Sequence[str],
+    out: Path,
+    *,
+    workers: int | None = None,
+    strict: bool = False,
+    as_json: bool = False,
 ) -> dict[str, Any]:
-    """Check a folder. Raises DataError, after the report is written, when a case has an error."""
+    """Check a folder. Raises DataError, after everything is written, for errors and, with ``strict``, for warnings."""
     screen = Screen(as_json)
     content = apply_overrides({"format": format, "root": str(data.expanduser().absolute())}, overrides)
-    manifest = open_manifest(validate(Opened, {"source": content}, where="--set").source, case_ids)
+    source = validate(Opened, {"source": content}, where="--set").source
+    with screen.progress("Reading files") as report, reporting(report):
+        manifest = open_manifest(source, case_ids)
     with screen.progress("Checking scans") as report:
-        findings = check_manifest(manifest, report)
-    excluded = sorted({finding.case for finding in findings if finding.level == "error"})
+        check = check_manifest(manifest, workers or usable_cores(), report, thumbnail)
+    facts = describe(check)
+    out.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"stage": "check", "metrics": {}, "facts": facts, "excluded": list(check.excluded)}
+    result["findings"] = [asdict(finding) for finding in check.findings]
+    result["cases"] = {case_id: to_dict(inspection) for case_id, inspection in check.inspections.items()}
+    write_json(out / "result.json", result)
+    write_report(check, facts, out)
+    screen.table(data.name, ["", ""], list(facts.items()))
+    for level, cases, problem, remedy in grouped(check.findings):
+        screen.say(f"{level}: {problem} [{cases}] {remedy}")
+    screen.say(f"Pictures and findings: {shown(out / 'report.html')}")
+    screen.json(result)
+    n_errors = sum(finding.level == "error" for finding in check.findings)
+    if n_errors or (strict and check.findings):
+        text = f"{len(check.excluded)} of {len(manifest.cases)} cases have an error; training would leave them out."
+        raise DataError(
+            text if n_errors else f"{len(check.findings)} warnings, and --strict was asked for.",
+            where=shown(out / "report.html"),
+            remedy="Mend the files named above.",
+        )
+    return result
+
+
+def describe(check: Check) -> dict[str, Any]:
+    """The data set in a few lines."""
+    manifest = check.manifest
     targets = Counter(name for case in manifest.cases for name in case.targets)
-    facts = {
+    images = [facts for found in check.inspections.values() for facts in found.images.values()]
+    modalities = Counter(ref.modality for case in manifest.cases for ref in case.images.values())
+    facts: dict[str, Any] = {
         "format": manifest.source,
         "cases": len(manifest.cases),
         "subjects": len({case.subject for case in manifest.cases}),
         "channels": ", ".join(manifest.channels),
+        "modality": ", ".join(f"{name} ({count})" for name, count in modalities.most_common()),
         "label maps": ", ".join(f"{name} ({count} cases)" for name, count in targets.items()) or "none",
-        "cases with an error": len(excluded),
-        "warnings": sum(finding.level == "warning" for finding in findings),
+    }
+    if images:
+        orientations = Counter(found.orientation for found in images)
+        facts |= {
+            "shape": _spread([found.shape for found in images], "{:.0f}"),
+            "voxels (mm)": _spread([found.spacing for found in images], "{:.3g}"),
+            "stored orientation": ", ".join(f"{name} ({count})" for name, count in orientations.most_common()),
+            "values": f"{min(found.lowest for found in images):g} to {max(found.highest for found in images):g}",
+        }
+    return facts | {
+        "cases with an error": len(check.excluded),
+        "warnings": sum(finding.level == "warning" for finding in check.findings),
         "phantoms": "yes, not scans of people" if manifest.phantom else "no",
     }
-    rows = grouped(findings)
+
+
+def _spread(rows: Sequence[Sequence[float]], form: str) -> str:
+    """Median and range along each axis; the median alone where all are equal."""
+    columns = []
+    for values in zip(*rows, strict=True):
+        middle, low, high = (form.format(value) for value in (np.median(values), min(values), max(values)))
+        columns.append(middle if low == high else f"{middle} ({low}-{high})")
+    return " x ".join(columns)
+
+
+def write_report(check: Check, facts: dict[str, Any], out: Path) -> None:
+    """``report.html`` with the findings and the cases that they are about, and pages with all cases beside it."""
+    for old in out.glob("cases-*.html"):
+        old.unlink()
+    notes: dict[str, list[Finding]] = {}
+    for finding in check.findings:
+        notes.setdefault(finding.case, []).append(finding)
+    tiles = {case.id: _tile(check, case.id, notes.get(case.id, [])) for case in check.manifest.cases}
+    drawn = [tile for tile in tiles.values() if tile is not None]
+    chunks = [drawn[start : start + TILES] for start in range(0, len(drawn), TILES)]
+    pages = {f"Cases {TILES * place + 1} to {TILES * place + len(chunk)}": chunk for place, chunk in enumerate(chunks)}
+    names = {title: f"cases-{place:03d}.html" for place, title in enumerate(pages, start=1)}
+    subtitle = (
+        "phantoms, not patients" if check.manifest.phantom else "radiological convention: the patient's right is on the left"
+    )
+    for title, chunk in pages.items():
+        Report(title, f"Axial, coronal, sagittal; label map in colour; {subtitle}").gallery(chunk).write(out / names[title])
     page = Report("Check", "What the data set holds, and what is wrong with which file")
-    page.table(["Data set", ""], [[name, value] for name, value in facts.items()])
-    page.table(["Level", "Cases", "What", "Remedy"], [[row[0], row[1], row[2], row[3]] for row in rows])
-    out.mkdir(parents=True, exist_ok=True)
+    page.card("Cases", len(check.manifest.cases), f"{facts['subjects']} subjects")
+    page.card("Left out", len(check.excluded), "cases with an error", "caution" if check.excluded else "good")
+    page.card("Warnings", facts["warnings"], "", "caution" if facts["warnings"] else "good")
+    page.section("Findings")
+    rows = grouped(check.findings)
+    if rows:
+        page.table(["Level", "Cases", "What", "Remedy"], [list(row) for row in rows])
+    else:
+        page.note("Nothing is wrong with any file.", "good")
+    flagged = [tile for case_id, tile in tiles.items() if tile is not None and case_id in notes]
+    if flagged:
+        page.section("Cases with findings").gallery(flagged[:TILES])
+    page.section("All cases").links(names)
+    if not flagged and drawn:
+        page.gallery(drawn[:12])
+    page.section("Data set").table(["Data set", ""], [[name, value] for name, value in facts.items()])
+    page.section("Every finding").table(
+        ["Case", "File", "Level", "Kind", "What", "Remedy"],
+        [[note.case or "data set", note.file, note.level, note.code, note.problem, note.remedy] for note in check.findings],
+    )
     page.write(out / "report.html")
-    result: dict[str, Any] = {"stage": "check", "metrics": {}, "facts": facts, "excluded": excluded}
-    result["findings"] = [asdict(finding) for finding in findings]
-    write_json(out / "result.json", result)
-    screen.table(data.name, ["", ""], list(facts.items()))
-    for level, cases, problem, remedy in rows:
-        screen.say(f"{level}: {problem} [{cases}] {remedy}")
-    screen.say(f"Report: {shown(out / 'report.html')}")
-    screen.json(result)
-    if excluded:
-        raise DataError(
-            f"{len(excluded)} of {len(manifest.cases)} cases have an error; training would leave them out.",
-            where=shown(out / "result.json"),
-            remedy="Mend the files named above.",
-        )
-    return result
+
+
+def _tile(check: Check, case_id: str, notes: Sequence[Finding]) -> Tile | None:
+    if case_id not in check.pictures:
+        return None
+    facts = next(iter(check.inspections[case_id].images.values()), None)
+    lines = []
+    if facts is not None:
+        lines.append(f"{' x '.join(map(str, facts.shape))}, {' x '.join(f'{size:.3g}' for size in facts.spacing)} mm")
+        lines.append(f"{facts.orientation}, {facts.stored}, {facts.lowest:g} to {facts.highest:g}")
+    tone: Tone = "caution" if notes else "plain"
+    return Tile(check.pictures[case_id], case_id, [*lines, *(f"{note.level}: {note.problem}" for note in notes)], tone)
 
 
 def grouped(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:

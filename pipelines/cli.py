@@ -61,13 +61,15 @@ def check(
     format: Format = "auto",
     case_ids: CaseIds = CaseIdChoice.given,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the report (default: runs/check).")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "check",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 2 for warnings too.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes (default: one a core).")] = None,
     as_json: Json = False,
 ) -> None:
     """Look a data set over: layout, cases, labels, and what is wrong with which file."""
     from pipelines import check as program
 
-    program.run(data, format, case_ids.value, overrides or [], out or RUNS / "check", as_json)
+    program.run(data, format, case_ids.value, overrides or [], out, workers=workers, strict=strict, as_json=as_json)
 
 
 @app.command()

@@ -12,10 +12,13 @@ from typing import Any, Literal
 from medae.artifact import Artifact
 from medae.config import Config, digest, validate
 from medae.data.case import Manifest
-from medae.data.check import Finding, check_manifest
+from medae.data.check import check_manifest
+from medae.data.digests import cache_folder, reporting
+from medae.data.finding import Finding
 from medae.data.sources import SourceConfig, open_manifest
 from medae.data.split import Split, SplitConfig, split_subjects
 from medae.errors import DataError
+from medae.parallel import usable_cores
 from medae.plan import SpacePlan
 from medae.preprocessing.store import Store, build_store
 from pipelines.console import Screen
@@ -76,36 +79,31 @@ def open_folder(folder: Path, format: str = "auto", keys: Mapping[str, Any] | No
 
 def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     """Open, check and split. Cases with an error are left out and named."""
-    manifest = open_manifest(located(config.data), config.case_ids)
+    with screen.progress("Reading files") as report, reporting(report):
+        manifest = open_manifest(located(config.data), config.case_ids)
     if config.max_cases is not None:
         manifest = manifest.model_copy(update={"cases": manifest.cases[: config.max_cases]})
     with screen.progress("Checking scans") as report:
-        findings = check_manifest(manifest, report)
-    excluded = sorted({finding.case for finding in findings if finding.level == "error" and finding.case is not None})
-    for finding in findings:
+        check = check_manifest(manifest, workers=usable_cores(), progress=report)
+    for finding in check.findings:
         if finding.level == "error":
             screen.warn(f"{finding.case} left out: {finding.problem} ({finding.file}) {finding.remedy}")
-    for problem, count in Counter(finding.problem for finding in findings if finding.level == "warning").items():
+    for problem, count in Counter(finding.problem for finding in check.findings if finding.level == "warning").items():
         screen.warn(f"{problem} ({count} files; medae check names them)")
-    kept = manifest.select(lambda case: case.id not in excluded)
+    kept = check.usable
     if not kept.cases:
         raise DataError(
             "No case is left after the check.", where=str(config.data.root), remedy="Run medae check to see why."
         )
     total = digest({"manifest": manifest.digest(), "ids": [case.id for case in kept.cases]})
-    return Dataset(kept, tuple(findings), tuple(excluded), split_subjects(kept, config.split), total)
-
-
-def store_folder() -> Path:
-    """Where preprocessed scans are kept: MEDAE_CACHE, else .medae/store in the working folder."""
-    return Path(os.environ.get("MEDAE_CACHE", Path.cwd() / ".medae" / "store"))
+    return Dataset(kept, check.findings, check.excluded, split_subjects(kept, config.split), total)
 
 
 def preprocess(manifest: Manifest, space: SpacePlan, targets: Sequence[str], screen: Screen) -> Store:
     """The scans in plan space, from the cache where they are there already."""
     with screen.progress("Preprocessing") as report:
         return build_store(
-            manifest, space, store_folder(), targets, workers=min(MOST_WORKERS, os.cpu_count() or 1), progress=report
+            manifest, space, cache_folder(), targets, workers=min(MOST_WORKERS, os.cpu_count() or 1), progress=report
         )
 
 

@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from medae.config import apply_overrides, to_dict, validate
 from medae.data.case import Manifest
+from medae.data.digests import reporting
 from medae.errors import ConfigError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
 from medae.planning.facts import Fingerprint
@@ -165,7 +166,8 @@ def run(
     content = apply_overrides({}, overrides)
     source = content.pop("data", {})
     choice = validate(PlanChoice, content if memory is None else {**content, "memory": memory}, where="--set")
-    manifest = open_folder(data, format, source)
+    with screen.progress("Reading files") as report, reporting(report):
+        manifest = open_folder(data, format, source)
     found = _read(manifest, screen)
     plan = (
         choice.from_file(choice.file)

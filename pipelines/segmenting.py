@@ -13,12 +13,13 @@ from torch import nn
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import DataError
 from medae.export.nifti import write_native
+from medae.formats.read import read_volume
 from medae.inference.native import labels_to_native
 from medae.inference.predict import predict_maps
 from medae.metrics.segmentation import LabelScore, case_metrics
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared, prepare_case
-from medae.volume import from_ras, read_volume, spacing_of
+from medae.volume import from_ras, spacing_of
 from pipelines.console import Screen
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from medae.errors import DataError, GeometryError
-from medae.volume import NativeGrid, from_ras, read_volume, spacing_of, to_ras
+from medae.formats.read import read_volume
+from medae.volume import NativeGrid, from_ras, spacing_of, to_ras
 
 CODES = ["RAS", "LPS", "PSR", "PLS", "LAS", "AIL"]
 
@@ -156,7 +157,6 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.nii").write_text("no image")
     (tmp_path / "text.mha").write_text("no image")
     save(tmp_path / "series.nii", np.zeros((3, 3, 3, 2), np.float32), np.eye(4))
-    sitk.WriteImage(sitk.Image([3, 3], sitk.sitkFloat32), str(tmp_path / "flat.mha"))
     sitk.WriteImage(sitk.Image([3, 3, 3], sitk.sitkVectorFloat32, 2), str(tmp_path / "vector.nrrd"))
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.complex64), np.eye(4)), tmp_path / "complex.nii")
     rgb = np.zeros((3, 3, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -166,7 +166,6 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         "text.nii",
         "text.mha",
         "series.nii",
-        "flat.mha",
         "vector.nrrd",
         "complex.nii",
         "rgb.nii",
@@ -180,6 +179,14 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         assert "\n" not in caught.value.what
     with pytest.raises(DataError, match="2 were given"):
         read_volume([good, good], "intensity")
+
+
+def test_a_2d_image_is_one_slice(tmp_path: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)  # rows, columns
+    sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / "slice.png"))
+    volume = read_volume([tmp_path / "slice.png"], "intensity")
+    assert volume.native.shape == (4, 3, 1)
+    np.testing.assert_array_equal(from_ras(volume.image.numpy(), volume.native.matrix())[0, :, :, 0], pixels.T)
 
 
 def test_singular_affine_is_refused(tmp_path: Path) -> None:

@@ -11,15 +11,18 @@ from typing import Literal
 from pydantic import Field
 
 from medae.config import Config
+from medae.data.finding import Finding
 
 ImageKind = Literal["intensity", "labels", "mask"]
 Modality = Literal["CT", "MR", "unknown"]
 
 
 class ImageRef(Config):
-    """One image of a case: a file, or the files of a series.
+    """One image of a case: a file, or the files of a DICOM series.
 
     files: relative to the manifest's root, POSIX separators. sha256: over the contents, in the order of files.
+    series: a pseudonym of the DICOM series. resample_slices: slices at uneven distances are resampled to even ones; without
+    it they are refused.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -27,6 +30,11 @@ class ImageRef(Config):
     kind: ImageKind
     modality: Modality = "unknown"
     series: str | None = None
+    resample_slices: bool = False
+
+    def identity(self) -> str:
+        """What decides the image that is read: its contents, and how uneven slices are treated."""
+        return f"{self.sha256}+resample_slices" if self.resample_slices else self.sha256
 
 
 class Case(Config):
@@ -48,9 +56,9 @@ class Case(Config):
     def digest(self) -> str:
         """SHA-256 over the contents of every image and target; file names and folders do not count."""
         rows: list[list[str]] = [["case", self.id, self.subject]]
-        rows += [["image", name, ref.sha256] for name, ref in sorted(self.images.items())]
+        rows += [["image", name, ref.identity()] for name, ref in sorted(self.images.items())]
         for name, target in sorted(self.targets.items()):
-            rows.append(["target", name, target.sha256 if isinstance(target, ImageRef) else repr(target)])
+            rows.append(["target", name, target.identity() if isinstance(target, ImageRef) else repr(target)])
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -59,7 +67,8 @@ class Manifest(Config):
 
     root: absolute folder that the files are relative to; never logged. channels: declared image names, in order.
     labels: by target name, label value -> label name, background 0 included when the data set names it.
-    phantom: true if the images are synthetic; said wherever the cases appear.
+    phantom: true if the images are synthetic; said wherever the cases appear. findings: what the source noticed about
+    its files before any image was read, such as a series that it left out.
     """
 
     source: str
@@ -68,6 +77,7 @@ class Manifest(Config):
     labels: dict[str, dict[int, str]] = Field(default_factory=dict)
     cases: tuple[Case, ...]
     phantom: bool = False
+    findings: tuple[Finding, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 over the cases' contents, independent of paths and of the order of cases."""

@@ -2,176 +2,99 @@
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
-import nibabel as nib
-import numpy as np
-from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-
+from medae.data.across import across_cases
 from medae.data.case import Case, ImageRef, Manifest
-from medae.data.files import stem
+from medae.data.digests import Memory
+from medae.data.finding import Finding
+from medae.data.inspection import Inspection, Picture, inspect_case, inspection_key
+from medae.parallel import unordered
 
-UNREADABLE = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
-THREADS = 4  # each holds one decompressed scan
-GRID_TOLERANCE = 0.05  # of the smallest voxel size: more than the rounding of a quaternion, less than is seen
-Level = Literal["error", "warning"]
+WORTH_A_PROCESS = 8
+"""Cases that a process of its own must have to do: it takes seconds to start."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something about a data set that a user should know. case: its id, empty for the whole. file: relative to the root."""
+class Check:
+    """What was found. findings: of the source, of the whole set, then case by case. inspections, pictures: by case id."""
 
-    case: str
-    file: str
-    level: Level
-    problem: str
-    remedy: str
+    manifest: Manifest
+    findings: tuple[Finding, ...]
+    inspections: Mapping[str, Inspection] = field(repr=False)
+    pictures: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Ids of the cases that have an error, in order."""
+        return tuple(sorted({finding.case for finding in self.findings if finding.level == "error" and finding.case}))
+
+    @property
+    def usable(self) -> Manifest:
+        """The cases without an error."""
+        excluded = frozenset(self.excluded)
+        return self.manifest.select(lambda case: case.id not in excluded)
 
 
-class Grid(NamedTuple):
-    """Shape and affine (file voxel -> mm) of an image."""
+def check_manifest(
+    manifest: Manifest,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    picture: Picture | None = None,
+) -> Check:
+    """Read every image and label map once, and say what is wrong.
 
-    shape: tuple[int, ...]
-    affine: np.ndarray
-
-
-def check_manifest(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
-    """Read every image and label map once, in threads, and say what is wrong, in the order of the cases.
-
-    Errors make a case unusable: unreadable, not 3D, no size or position, units other than mm, not-a-number or
-    infinite values, labels that are not whole numbers, label map and image on different grids. Warnings do not:
-    constant image, labels that are not declared, units not stated, subjects that may be one person.
-    progress: called with the number of cases done and of all cases.
+    Errors make a case unusable; warnings do not. What was found in the same contents before is remembered.
+    workers: processes at most. progress: called with the number of cases done and of all. picture: draws a case from
+    its first image and label map; a function that can be pickled.
     """
-    findings: dict[str, list[Finding]] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        jobs = {pool.submit(lambda case: list(_case_findings(manifest, case)), case): case.id for case in manifest.cases}
-        for done, job in enumerate(as_completed(jobs), start=1):
-            findings[jobs[job]] = job.result()
-            if progress is not None:
-                progress(done, len(jobs))
-    return [*_shared_names(manifest), *(finding for case in manifest.cases for finding in findings[case.id])]
+    memory = Memory()
+    keys = {case.id: inspection_key(case, manifest.labels) for case in manifest.cases}
+    inspections, pictures = _remembered(memory, keys, picture is not None)
+    to_do = [case for case in manifest.cases if case.id not in inspections]
+    inspect = partial(inspect_case, manifest.root, manifest.labels, picture)
+    processes = min(workers, max(1, len(to_do) // WORTH_A_PROCESS))
+    for done, (place, (inspection, drawn)) in enumerate(unordered(inspect, to_do, processes), start=1):
+        case_id = to_do[place].id
+        inspections[case_id] = inspection
+        if drawn is not None:
+            pictures[case_id] = drawn
+        if inspection.is_lasting:
+            memory.put(
+                {keys[case_id]: inspection.model_dump_json()} | ({_drawn(keys[case_id]): drawn.hex()} if drawn else {})
+            )
+        if progress is not None:
+            progress(len(manifest.cases) - len(to_do) + done, len(manifest.cases))
+    of_cases = [finding for case in manifest.cases for finding in _findings(case, inspections[case.id])]
+    findings = (*manifest.findings, *across_cases(manifest, inspections), *of_cases)
+    return Check(manifest, findings, inspections, pictures)
 
 
-def _case_findings(manifest: Manifest, case: Case) -> Iterator[Finding]:
-    grids: dict[str, Grid] = {}
-    targets = {name: target for name, target in case.targets.items() if isinstance(target, ImageRef)}
-    for refs, labels in ((case.images, None), (targets, manifest.labels)):
-        for name, ref in refs.items():
-            for path in manifest.paths(ref):
-                file = path.relative_to(manifest.root).as_posix()
-                try:
-                    image, voxels = _read(path)
-                except UNREADABLE as error:
-                    reason = re.sub(re.escape(str(path)), file, str(error))
-                    yield Finding(case.id, file, "error", f"cannot be read: {reason}", "Restore or convert the file.")
-                    continue
-                header = _header_findings(image, warn_units=labels is None)
-                values = _label_findings(voxels, labels.get(name)) if labels is not None else _intensity_findings(voxels)
-                for level, problem, remedy in [*header, *values]:
-                    yield Finding(case.id, file, level, problem, remedy)
-                if voxels.ndim == 3:
-                    grids[file] = Grid(voxels.shape, image.affine)
-    yield from _grid_findings(case.id, grids)
+def _remembered(
+    memory: Memory, keys: Mapping[str, str], with_pictures: bool
+) -> tuple[dict[str, Inspection], dict[str, bytes]]:
+    """What is known by case id. With pictures, a case that has none was not drawn yet."""
+    known = memory.get(keys.values())
+    inspections = {case_id: Inspection.model_validate_json(known[key]) for case_id, key in keys.items() if key in known}
+    if not with_pictures:
+        return inspections, {}
+    drawn = memory.get(_drawn(keys[case_id]) for case_id in inspections)
+    pictures = {case_id: bytes.fromhex(drawn[key]) for case_id in inspections if (key := _drawn(keys[case_id])) in drawn}
+    return {case_id: found for case_id, found in inspections.items() if case_id in pictures}, pictures
 
 
-def _read(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
-    image = cast(nib.Nifti1Image, nib.load(path))  # sources list NIfTI endings only
-    voxels = np.asanyarray(image.dataobj)
-    if voxels.size == 0:
-        raise ValueError("it holds no voxels")
-    if voxels.dtype.kind not in "biuf":
-        raise ValueError(f"its voxels are not plain numbers but {voxels.dtype}")
-    return image, voxels
+def _drawn(key: str) -> str:
+    return f"picture {key}"
 
 
-Row = tuple[Level, str, str]
-
-
-def _header_findings(image: nib.Nifti1Image, warn_units: bool) -> Iterator[Row]:
-    if len(image.shape) != 3:
-        yield "error", f"has {len(image.shape)} dimensions {image.shape}, not 3", "Store one volume (one channel) a file."
-    linear = image.affine[:3, :3]
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(linear)) < 1e-9:
-        yield "error", "states no usable voxel size and position (singular affine)", "Convert it from its source again."
-    units = image.header.get_xyzt_units()[0]
-    if units in ("meter", "micron"):
-        yield "error", f"states its lengths in {units}s", "Convert the header to mm."
-    elif units == "unknown" and warn_units:
-        yield "warning", "states no unit of length; mm is assumed", "Make sure that its voxel size is in mm."
-
-
-def _intensity_findings(voxels: np.ndarray) -> Iterator[Row]:
-    n_bad = int(voxels.size - np.isfinite(voxels).sum())
-    if n_bad:
-        yield "error", f"has {n_bad} voxels that are not a number or infinite", "Replace them, or leave the case out."
-    elif voxels.min() == voxels.max():
-        yield "warning", f"has the value {voxels.flat[0]:g} everywhere", "Leave the case out."
-
-
-def _label_findings(voxels: np.ndarray, declared: dict[int, str] | None) -> Iterator[Row]:
-    values = np.unique(voxels)
-    if not (np.isfinite(values).all() and (values == np.round(values)).all() and values[0] >= 0):
-        odd = [value for value in values if not (np.isfinite(value) and value >= 0 and value == round(value))]
-        yield "error", f"has labels that are not whole numbers from 0 on, such as {odd[0]:g}", "Store labels 0, 1, 2, ..."
-    elif declared is not None:
-        unknown = [int(value) for value in values if value != 0 and int(value) not in declared]
-        if unknown:
-            shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            yield "warning", f"has labels that are not declared: {shown}", "Declare them, or correct the label map."
-
-
-def _grid_findings(case_id: str, grids: dict[str, Grid]) -> Iterator[Finding]:
-    """Every file of a case against its first image."""
-    (reference_file, reference), *others = grids.items() or [("", Grid((), np.eye(4)))]
-    for file, grid in others:
-        problem = _difference(reference, grid)
-        if problem:
-            text = f"is not on the grid of {reference_file}: {problem}"
-            yield Finding(case_id, file, "error", text, "Resample it to that image, or find the right file.")
-
-
-def _difference(first: Grid, second: Grid) -> str | None:
-    if first.shape != second.shape:
-        return f"shape {second.shape}, not {first.shape}"
-    corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-    corners[:, :3] *= np.array(first.shape) - 1
-    apart = np.linalg.norm(corners @ (first.affine - second.affine).T, axis=1).max()
-    tolerance = GRID_TOLERANCE * voxel_sizes(first.affine).min()
-    return f"its corners lie up to {apart:.3g} mm apart" if not apart <= tolerance else None
-
-
-def _shared_names(manifest: Manifest) -> list[Finding]:
-    """A warning if file names come in small groups that differ in their last part only, each counted as a subject.
-
-    Names that all begin alike (``scan_001``) say nothing; groups (``0001_left``, ``0001_right``) hint at one person.
-    """
-    if manifest.source not in ("folder", "msd", "nnunet"):
-        return []  # the others state their subjects
-    groups: dict[str, set[str]] = {}
-    for case in manifest.cases:
-        name = stem(Path(next(iter(case.images.values())).files[0]))
-        if manifest.source == "nnunet":
-            name = name.rpartition("_")[0]
-        groups.setdefault(name.rpartition("_")[0], set()).add(case.subject)
-    shared = sorted(name for name, subjects in groups.items() if name and 2 <= len(subjects) <= 10)
-    if len(shared) < 3:
-        return []
-    return [
-        Finding(
-            "",
-            "",
-            "warning",
-            f"{len(shared)} groups of files have names that differ in the last part only, but each counts as a subject: "
-            f"scans of one person could be in training and in test",
-            "State 'subject', a pattern that finds the subject in a file's name.",
-        )
-    ]
+def _findings(case: Case, inspection: Inspection) -> list[Finding]:
+    found = []
+    for noted in inspection.noted:
+        ref = (case.images if noted.role == "image" else case.targets)[noted.name]
+        file = noted.name
+        if isinstance(ref, ImageRef):
+            file = ref.files[0] if ref.series is None else ref.series
+        found.append(Finding(case.id, file, noted.level, noted.code, noted.problem, noted.remedy))
+    return found

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medae.config import Config
 from medae.data.case import Case, ImageKind, ImageRef, Manifest, Modality
+from medae.data.digests import sha256_of_files
 from medae.errors import DataError
 
 ENDINGS = (".nii.gz", ".nii")
 DATA_VARIABLE = "MEDAE_DATA"
-HASHING_THREADS = 8
 PUBLIC_SETS = {
     "hippocampus": "Task04_Hippocampus of the Medical Segmentation Decathlon, http://medicaldecathlon.com",
     "ixi_t1": "the IXI data set (T1), https://brain-development.org/ixi-dataset",
@@ -216,18 +214,14 @@ def image_refs(root: Path, wanted: Mapping[K, tuple[Path, ImageKind, Modality]])
 
 
 def _sha256s(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
-    def of(path: Path) -> str:
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            text = f"A file of the data set cannot be read: {error.strerror}."
+    digests: dict[Path, str] = {}
+    for path, digest in sha256_of_files(paths).items():
+        if isinstance(digest, OSError):
+            text = f"A file of the data set cannot be read: {digest.strerror}."
             remedy = "Check its permissions, or fetch it if it is a link to content that was never downloaded."
-            raise DataError(text, where=_relative(path, root), remedy=remedy) from error
-
-    ordered = sorted(paths)
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:  # hashlib releases the interpreter lock
-        return dict(zip(ordered, pool.map(of, ordered), strict=True))
+            raise DataError(text, where=_relative(path, root), remedy=remedy) from digest
+        digests[path] = digest
+    return digests
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -132,15 +132,13 @@ class Fingerprint(Config):
         return rows
 
     def as_yaml(self) -> str:
-        """Everything in it, as YAML that a person can read: a summary in comments, then an entry a line."""
-        content = to_dict(self)
-        parts: dict[str, dict[str, Any]] = {"data": {key: content[key] for key in ("cases", "channels")}}
+        """Everything in it, as YAML that a person can read: a summary in comments, then an entry a line, rounded."""
+        content = _rounded(to_dict(self))
+        parts: dict[str, dict[Any, Any]] = {"data": {key: content[key] for key in ("cases", "channels")}}
         parts["read"] = {key: content[key] for key in ("shapes", "boxes", "spacings", "orientations", "foreground")}
         parts |= {f"intensities of {name}": values for name, values in content["intensities"].items()}
-        parts |= {
-            f"labels of {name}": {str(key): value for key, value in values.items()}
-            for name, values in content["labels"].items()
-        }
+        for name, structures in content["labels"].items():
+            parts[f"labels of {name}"] = {int(label): structure for label, structure in structures.items()}
         return commented_yaml(parts, {}, [f"{what}: {value}" for what, value in self.rows()])
 
 
@@ -185,3 +183,12 @@ def _counted(values: tuple[str, ...]) -> str:
 def _three(values: Any) -> tuple[float, float, float]:
     i, j, k = (float(value) for value in values)
     return i, j, k
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to six significant digits, in whatever holds them."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from medae.data.case import Case, ImageRef, Manifest, Modality
-from medae.errors import DataError, MedaeError
+from medae.data.reading import read_image
+from medae.errors import DataError
 from medae.plan import Foreground
 from medae.planning.facts import Fingerprint, Intensities, Range, Triple
 from medae.planning.structures import Found, structures_in, summarised
 from medae.preprocessing.foreground import foreground_mask
 from medae.seeding import numpy_generator
-from medae.volume import Volume, read_volume, spacing_of
+from medae.volume import Volume, spacing_of
 
 HOUNSFIELD = -500.0
 """HU: an image whose darkest voxels lie below is taken for CT, because MR has no such negative values."""
@@ -135,7 +136,7 @@ class _Reading:
 
     def add(self, case: Case) -> None:
         """Read a case's channels and label maps."""
-        volumes = {name: self._read(ref) for name, ref in case.images.items() if name in self.channels}
+        volumes = {name: read_image(self.manifest, ref) for name, ref in case.images.items() if name in self.channels}
         if not volumes:
             return
         first = next(iter(volumes.values()))
@@ -168,7 +169,7 @@ class _Reading:
         inside = None
         for name, target in case.targets.items():
             if isinstance(target, ImageRef):
-                volume = self._read(target)
+                volume = read_image(self.manifest, target)
                 labels = volume.image[0].numpy()
                 found = structures_in(labels, spacing_of(volume.image.affine.numpy()))
                 self.structures.setdefault(name, []).append(found)
@@ -195,12 +196,6 @@ class _Reading:
             intensities={name: self.channels[name].result() for name in read},
             labels={name: summarised(cases) for name, cases in self.structures.items()},
         )
-
-    def _read(self, ref: ImageRef) -> Volume:
-        try:
-            return read_volume(self.manifest.paths(ref), ref.kind)
-        except MedaeError as error:
-            raise type(error)(error.what, where=", ".join(ref.files), remedy=error.remedy) from error
 
 
 def _modality(declared: Modality, volume: Volume) -> tuple[Modality, bool]:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from medae.data.case import Case, ImageKind, ImageRef, Manifest
 from medae.errors import DataError, GeometryError, MedaeError
+from medae.formats.read import read_volume
 from medae.plan import SpacePlan
 from medae.preprocessing.foreground import foreground_mask
 from medae.preprocessing.intensity import normalise
 from medae.preprocessing.resample import plan_grid, resample_linear, resample_nearest
-from medae.volume import NativeGrid, Volume, read_volume, spacing_of
+from medae.volume import NativeGrid, Volume, spacing_of
 
 SAME_PLACE = 0.1
 """Voxels by which the corners of two images of one case may lie apart: sform and qform round differently."""

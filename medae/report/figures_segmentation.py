@@ -14,6 +14,7 @@ from scipy import stats
 
 from medae.errors import DataError
 from medae.report import canvas
+from medae.report.colours import label_colour
 from medae.report.mosaic import Mosaic, Panel, Row, draw, window
 from medae.report.planes import CONVENTION, Cut, Scene
 
@@ -73,7 +74,7 @@ def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
 
 def label_colours(names: Mapping[int, str]) -> dict[str, str]:
     """Label name -> colour, background left out; the same label value has the same colour in every figure."""
-    return {name: _colour(value) for value, name in sorted(names.items()) if value != 0}
+    return {name: label_colour(value) for value, name in sorted(names.items()) if value != 0}
 
 
 def dice_strip(
@@ -116,10 +117,6 @@ def dice_strip(
     return canvas.save(figure, path)
 
 
-def _colour(value: int) -> str:
-    return canvas.LABELS[(value - 1) % len(canvas.LABELS)]
-
-
 def _stage(case: OverlayCase) -> tuple[Scene, list[Cut], tuple[float, float]]:
     scene = Scene(case.affine)
     maps = list(case.labels.values())
@@ -145,7 +142,7 @@ def _panel(
     fills = []
     if labels is not None:
         shown = cut.of(scene.ras(labels))
-        fills = [(shown == value, _colour(value)) for value in sorted(names) if value != 0]
+        fills = [(shown == value, label_colour(value)) for value in sorted(names) if value != 0]
     return Panel(cut.of(image_IJK), levels, cut.size_mm(image_IJK.shape), title, cut.marks, fills=fills)
 
 

@@ -42,6 +42,21 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A small picture in a gallery. content: WebP. title and lines stand below it; a tone marks it."""
+
+    content: bytes
+    title: str
+    lines: Sequence[str] = ()
+    tone: Tone = "plain"
+
+    @property
+    def source(self) -> str:
+        """A data URI."""
+        return f"data:image/webp;base64,{base64.b64encode(self.content).decode()}"
+
+
+@dataclass(frozen=True)
 class Cell:
     """A table cell: shown text, value to sort by ("" sorts last), and whether it is a number and the column's best."""
 
@@ -106,6 +121,14 @@ class Report:
     def figure(self, path: Path, caption: str, kind: FigureKind = "image") -> Report:
         """A PNG, read now. kind: a ``chart`` on white is inverted in dark mode, an ``image`` is left as it is."""
         return self._add(kind="figure", picture=embed(path), caption=caption, shade=kind)
+
+    def gallery(self, tiles: Sequence[Tile]) -> Report:
+        """Small pictures side by side."""
+        return self._add(kind="gallery", tiles=list(tiles))
+
+    def links(self, pages: Mapping[str, str]) -> Report:
+        """Links to pages that lie beside this one: text -> file name."""
+        return self._add(kind="links", pages=dict(pages))
 
     def details(self, summary: str, text: str) -> Report:
         """Preformatted text, such as a configuration, folded under its summary."""

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from medae.errors import DataError, GeometryError
 from medae.export.nifti import write_native
-from medae.volume import read_volume
+from medae.formats.read import read_volume
 
 OBLIQUE = np.array([[-0.94, 0.1, 0.5, 12.5], [0.12, 1.9, -0.3, -70.25], [0.21, -0.33, 2.9, 33], [0, 0, 0, 1]])
 ROTATION = np.array([[0, 0, 3, -4], [-2, 0, 0, 5], [0, 1.5, 0, 6], [0, 0, 0, 1.0]])

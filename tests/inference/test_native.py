@@ -16,10 +16,10 @@ from scipy.spatial.transform import Rotation
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import GeometryError
 from medae.export.nifti import write_native
+from medae.formats.read import read_volume
 from medae.inference.native import labels_to_native, maps_to_native
 from medae.plan import CTWindow, SpacePlan
 from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
-from medae.volume import read_volume
 
 WINDOW = CTWindow(lower=-1e6, upper=1e6, mean=30, std=200)
 Spacing = tuple[float | None, float | None, float | None]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
+from medae.formats.read import read_volume
 from medae.preprocessing.foreground import foreground_mask
-from medae.volume import read_volume
 
 
 def ball(shape: tuple[int, int, int], centre: tuple[float, ...], radius: float) -> np.ndarray:

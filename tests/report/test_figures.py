@@ -14,6 +14,7 @@ from medae.errors import DataError, GeometryError
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.voxelscores import VoxelScores
 from medae.report import canvas
+from medae.report.colours import LABELS
 from medae.report.figures_anomaly import (
     FOUND,
     INVENTED,
@@ -122,7 +123,7 @@ def test_overlay_shows_every_label_in_its_colour(tmp_path: Path) -> None:
     assert list(colours) == ["front", "back"]
     for colour in colours.values():
         assert count_of(path, colour, slice(0, -110)) > 0
-    assert count_of(path, canvas.LABELS[2]) == 0
+    assert count_of(path, LABELS[2]) == 0
 
 
 def test_case_overlays_take_scans_of_any_shape_and_few_slices(tmp_path: Path) -> None:

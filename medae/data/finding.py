@@ -1,0 +1,26 @@
+"""What a user should know about a file of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a data set that a user should know, and what to do about it.
+
+    case: its id, empty for the whole data set and for files that belong to no case. file: relative to the root, without
+    names of patients. level: an error leaves the case (or the file, where there is no case) out of training, a warning
+    does not. code: a short name of the kind of problem, for programs.
+    problem: a clause that says what is wrong ("has 3 voxels that are not a number"). remedy: what to do.
+    """
+
+    case: str
+    file: str
+    level: Level
+    code: str
+    problem: str
+    remedy: str

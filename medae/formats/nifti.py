@@ -1,0 +1,43 @@
+"""NIfTI files, read by nibabel."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from medae.formats.raw import RawImage, rows_of, three_dimensional, unreadable
+from medae.volume import MM_PER_UNIT, NativeGrid
+
+UNREADABLE = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
+"""What nibabel raises for a file that is damaged or of another kind."""
+
+
+def read_nifti(path: Path) -> RawImage:
+    """Read a ``.nii`` or ``.nii.gz`` file; its lengths become mm. Raises DataError and GeometryError."""
+    try:
+        file: Any = nib.load(path)
+        array = np.asanyarray(file.dataobj)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    header = file.header
+    units = header.get_xyzt_units()[0]
+    affine = file.affine.astype(np.float64)
+    affine[:3] *= MM_PER_UNIT[units]
+    quaternion = [header[name].item() for name in ("quatern_b", "quatern_c", "quatern_d")]
+    offset = [header[name].item() for name in ("qoffset_x", "qoffset_y", "qoffset_z")]
+    array = three_dimensional(array, path)
+    native = NativeGrid(
+        shape=array.shape,
+        affine=rows_of(affine, path),
+        qform_code=int(header["qform_code"]),
+        sform_code=int(header["sform_code"]),
+        spatial_units=units,
+        qform=(*(float(value) for value in header["pixdim"][:4]), *quaternion, *offset),
+    )
+    return RawImage(array, native)

@@ -1,0 +1,85 @@
+"""Read one image, whatever its format, as a Volume on nearest-RAS axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medae.errors import DataError
+from medae.formats.endings import NIFTI
+from medae.formats.itk import read_itk
+from medae.formats.nifti import read_nifti
+from medae.formats.raw import RawImage
+from medae.volume import Volume, to_ras
+
+LARGEST_LABEL = int(np.iinfo(np.int16).max)
+
+WHOLE = 1e-4
+"""How far a stored label may be from a whole number: a header's scale factor rounds."""
+
+
+def read_volume(
+    paths: Sequence[Path], kind: Literal["intensity", "labels", "mask"], *, resample_slices: bool = False
+) -> Volume:
+    """Read one 3D image and turn it to the nearest RAS axes.
+
+    paths: one file; NIfTI (``.nii``, ``.nii.gz``) is read by nibabel, everything else by SimpleITK, whose LPS world
+    becomes RAS. kind: ``intensity`` gives float32, ``labels`` int16, ``mask`` int16 with every non-zero value 1.
+    resample_slices: of a DICOM series, bring slices at uneven distances to even ones.
+    Raises DataError for a file that cannot be read, is not 3D, or whose values do not fit the kind (not finite,
+    label values that are negative, above 32767 or not whole numbers); GeometryError for an unusable affine.
+    """
+    import torch
+    from monai.data.meta_tensor import MetaTensor  # takes seconds: who reads raw images only is spared it
+
+    raw = read_raw(paths, resample_slices=resample_slices)
+    values = _intensities(raw.array, paths[0]) if kind == "intensity" else _labels(raw.array, paths[0])
+    if kind == "mask":
+        values = (values != 0).astype(np.int16)
+    oriented = np.ascontiguousarray(to_ras(values[None], raw.native.matrix()))
+    return Volume(MetaTensor(torch.from_numpy(oriented), affine=torch.from_numpy(raw.native.ras()[1])), raw.native)
+
+
+def read_raw(paths: Sequence[Path], *, resample_slices: bool = False) -> RawImage:
+    """Read one image on the axes of its file. Raises DataError and GeometryError."""
+    if len(paths) != 1:
+        raise DataError(
+            f"An image is one file, and {len(paths)} were given.",
+            where=paths[0] if paths else None,
+            remedy="Convert a series to one NIfTI file, for example with dcm2niix.",
+        )
+    path = paths[0]
+    if not path.is_file():
+        raise DataError("The image file does not exist.", where=path, remedy="Check the path.")
+    return read_nifti(path) if path.name.lower().endswith(NIFTI) else read_itk(path)
+
+
+def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
+    if np.iscomplexobj(array):
+        raise DataError("The image holds complex numbers.", where=path, remedy="Give the magnitude image.")
+    values = array.astype(np.float32)
+    bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+    if bad:
+        raise DataError(
+            f"{bad} of {values.size} voxels are not finite (NaN or infinite).",
+            where=path,
+            remedy="Replace them in the file, for example by the background value.",
+        )
+    return values
+
+
+def _labels(array: np.ndarray, path: Path) -> np.ndarray:
+    remedy = "A label map holds whole numbers from 0 to 32767; correct the file or declare it as an image."
+    found = np.unique(array)
+    if np.iscomplexobj(found) or not np.isfinite(found).all():
+        raise DataError("The label map holds values that are not finite numbers.", where=path, remedy=remedy)
+    fractions = found[np.abs(found - np.round(found)) > WHOLE]
+    if fractions.size:
+        raise DataError(f"The label map holds {fractions[0]:g}, not a whole number.", where=path, remedy=remedy)
+    outside = found[(found < 0) | (found > LARGEST_LABEL)]
+    if outside.size:
+        raise DataError(f"The label map holds the value {outside[0]:g}.", where=path, remedy=remedy)
+    return np.rint(array).astype(np.int16)

@@ -1,0 +1,41 @@
+"""Independent pieces of work, in this process or in several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+MOST_WORKERS = 8
+"""More processes than this wait for the disk."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_WORKERS)
+
+
+def unordered(function: Callable[[T], R], items: Sequence[T], workers: int = 1) -> Iterator[tuple[int, R]]:
+    """``(place, function(items[place]))`` of every item, as they are done.
+
+    workers: processes; 1 works in this one, in order. With more, function, items and results are pickled, and an
+    exception of one item ends the whole: let ``function`` return its failures. Each process has one thread for numerics.
+    Raises RuntimeError (joblib's TerminatedWorkerError) if a process dies, most often for want of memory.
+    """
+    if workers <= 1 or len(items) <= 1:
+        for place, item in enumerate(items):
+            yield place, function(item)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        pool = Parallel(n_jobs=min(workers, len(items)), return_as="generator_unordered")
+        yield from pool(delayed(_placed)(function, place, item) for place, item in enumerate(items))
+
+
+def _placed(function: Callable[[T], R], place: int, item: T) -> tuple[int, R]:
+    return place, function(item)

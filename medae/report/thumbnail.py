@@ -1,0 +1,60 @@
+"""A small picture of a scan: three planes at true proportions, its label map over it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from medae.formats.raw import RawImage
+from medae.report.colours import label_colour
+from medae.report.planes import Cut, Scene
+
+HEIGHT = 132
+"""Pixels of each plane."""
+
+WIDEST = 3.0
+"""Width over height from which a plane is squeezed: a stack of two slices would be a line."""
+
+OPACITY = 0.45
+SAMPLE = 200_000
+
+
+def thumbnail(image: RawImage, labels: RawImage | None) -> bytes:
+    """Axial, coronal and sagittal planes side by side, as WebP, in radiological convention.
+
+    image: any units; the 1st to 99.5th percentiles are shown from black to white. labels: on the same grid up to the order
+    of axes; planes go through where most of it is. A label map of another shape is left out.
+    """
+    grey = np.abs(image.array) if np.iscomplexobj(image.array) else image.array
+    scene = Scene(image.native.matrix())
+    grey_IJK = np.nan_to_num(scene.ras(grey).astype(np.float32))
+    label_IJK = None if labels is None else Scene(labels.native.matrix()).ras(labels.array)
+    if label_IJK is not None and label_IJK.shape != grey_IJK.shape:
+        label_IJK = None
+    sample = grey_IJK.ravel()[:: max(1, grey_IJK.size // SAMPLE)]
+    low, high = np.percentile(sample, [1, 99.5])
+    shades = np.clip((grey_IJK - low) / max(high - low, 1e-6), 0, 1)
+    interest = shades > 0.5 if label_IJK is None or not label_IJK.any() else label_IJK != 0
+    panels = [_panel(cut, shades, label_IJK) for cut in scene.orthogonal(interest)]
+    strip = np.concatenate([part for panel in panels for part in (panel, np.zeros((HEIGHT, 2, 3), np.uint8))][:-1], axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(strip).save(buffer, format="WEBP", quality=75)
+    return buffer.getvalue()
+
+
+def _panel(cut: Cut, shades_IJK: np.ndarray, label_IJK: np.ndarray | None) -> np.ndarray:
+    """One plane, ``[HEIGHT, width, 3]``, uint8."""
+    width_mm, height_mm = cut.size_mm(shades_IJK.shape)
+    ratio = min(max(width_mm / height_mm, 1 / WIDEST), WIDEST)
+    size = (max(1, round(HEIGHT * ratio)), HEIGHT)
+    grey = Image.fromarray((cut.of(shades_IJK) * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+    colour = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2).astype(np.float32)
+    if label_IJK is not None:
+        plane = np.ascontiguousarray(cut.of(label_IJK).astype(np.int32))
+        labels = np.asarray(Image.fromarray(plane, mode="I").resize(size, Image.Resampling.NEAREST))
+        for value in np.unique(labels[labels > 0]):
+            tint = np.frombuffer(bytes.fromhex(label_colour(int(value))[1:]), np.uint8)
+            colour[labels == value] = (1 - OPACITY) * colour[labels == value] + OPACITY * tint
+    return colour.astype(np.uint8)
