@@ -4,16 +4,15 @@
     python benchmarks/plan_memory.py --only 3d-64    those whose names begin so
     python benchmarks/plan_memory.py --table         the table of what has been measured, as Markdown
 
-A cell is two real steps (forward, backward, AdamW) of the training loop's own learner. On the CPU it is measured by how far
-the process' resident memory has risen at its peak above where it stood before the network was built; on CUDA by the
-allocator's peak. A line is added to ``results/plan_memory.jsonl`` for each.
+A cell is two real steps (forward, backward, AdamW) of the training loop's own learner. On the CPU (Linux) it is measured by
+how far the process' resident memory has risen at its peak above where it stood before the network was built; on CUDA by
+the allocator's peak. A line is added to ``results/plan_memory.jsonl`` for each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -49,6 +48,7 @@ CELLS = {
     "3d-96-unet": Cell("unet", (96, 96, 96), 2, FIVE),
     "3d-96-unet-cells": Cell("unet", (96, 96, 96), 4, FOUR, "space_to_depth", "residual"),
     "3d-112-unet": Cell("unet", (112, 112, 112), 2, FOUR),
+    "2d-128-unet": Cell("unet", (128, 128), 8, FOUR),
     "2d-256-unet": Cell("unet", (256, 256), 8, (*FIVE, 320)),
     "2d-256-autoencoder-cells": Cell("autoencoder", (256, 256), 16, FOUR, "space_to_depth"),
     "2d-512-unet": Cell("unet", (512, 512), 4, (*FIVE, 320)),
@@ -93,7 +93,6 @@ def measured(name: str) -> dict[str, Any]:
     fit = FitConfig(steps=2, precision=cell.precision, deterministic=False)
     accelerator = Accelerator(mixed_precision="no", cpu=not cuda)
     network, objective = configured(cell)
-    estimate = step_memory(network, objective, cell.patch, cell.batch, fit)
 
     def steps(patch: tuple[int, ...], batch: int) -> None:
         learner = Learner(build_network(network), build_objective(objective, network), fit, accelerator, {})
@@ -107,9 +106,10 @@ def measured(name: str) -> dict[str, Any]:
         before = torch.cuda.memory_allocated()
     else:
         before = psutil.Process().memory_info().rss
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     steps(cell.patch, cell.batch)
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_resident()
+    estimate = step_memory(network, objective, cell.patch, cell.batch, fit)
     return {
         "cell": name,
         "kind": cell.kind,
@@ -126,6 +126,12 @@ def measured(name: str) -> dict[str, Any]:
         "python": python_version(),
         "system": f"{system()} {machine()}",
     }
+
+
+def peak_resident() -> int:
+    """Bytes; of this process alone, unlike ``getrusage``, which also counts the program that it was started from."""
+    (line,) = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def configured(cell: Cell) -> tuple[Any, Any]:

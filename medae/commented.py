@@ -17,8 +17,8 @@ INDENT = "  "
 def commented_yaml(parts: Mapping[str, Mapping[Any, Any]], comments: Mapping[str, str], heading: Sequence[str] = ()) -> str:
     """Two levels of keys, each entry of the second on one line, as YAML.
 
-    parts: by names on one line, of plain JSON types. comments: by ``part.key``; beside the entry where the line has room for it, else above.
-    heading: paragraphs that come first, as comments. Reading the text back gives ``parts``.
+    parts: by names on one line; plain JSON types. comments: by ``part.key``; beside the entry where the line has room
+    for it, else above. heading: paragraphs that come first, as comments. Reading the text back gives ``parts``.
     """
     lines = [line for paragraph in heading for line in _comment(paragraph, "", "  ")]
     for part, entries in parts.items():

@@ -53,27 +53,22 @@ class PlanChoice(PlanHints):
             return to_dict(self)
         return Plan.read(self.file).choices()
 
-    def from_file(self, path: Path) -> Plan:
-        """The plan in a file, which is the reason of every choice."""
-        plan = Plan.read(path)
-        return plan.model_copy(update={"reasons": {key: "as in the plan file" for key, _, _ in plan.rows()} | plan.reasons})
-
-    def make(self, manifest: Manifest, screen: Screen, estimator: Estimator) -> Plan:
+    def make(self, manifest: Manifest, screen: Screen, estimator: Estimator | None = None) -> Plan:
         """The plan for these cases. estimator: of the training that it is for; asked only if a memory target is set."""
         if self.file is not None:
-            return self.from_file(self.file)
+            return _from_file(self.file)
         plan = make_plan(_read(manifest, screen), estimator if self.memory else None, **self.hints())
         for note in plan.notes:
             screen.note(note)
         return plan
 
-    def around(self, pretrained: Plan, manifest: Manifest, screen: Screen, estimator: Estimator) -> Plan:
+    def around(self, pretrained: Plan, manifest: Manifest, screen: Screen, estimator: Estimator | None = None) -> Plan:
         """The space and network of a pretrained encoder, with patch and batch for these cases in that space.
 
         Says what the cases' own plan would have been. Raises ConfigError if that has another number of dimensions.
         """
         if self.file is not None:
-            own = self.from_file(self.file)
+            own = _from_file(self.file)
             fitted = own
         else:
             found = _read(manifest, screen)
@@ -87,8 +82,9 @@ class PlanChoice(PlanHints):
             fixed |= {"intensity": space.intensity, "foreground": space.foreground}
             fixed |= {name: value for name, value in self.hints().items() if name in ("patch", "batch", "memory")}
             inside = None
-            if self.memory is not None:
-                inside = replace(estimator, bytes=lambda plan: estimator.bytes(self._within(pretrained, plan)))
+            if self.memory is not None and estimator is not None:
+                size = estimator.bytes
+                inside = replace(estimator, bytes=lambda plan: size(self._within(pretrained, plan)))
             fitted = make_plan(found, inside, **{name: value for name, value in fixed.items() if value is not None})
         if own.space.spatial_dims != pretrained.space.spatial_dims:
             raise ConfigError(
@@ -107,7 +103,7 @@ class PlanChoice(PlanHints):
         reasons = {key: reason for key, reason in fitted.reasons.items() if key.startswith("sampling.")}
         for part, kept in (("space", space), ("network", pretrained.network)):
             reasons |= {f"{part}.{key}": "kept from the encoder" for key in to_dict(kept)}
-        return Plan(space=space, network=pretrained.network, sampling=sampling_plan, reasons=reasons)
+        return Plan(space=space, network=pretrained.network, sampling=sampling_plan, reasons=reasons, notes=fitted.notes)
 
     def _within(self, pretrained: Plan, plan: Plan) -> Plan:
         """A plan with a pretrained encoder's network, and its patch in whole cells of that, unless it was given."""
@@ -144,6 +140,12 @@ def _whole_cells(patch: Sequence[int], strides: Shapes) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def _from_file(path: Path) -> Plan:
+    """The plan in a file, which is the reason of every choice."""
+    plan = Plan.read(path)
+    return plan.model_copy(update={"reasons": {key: "as in the plan file" for key, _, _ in plan.rows()} | plan.reasons})
+
+
 def _read(manifest: Manifest, screen: Screen) -> Fingerprint:
     with screen.progress(f"Fingerprint of {len(manifest.cases)} cases") as report:
         return fingerprint(manifest, progress=report)
@@ -170,9 +172,7 @@ def run(
         manifest = open_folder(data, format, source)
     found = _read(manifest, screen)
     plan = (
-        choice.from_file(choice.file)
-        if choice.file
-        else make_plan(found, default_estimator(found, precision), **choice.hints())
+        _from_file(choice.file) if choice.file else make_plan(found, default_estimator(found, precision), **choice.hints())
     )
     beside = out.with_name(f"{out.stem}.fingerprint.yaml")
     write_text(out, plan.as_yaml())

@@ -13,8 +13,11 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "KB": 10**3, "MB
 
 GIB = 2**30
 
-RESERVE = 0.15
-"""Share of a memory target left free: the estimate does not see the libraries' work space and what allocators waste."""
+RESERVE = 0.1
+"""Share of a memory target that is left free for what an allocator cannot reuse."""
+
+WORK_SPACE = GIB // 4
+"""Bytes left free for libraries: more than any measured step took beyond its estimate, see benchmarks/plan_memory.py."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ def bytes_of(text: str) -> int:
 
 def _unit(prefix: str, suffix: str | None) -> str:
     return prefix.upper() + ("B" if prefix and (suffix or "").upper() == "B" else "")
+
+
+def usable(stated: int) -> int:
+    """Bytes that an estimate may come to for a target of so many."""
+    return max(int(stated * (1 - RESERVE)) - WORK_SPACE, 0)
 
 
 def in_words(size: int) -> str:

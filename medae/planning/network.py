@@ -131,21 +131,26 @@ def largest_cube(sizes: Sequence[int], pitch: Sequence[float], voxels: int) -> t
 
 
 def drafts(sizes: Sequence[int], pitch: Sequence[float | None], hints: PlanHints) -> list[Draft]:
-    """The largest first: the median case whole, then cut to cubes in mm whose edge shrinks by the finest spacing.
+    """The largest first: the median case whole, then each time its longest edge (mm) shorter by one cell of the bottleneck.
 
     Without those that the hints do not allow and those that leave no level to pool to. A given patch is the only one.
+    Source: nnU-Net shortens its patches in this way too, but relative to the median case instead of in mm.
     """
-    steps = [step or 1.0 for step in pitch]
     if hints.patch is not None:
         return [draft(hints.patch, sizes, pitch, hints)]
-    found = {(whole := draft(sizes, sizes, pitch, hints)).patch: whole}
-    longest = max(size * step for size, step in zip(sizes, steps, strict=True))
-    for count in range(math.ceil(longest / min(steps)), 0, -1):
+    found = [draft(sizes, sizes, pitch, hints)]
+    while True:
+        patch, totals = found[-1].patch, total_strides(found[-1].network.strides)
+        longest = max(range(len(sizes)), key=lambda axis: patch[axis] * (pitch[axis] or 1.0))
+        shorter = [size - (totals[axis] if axis == longest else 0) for axis, size in enumerate(patch)]
+        if min(shorter) < 1:
+            break
+        target = [min(size, whole) for size, whole in zip(shorter, sizes, strict=True)]
         try:
-            made = draft(cut_to_edge(sizes, steps, count * min(steps)), sizes, pitch, hints)
+            made = draft(target, sizes, pitch, hints)
         except ConfigError:  # too small for the levels or the stem that were asked for
             break
-        if len(made.network.strides) < FEWEST_LEVELS:
+        if len(made.network.strides) < FEWEST_LEVELS or made.voxels >= found[-1].voxels:
             break
-        found.setdefault(made.patch, made)
-    return sorted(found.values(), key=lambda each: each.voxels, reverse=True)
+        found.append(made)
+    return found

@@ -14,6 +14,8 @@ from medae.planning.space import unknown_slice_axis
 MIXED = 2.0
 """Largest over smallest spacing along an axis from which resampling changes some scans a lot."""
 
+THIN_PERCENTILE = 10.0
+
 RANGES = 20.0
 """Largest over smallest maximum of the scans from which they are not in one unit."""
 
@@ -26,7 +28,8 @@ NARROW = 0.5
 
 def notes_on(found: Fingerprint, plan: Plan) -> tuple[str, ...]:
     """Sentences."""
-    return (*_spacing(found, plan), *_intensities(found, plan), *_structures(found, plan), *_images(found))
+    parts = (_spacing, _padding, _intensities, _structures, _images)
+    return tuple(note for part in parts for note in part(found, plan))
 
 
 def _spacing(found: Fingerprint, plan: Plan) -> Iterator[str]:
@@ -44,6 +47,23 @@ def _spacing(found: Fingerprint, plan: Plan) -> Iterator[str]:
             yield (
                 f"The spacing along {name} runs from {least[axis]:.3g} to {most[axis]:.3g} mm: the coarsest scans gain "
                 "voxels that nobody measured, the finest lose detail."
+            )
+
+
+def _padding(found: Fingerprint, plan: Plan) -> Iterator[str]:
+    axes = [axis for axis in range(3) if axis != plan.space.slice_axis]
+    shapes = found.shapes if plan.space.foreground == "all" else found.boxes
+    for axis, edge in zip(axes, plan.sampling.patch, strict=True):
+        step = plan.space.spacing[axis]
+        sizes = [
+            shape[axis] * (1 if step is None else spacing[axis] / step)
+            for shape, spacing in zip(shapes, found.spacings, strict=True)
+        ]
+        thin = float(np.percentile(sizes, THIN_PERCENTILE))
+        if thin <= edge / 2:
+            yield (
+                f"A tenth of the cases have at most {thin:.0f} voxels along {'IJK'[axis]}, where the patch has {edge}: the "
+                "rest of it is padding."
             )
 
 
@@ -85,7 +105,7 @@ def _structures(found: Fingerprint, plan: Plan) -> Iterator[str]:
             yield f"{target}: label {some} is in fewer than half as many cases as the most frequent one."
 
 
-def _images(found: Fingerprint) -> Iterator[str]:
+def _images(found: Fingerprint, plan: Plan) -> Iterator[str]:
     rule, count = Counter(found.foreground).most_common(1)[0]
     if count < len(found.foreground):
         others = ", ".join(sorted({each for each in found.foreground if each != rule}))

@@ -9,7 +9,7 @@ from typing import TypeVar
 from medae.errors import ConfigError
 from medae.plan import SamplingPlan
 from medae.planning.hints import Choice, PlanHints, given
-from medae.planning.memory import RESERVE, bytes_of, in_words
+from medae.planning.memory import bytes_of, in_words, usable
 from medae.planning.network import Draft, draft, drafts, largest_cube
 
 PATCH_VOXELS = {2: 512 * 512, 3: 128**3}
@@ -48,7 +48,7 @@ def by_memory(
     More memory never gives a smaller patch, nor fewer voxels a step. Raises ConfigError if nothing fits.
     """
     stated = bytes_of(hints.memory or "")
-    target = stated * (1 - RESERVE)
+    target = usable(stated)
     candidates = drafts(sizes, pitch, hints)
     fewest = hints.batch or (FEWEST_SAMPLES if hints.patch is None else 1)
     made = largest_that_fits(candidates, lambda each: each.voxels, lambda each: need(each, fewest), target)
@@ -56,7 +56,8 @@ def by_memory(
         smallest = candidates[-1]
         raise ConfigError(
             f"A training step on {fewest} patches of {'x'.join(map(str, smallest.patch))}, the smallest, is estimated at "
-            f"{in_words(need(smallest, fewest))}, more than {1 - RESERVE:.0%} of {in_words(stated)}.",
+            f"{in_words(need(smallest, fewest))}, more than the "
+            f"{in_words(target)} that are usable of {in_words(stated)}.",
             where="memory",
             remedy="State more memory, give smaller widths, or leave out the patch or batch that was given.",
         )

@@ -15,7 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -29,6 +34,9 @@ from medae.training.precision import DTYPES, MixedPrecision
 
 MOMENTS = {"adamw": 2, "sgd": 1}
 """Copies of the weights that an optimiser keeps."""
+
+SMALL = 4096
+"""Elements up to which a tensor that depends on no fake one has values."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +84,19 @@ def step_memory(
         return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
     with torch.random.fork_rng(devices=[]):
-        working = peak_bytes(step)
+        working = peak_bytes(step, fakes)
     weights = sum(map(_bytes, model.state_dict().values()))
     trained = sum(_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
     states = trained * MOMENTS[fit.optimiser] + (weights if fit.ema is not None else 0)
     return StepMemory(weights, states, max(working, 2 * trained))  # gradients and the update, where patches are small
 
 
-def peak_bytes(step: Callable[[], Any]) -> int:
-    """The most bytes that tensors made within ``step`` take at one time; views share theirs, its result is still held."""
-    with _Ledger() as ledger:
+def peak_bytes(step: Callable[[], Any], fakes: FakeTensorMode | None = None) -> int:
+    """The most bytes that tensors made within ``step`` take at one time; views share theirs, its result is still held.
+
+    fakes: the mode in which what is large is made without values, even from nothing or from small real tensors.
+    """
+    with _Ledger(fakes) as ledger:
         result = step()
     del result
     return ledger.peak
@@ -94,18 +105,32 @@ def peak_bytes(step: Callable[[], Any]) -> int:
 class _Ledger(TorchDispatchMode):
     """Counts every storage that an operation makes until it is let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, fakes: FakeTensorMode | None) -> None:
         super().__init__()
+        self.fakes = fakes
         self.live = self.peak = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = operation(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in before:
-                self._count(leaf.untyped_storage())
+        given = _tensors((args, kwargs))
+        before = {id(tensor.untyped_storage()) for tensor in given}
+        result = self._run(operation, given, args, kwargs or {})
+        for tensor in _tensors(result):
+            if id(tensor.untyped_storage()) not in before:
+                self._count(tensor.untyped_storage())
         return result
+
+    def _run(self, operation: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
+        """The operation; on fakes if its result is large. Small real ones are kept real: a program may look at them."""
+        if self.fakes is not None and not any(isinstance(tensor, FakeTensor) for tensor in given):
+            try:
+                with self.fakes:
+                    result = operation(*args, **kwargs)
+            except (DataDependentOutputException, DynamicOutputShapeException):
+                return operation(*args, **kwargs)
+            if any(tensor.numel() > SMALL for tensor in _tensors(result)):
+                return result
+        return operation(*args, **kwargs)
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if id(storage) in self._known:
@@ -118,6 +143,10 @@ class _Ledger(TorchDispatchMode):
     def _let_go(self, known: int, size: int) -> None:
         self._known.discard(known)
         self.live -= size
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _bytes(tensor: Tensor) -> int:
