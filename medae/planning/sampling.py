@@ -71,9 +71,8 @@ def by_memory(
         return patch, given(hints.batch)
     if made != candidates[0]:
         return patch, Choice(fewest, "the fewest samples: the memory goes to the patch")
-    counts = range(max(batch_goal(made.patch), fewest), fewest - 1, -1)
-    fit = largest_that_fits(counts, lambda count: count, lambda count: need(made, count), target)
-    return patch, Choice(fit or fewest, f"{_batch_rule()}; as many as fit the memory")
+    most = most_samples(fewest, batch_goal(made.patch), lambda count: need(made, count), target)
+    return patch, Choice(most, f"{_batch_rule()}; as many as fit the memory")
 
 
 def largest_that_fits(
@@ -88,6 +87,15 @@ def largest_that_fits(
         return candidates[0]
     likely = [each for each in candidates[1:] if largest * size(each) / size(candidates[0]) <= MARGIN * target]
     return next((each for each in likely if need(each) <= target), None)
+
+
+def most_samples(fits: int, goal: int, need: Callable[[int], int], target: float) -> int:
+    """How many samples fit, of which so many are known to, up to the goal: by halving, as each sample adds to the need."""
+    most = max(fits, goal)
+    while fits < most:
+        middle = (fits + most + 1) // 2
+        fits, most = (middle, most) if need(middle) <= target else (fits, middle - 1)
+    return fits
 
 
 def batch_goal(patch: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from medae.planning.hints import PlanHints
 from medae.planning.memory import WORK_SPACE, Estimator, usable
 from medae.planning.network import drafts
 from medae.planning.rules import make_plan
-from medae.planning.sampling import largest_that_fits
+from medae.planning.sampling import largest_that_fits, most_samples
 
 KIB = 2**10
 ESTIMATOR = Estimator(lambda plan: 50 * 2**20 + KIB * plan.sampling.batch * math.prod(plan.sampling.patch), "a step")
@@ -137,3 +137,8 @@ def test_the_first_that_fits_is_found_without_asking_hopeless_ones():
     assert asked == [100, 20]
     assert largest_that_fits([100, 90], lambda size: size, need, 950) == 90
     assert largest_that_fits([100, 90], lambda size: size, need, 50) is None
+
+
+@pytest.mark.parametrize(("target", "most"), [(200, 2), (299, 2), (300, 3), (1100, 11), (5000, 11)])
+def test_the_batch_is_found_by_halving(target, most):
+    assert most_samples(2, 11, lambda count: 100 * count, target) == most
