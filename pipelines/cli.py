@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from medae.errors import MedaeError
+from pipelines import cli_data
 
 app = typer.Typer(
     name="medae",
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+app.add_typer(cli_data.app, name="data")
 
 
 class CaseIdChoice(Enum):
@@ -48,7 +51,9 @@ GoOn = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an 
 Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
-Format = Annotated[str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, phantom.")]
+Format = Annotated[
+    str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, dicom, phantom.")
+]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS = Path("runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from medae.data.case import ImageRef, Manifest
@@ -11,11 +12,22 @@ from medae.volume import Volume
 
 
 def read_image(manifest: Manifest, ref: ImageRef) -> Volume:
-    """The image on nearest-RAS axes, as by `medae.formats.read.read_volume`; errors name files relative to the root."""
+    """The image on nearest-RAS axes, as by `medae.formats.read.read_volume`; errors name places as `place_of` does."""
     try:
-        return read_volume(manifest.paths(ref), ref.kind, resample_slices=ref.resample_slices)
+        return read_volume(manifest.paths(ref), ref.kind, resample_slices=ref.resample_slices, component=ref.component)
     except MedaeError as error:
-        raise type(error)(error.what, where=relative_to(manifest.root, error.where), remedy=error.remedy) from error
+        raise type(error)(error.what, where=place_of(manifest, [ref], error.where), remedy=error.remedy) from error
+
+
+def place_of(manifest: Manifest, refs: Iterable[ImageRef], where: str | None) -> str | None:
+    """A place that an error names: the pseudonym of the series that it is a file of, else relative to the root.
+
+    Files and folders of DICOM series are often called like patients.
+    """
+    for ref in refs:
+        if ref.series is not None and where in {str(path) for path in manifest.paths(ref)}:
+            return ref.series
+    return relative_to(manifest.root, where)
 
 
 def relative_to(root: Path, where: str | None) -> str | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medae.data.case import Case, ImageKind, ImageRef, Manifest
+from medae.data.reading import place_of
 from medae.errors import DataError, GeometryError, MedaeError
 from medae.formats.read import read_volume
 from medae.plan import SpacePlan
@@ -54,19 +56,36 @@ class Prepared:
         return spacing_of(self.affine)
 
 
+@dataclass(frozen=True)
+class _Image:
+    """An image to read: its files, and how."""
+
+    paths: Sequence[Path]
+    kind: ImageKind
+    resample_slices: bool = False
+    component: int | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, ref: ImageRef) -> Self:
+        return cls(manifest.paths(ref), ref.kind, ref.resample_slices, ref.component)
+
+    def read(self) -> Volume:
+        return read_volume(self.paths, self.kind, resample_slices=self.resample_slices, component=self.component)
+
+
 def prepare_case(manifest: Manifest, case: Case, space: SpacePlan, targets: Sequence[str] = ()) -> Prepared:
     """Read, check and prepare the channels that the plan names and those of the targets that the case has.
 
-    Errors name files relative to the manifest's root.
+    Errors name files relative to the manifest's root, and series by their pseudonyms.
     Raises DataError for a file that cannot be used and for a target that is no label map, GeometryError for images of
     the case that lie on different grids.
     """
-    images = {name: manifest.paths(ref) for name, ref in case.images.items()}
-    maps: dict[str, tuple[list[Path], ImageKind]] = {}
+    images = {name: _Image.of(manifest, ref) for name, ref in case.images.items()}
+    maps: dict[str, _Image] = {}
     for name in targets:
         ref = case.targets.get(name)
         if isinstance(ref, ImageRef):
-            maps[name] = (manifest.paths(ref), ref.kind)
+            maps[name] = _Image.of(manifest, ref)
         elif ref is not None:
             raise DataError(
                 f"The target '{name}' is not a label map.", where=case.id, remedy="Name a target with label maps."
@@ -74,24 +93,19 @@ def prepare_case(manifest: Manifest, case: Case, space: SpacePlan, targets: Sequ
     try:
         return _prepare(case.id, images, maps, space)
     except MedaeError as error:
-        raise type(error)(error.what, where=_relative(error.where, manifest.root), remedy=error.remedy) from error
+        refs = [ref for ref in (*case.images.values(), *case.targets.values()) if isinstance(ref, ImageRef)]
+        raise type(error)(error.what, where=place_of(manifest, refs, error.where), remedy=error.remedy) from error
 
 
 def prepare_files(files: Mapping[str, Sequence[Path]], space: SpacePlan, case_id: str = "scan") -> Prepared:
     """Prepare one scan for prediction. files: by channel name, the files of that image; channels may be absent."""
-    return _prepare(case_id, files, {}, space)
-
-
-def _relative(where: str | None, root: Path) -> str | None:
-    if where is not None and Path(where).is_relative_to(root):
-        return Path(where).relative_to(root).as_posix()
-    return where
+    return _prepare(case_id, {name: _Image(paths, "intensity") for name, paths in files.items()}, {}, space)
 
 
 def _prepare(
     case_id: str,
-    images: Mapping[str, Sequence[Path]],
-    targets: Mapping[str, tuple[Sequence[Path], ImageKind]],
+    images: Mapping[str, _Image],
+    targets: Mapping[str, _Image],
     space: SpacePlan,
 ) -> Prepared:
     present = [name in images for name in space.channels]
@@ -102,19 +116,19 @@ def _prepare(
             where=case_id,
             remedy="Name the channels as in the plan (space.channels).",
         )
-    channels = {name: read_volume(images[name], "intensity") for name in space.channels if name in images}
+    channels = {name: images[name].read() for name in space.channels if name in images}
     for name, volume in channels.items():
-        _check_grid(volume, channels[first], name, first, images[name][0])
-    maps = {name: read_volume(paths, kind) for name, (paths, kind) in targets.items()}
+        _check_grid(volume, channels[first], name, first, images[name].paths[0])
+    maps = {name: target.read() for name, target in targets.items()}
     for name, volume in maps.items():
-        _check_grid(volume, channels[first], name, first, targets[name][0][0])
+        _check_grid(volume, channels[first], name, first, targets[name].paths[0])
 
     raw = torch.cat([volume.image.as_tensor() for volume in channels.values()])
     try:
         mask = foreground_mask(raw, space.foreground)
         normalised = normalise(raw, mask, space.intensity)
     except DataError as error:
-        raise DataError(error.what, where=images[first][0], remedy=error.remedy) from error
+        raise DataError(error.what, where=images[first].paths[0], remedy=error.remedy) from error
 
     box = _bounding_box(mask)
     whole = all(limits == (0, size) for limits, size in zip(box, mask.shape[1:], strict=True))
