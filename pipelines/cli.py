@@ -32,6 +32,14 @@ class CaseIdChoice(Enum):
     hashed = "hashed"
 
 
+class PrecisionChoice(Enum):
+    """What ``medae plan --precision`` takes."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key, e.g. --set fit.steps=200."),
@@ -80,13 +88,24 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A choice of yours, e.g. --set spatial_dims=2, or data.subject=…"),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where the plan is written.")] = Path("plan.yaml"),
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="What a training step may take, e.g. 8G: patch and batch are made to fit."
+        ),
+    ] = None,
+    precision: Annotated[
+        PrecisionChoice, typer.Option("--precision", help="In which a training step's memory is estimated.")
+    ] = PrecisionChoice.fp32,
+    out: Annotated[Path, typer.Option("--out", help="Where the plan is written; the fingerprint goes beside it.")] = Path(
+        "plan.yaml"
+    ),
     as_json: Json = False,
 ) -> None:
     """Choose spacing, intensity scheme, patch and network shape for a data set, with a reason for each."""
     from pipelines import plan as program
 
-    program.run(data, format, overrides or [], out, as_json)
+    program.run(data, format, overrides or [], out, as_json, memory, precision.value)
 
 
 @app.command()
