@@ -51,12 +51,14 @@ def test_bids_label_names_from_the_table(bids):
 
 
 def test_bids_mask_is_the_target_where_it_is_alone_and_a_second_one_beside_dseg(bids, touch):
-    touch(bids, "derivatives/atlas/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    touch(bids, "derivatives/atlas/sub-01/anat/sub-01_desc-lesion_mask.nii.gz")
     assert table(auto(bids))["sub-01"][1] == ["label", "mask"]
     for path in (bids / "derivatives").rglob("*_dseg.nii.gz"):
         path.unlink()
     case = auto(bids).case("sub-01")
     assert list(case.targets) == ["label"]
+    touch(bids, "derivatives/atlas/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    assert table(auto(bids))["sub-01"][1] == ["brain", "label"]
 
 
 def test_bids_several_derivatives_have_to_be_chosen(bids, touch):
