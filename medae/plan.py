@@ -61,7 +61,7 @@ class SpacePlan(Config):
     spacing: tuple[float | None, float | None, float | None] = (1.0, 1.0, 1.0)
     intensity: IntensityScheme = ZScore()
     foreground: Foreground = "nonzero"
-    brain_from: tuple[str, ...] = ("brain",)
+    brain_from: tuple[str, ...] = ("brain_mask",)
     brain_extraction: Literal["none", "deepbet"] = "none"
     bias_correction: Literal["none", "n4"] = "none"
     channels: tuple[str, ...] = ("image",)

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 
 from medae.config import apply_overrides, to_dict, validate
+from medae.data.across import HOUNSFIELD
 from medae.data.check import Check, check_manifest
 from medae.data.digests import reporting
 from medae.data.finding import Finding
-from medae.data.sources import open_manifest
+from medae.data.sources import ManifestSource, open_manifest, write_manifest
 from medae.errors import DataError
 from medae.parallel import usable_cores
 from medae.report.html import Report, Tile, Tone
+from medae.report.planes import CONVENTION
 from medae.report.thumbnail import thumbnail
 from pipelines.console import Screen, shown
 from pipelines.data import Opened
@@ -49,18 +51,22 @@ def run(
     facts = describe(check)
     out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"stage": "check", "metrics": {}, "facts": facts, "excluded": list(check.excluded)}
-    result["findings"] = [asdict(finding) for finding in check.findings]
+    result["findings"] = [asdict(finding.public()) for finding in check.findings]
     result["cases"] = {case_id: to_dict(inspection) for case_id, inspection in check.inspections.items()}
     write_json(out / "result.json", result)
     write_report(check, facts, out)
+    if not isinstance(source, ManifestSource):  # which is one already
+        write_manifest(check.usable, source, out / "manifest.json", case_ids)
     screen.table(data.name, ["", ""], list(facts.items()))
-    for level, cases, problem, remedy in grouped(check.findings):
-        screen.say(f"{level}: {problem} [{cases}] {remedy}")
+    for level, places, problem, remedy in grouped(check.findings, files=True):
+        screen.say(f"{level}: {problem} [{places}] {remedy}")
     screen.say(f"Pictures and findings: {shown(out / 'report.html')}")
+    screen.say(f"The usable cases, for data.format manifest: {shown(out / 'manifest.json')}")
     screen.json(result)
     n_errors = sum(finding.level == "error" for finding in check.findings)
     if n_errors or (strict and check.findings):
-        text = f"{len(check.excluded)} of {len(manifest.cases)} cases have an error; training would leave them out."
+        text = f"{len(check.excluded)} of {facts['cases']} cases have an error; training would leave them out."
+        text = text if check.excluded else f"{n_errors} files that belong to no case have an error."
         raise DataError(
             text if n_errors else f"{len(check.findings)} warnings, and --strict was asked for.",
             where=shown(out / "report.html"),
@@ -77,7 +83,7 @@ def describe(check: Check) -> dict[str, Any]:
     modalities = Counter(ref.modality for case in manifest.cases for ref in case.images.values())
     facts: dict[str, Any] = {
         "format": manifest.source,
-        "cases": len(manifest.cases),
+        "cases": len({case.id for case in manifest.cases} | set(check.excluded)),
         "subjects": len({case.subject for case in manifest.cases}),
         "channels": ", ".join(manifest.channels),
         "modality": ", ".join(f"{name} ({count})" for name, count in modalities.most_common()),
@@ -90,6 +96,7 @@ def describe(check: Check) -> dict[str, Any]:
             "voxels (mm)": _spread([found.spacing for found in images], "{:.3g}"),
             "stored orientation": ", ".join(f"{name} ({count})" for name, count in orientations.most_common()),
             "values": f"{min(found.lowest for found in images):g} to {max(found.highest for found in images):g}",
+            "looks like CT": f"{sum(found.lowest < HOUNSFIELD for found in images)} of {len(images)} images",
         }
     return facts | {
         "cases with an error": len(check.excluded),
@@ -119,13 +126,12 @@ def write_report(check: Check, facts: dict[str, Any], out: Path) -> None:
     chunks = [drawn[start : start + TILES] for start in range(0, len(drawn), TILES)]
     pages = {f"Cases {TILES * place + 1} to {TILES * place + len(chunk)}": chunk for place, chunk in enumerate(chunks)}
     names = {title: f"cases-{place:03d}.html" for place, title in enumerate(pages, start=1)}
-    subtitle = (
-        "phantoms, not patients" if check.manifest.phantom else "radiological convention: the patient's right is on the left"
-    )
+    subtitle = f"Axial, coronal, sagittal; label map in colour. {CONVENTION}"
+    subtitle += " Phantoms, not patients." if check.manifest.phantom else ""
     for title, chunk in pages.items():
-        Report(title, f"Axial, coronal, sagittal; label map in colour; {subtitle}").gallery(chunk).write(out / names[title])
+        Report(title, subtitle).section("Cases").gallery(chunk).write(out / names[title])
     page = Report("Check", "What the data set holds, and what is wrong with which file")
-    page.card("Cases", len(check.manifest.cases), f"{facts['subjects']} subjects")
+    page.card("Cases", facts["cases"], f"subjects: {facts['subjects']}")
     page.card("Left out", len(check.excluded), "cases with an error", "caution" if check.excluded else "good")
     page.card("Warnings", facts["warnings"], "", "caution" if facts["warnings"] else "good")
     page.section("Findings")
@@ -143,7 +149,7 @@ def write_report(check: Check, facts: dict[str, Any], out: Path) -> None:
     page.section("Data set").table(["Data set", ""], [[name, value] for name, value in facts.items()])
     page.section("Every finding").table(
         ["Case", "File", "Level", "Kind", "What", "Remedy"],
-        [[note.case or "data set", note.file, note.level, note.code, note.problem, note.remedy] for note in check.findings],
+        [[note.case or "data set", note.role, note.level, note.code, note.problem, note.remedy] for note in check.findings],
     )
     page.write(out / "report.html")
 
@@ -160,14 +166,21 @@ def _tile(check: Check, case_id: str, notes: Sequence[Finding]) -> Tile | None:
     return Tile(check.pictures[case_id], case_id, [*lines, *(f"{note.level}: {note.problem}" for note in notes)], tone)
 
 
-def grouped(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
-    """Findings that say the same of several cases as one row: level, cases, problem, remedy; errors first."""
+def grouped(findings: Sequence[Finding], files: bool = False) -> list[tuple[str, str, str, str]]:
+    """Findings that say the same of several cases as one row: level, cases, problem, remedy; errors first.
+
+    files: name files rather than cases, which may be hashes: for the screen only.
+    """
     groups: dict[tuple[str, str, str], dict[str, None]] = {}
     for finding in findings:
-        groups.setdefault((finding.level, finding.problem, finding.remedy), {})[finding.case or "data set"] = None
+        groups.setdefault((finding.level, finding.problem, finding.remedy), {})[_place(finding, files)] = None
     rows = []
     for (level, problem, remedy), found in sorted(groups.items(), key=lambda item: item[0]):
         cases = list(found)
         shown_cases = ", ".join(cases[:3]) + (f" and {len(cases) - 3} more" if len(cases) > 3 else "")
         rows.append((level, shown_cases, problem, remedy))
     return rows
+
+
+def _place(finding: Finding, files: bool) -> str:
+    return (finding.file if files else "") or finding.case or "data set"

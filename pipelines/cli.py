@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from medae.errors import MedaeError
+from pipelines import cli_data
 
 app = typer.Typer(
     name="medae",
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+app.add_typer(cli_data.app, name="data")
 
 
 class CaseIdChoice(Enum):
@@ -40,7 +43,9 @@ GoOn = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an 
 Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
-Format = Annotated[str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, phantom.")]
+Format = Annotated[
+    str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, table, dicom, phantom.")
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes that read and prepare scans (default: 4, or fewer cores).")
 ]

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
+
+SECONDS_A_LINE = 30.0
 
 
 class Screen:
@@ -56,16 +70,32 @@ class Screen:
     @contextmanager
     def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """A bar with count and time left; yields ``report(done, total)``."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.notes, transient=not self.notes.is_terminal) as bars:
-            task = bars.add_task(title, total=None)
+        with self._bar(title, MofNCompleteColumn(), TimeElapsedColumn()) as report:
+            yield report
+
+    @contextmanager
+    def transfer(self, title: str) -> Iterator[Callable[[int, int | None], None]]:
+        """A bar with bytes, speed and time left, in a log a line every half minute; yields ``report(done, total)``.
+
+        A total of None is not known. What is done at the first report counts for the bar, not for the speed.
+        """
+        noted = time.monotonic()
+
+        def report(done: int, total: int | None) -> None:
+            nonlocal noted
+            show(done, total)
+            if not self.notes.is_terminal and time.monotonic() - noted > SECONDS_A_LINE:
+                noted = time.monotonic()
+                self.note(f"{title}: {decimal(done)}" + (f" of {decimal(total)}" if total else ""))
+
+        with self._bar(title, DownloadColumn(), TransferSpeedColumn()) as show:
+            yield report
+
+    @contextmanager
+    def _bar(self, title: str, *columns: ProgressColumn) -> Iterator[Callable[[int, int | None], None]]:
+        around = (TextColumn("{task.description}"), BarColumn(), *columns, TextColumn("left"), TimeRemainingColumn())
+        with Progress(*around, console=self.notes, disable=not self.notes.is_terminal) as bars:
+            task = bars.add_task(escape(title), total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
 

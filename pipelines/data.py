@@ -91,7 +91,7 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
         check = check_manifest(manifest, workers=config.workers or usable_cores(), progress=report)
     for finding in check.findings:
         if finding.level == "error":
-            screen.warn(f"{finding.case} left out: {finding.problem} ({finding.file}) {finding.remedy}")
+            screen.warn(f"{finding.case or 'A file'} left out: {finding.problem} ({finding.file}) {finding.remedy}")
     for problem, count in Counter(finding.problem for finding in check.findings if finding.level == "warning").items():
         screen.warn(f"{problem} ({count} files; medae check names them)")
     kept = check.usable

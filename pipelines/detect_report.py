@@ -17,7 +17,7 @@ from medae.report.figures_anomaly import AnomalyCase, heatmap_panels, precision_
 from medae.report.figures_training import loss_curves
 from medae.report.html import Report
 from pipelines.data import description
-from pipelines.segmenting import read_native, reference
+from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
 
 MODEL, INTENSITY = "model", "intensity"
@@ -140,7 +140,7 @@ def _views(test: Manifest, target: str, plan: Plan, stage: Stage, scans: Sequenc
     for scan in [*(sick[place] for place in places), *well[:2]]:
         case = test.case(scan.case)
         ref = next(ref for name in plan.space.channels if isinstance(ref := case.images.get(name), ImageRef))
-        image, affine = read_native(test.paths(ref)[0], "intensity")
+        image, affine = native_image(test, ref)
         heat, flagged, mask = (
             read_native(stage.folder / "maps" / f"{scan.case}_{kind}.nii.gz", "intensity")[0]
             for kind in ("heatmap", "anomaly", "mask")

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from medae.config import Config, apply_overrides, validate
-from medae.data.files import image_files, stem
 from medae.errors import DataError, GeometryError
+from medae.formats.endings import image_files, stem
 from medae.metrics.segmentation import LabelScore, case_metrics, summarise
 from medae.report.figures_segmentation import dice_strip
 from medae.report.html import Report

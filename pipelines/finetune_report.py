@@ -15,7 +15,7 @@ from medae.report.figures_training import loss_curves
 from medae.report.html import Report
 from medae.transfer import TransferReport
 from pipelines.data import description
-from pipelines.segmenting import read_native, reference
+from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
 
 
@@ -112,7 +112,7 @@ def _views(test: Manifest, target: str, plan: Plan, stage: Stage, arm: str, dice
     for rank, case_id in best_median_worst(dice).items():
         case = test.case(case_id)
         ref = next(ref for name in plan.space.channels if isinstance(ref := case.images.get(name), ImageRef))
-        image, affine = read_native(test.paths(ref)[0], "intensity")
+        image, affine = native_image(test, ref)
         found, _ = read_native(stage.folder / "predictions" / arm / f"{case_id}.nii.gz", "labels")
         views.append(
             OverlayCase(

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from medae.anomaly.detector import Scoring, model_maps, reconstruct
 from medae.artifact import Artifact, load_artifact
 from medae.config import Config, apply_overrides, validate
-from medae.data.files import ENDINGS, image_files, stem
 from medae.data.sources import detect_format
 from medae.errors import ArtifactError, ConfigError, DataError, MedaeError
 from medae.export.nifti import write_native
+from medae.formats.endings import NIFTI, image_files, stem
 from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
 from medae.tracking.models import resolve_model
 from medae.tracking.privacy import public
@@ -30,12 +31,14 @@ Scan = tuple[str, Callable[[], Prepared]]
 
 
 class Options(Config):
-    """Choices of a prediction. format: layout of the input. flips: average over mirrored inputs, even if the model's own
-    recipe does not. brain_mask: of a plain file, or a folder with those of plain files, for a model whose foreground is
-    the brain; a data set's masks are among its targets.
+    """Choices of a prediction. format: layout of the input. data: further keys of that layout, such as the channels of a
+    DICOM tree. flips: average over mirrored inputs, even if the model's own recipe does not. brain_mask: of a plain file,
+    or a folder with those of plain files, for a model whose foreground is the brain; a data set's masks are among its
+    targets.
     """
 
     format: str = "auto"
+    data: dict[str, Any] = Field(default_factory=dict)
     flips: bool = False
     brain_mask: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -54,8 +57,8 @@ def run(
             where=model,
             remedy="Fine-tune it (medae finetune), or score anomalies with it (medae detect --model).",
         )
-    scans = _scans(source, artifact, choice.format, choice.brain_mask)
-    single = source.is_file() and output.name.endswith(ENDINGS)
+    scans = _scans(source, artifact, choice, screen)
+    single = source.is_file() and output.name.endswith(NIFTI)
     _refuse_overwriting(source.resolve(), output.resolve())
     if not single:
         output.mkdir(parents=True, exist_ok=True)
@@ -81,11 +84,12 @@ def run(
     return result
 
 
-def _scans(source: Path, artifact: Artifact, format: str, brain_mask: Path | None) -> list[Scan]:
+def _scans(source: Path, artifact: Artifact, choice: Options, screen: Screen) -> list[Scan]:
     """The scans of an input by name: one file, a data set of a known layout, or a folder of images."""
     space = artifact.meta.plan.space
     if not source.exists():
         raise DataError("The input does not exist.", where=source, remedy="Check the path.")
+    brain_mask = choice.brain_mask
     if brain_mask is not None and space.foreground != "brain":
         raise ConfigError(
             f"The model's foreground is '{space.foreground}', so a brain mask has no effect.",
@@ -93,8 +97,10 @@ def _scans(source: Path, artifact: Artifact, format: str, brain_mask: Path | Non
             remedy="Leave it out.",
         )
     if source.is_dir():
-        if format != "auto" or _is_data_set(source):
-            manifest = open_folder(source, format)
+        if choice.format != "auto" or choice.data or _is_data_set(source):
+            manifest = open_folder(source, choice.format, choice.data)
+            for finding in manifest.findings:
+                screen.warn(f"{finding.file or 'The folder'} {finding.problem}. {finding.remedy}")
             return [(case.id, partial(prepare_case, manifest, case, space)) for case in manifest.cases]
         files = image_files(source)
         if not files:

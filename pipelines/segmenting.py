@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from medae.data.case import Case, ImageRef, Manifest
+from medae.data.reading import read_image
 from medae.errors import DataError
 from medae.export.nifti import write_native
 from medae.formats.read import read_volume
@@ -19,7 +20,7 @@ from medae.inference.predict import predict_maps
 from medae.metrics.segmentation import LabelScore, case_metrics
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared, prepare_case
-from medae.volume import from_ras, spacing_of
+from medae.volume import Volume, from_ras, spacing_of
 from pipelines.console import Screen
 
 
@@ -70,13 +71,21 @@ def reference(manifest: Manifest, case: Case, target: str) -> tuple[np.ndarray, 
     ref = case.targets.get(target)
     if not isinstance(ref, ImageRef):
         raise DataError(f"The case has no label map '{target}'.", where=case.id, remedy="Choose another target.")
-    labels, affine = read_native(manifest.paths(ref)[0], "labels")
+    labels, affine = native_image(manifest, ref)
     return labels, spacing_of(affine)
 
 
+def native_image(manifest: Manifest, ref: ImageRef) -> tuple[np.ndarray, np.ndarray]:
+    """An image of a case on its file's own three axes, and its 4x4 affine (voxel to world mm)."""
+    return _native(read_image(manifest, ref))
+
+
 def read_native(path: Path, kind: Literal["intensity", "labels"]) -> tuple[np.ndarray, np.ndarray]:
-    """An image on its file's own three axes, and its 4x4 affine (voxel to world mm)."""
-    volume = read_volume([path], kind)
+    """A single file on its own three axes, and its 4x4 affine (voxel to world mm)."""
+    return _native(read_volume([path], kind))
+
+
+def _native(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     affine = volume.native.matrix()
     return from_ras(np.asarray(volume.image), affine)[0], affine
 

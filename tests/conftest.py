@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # the module beside this one
+
+from webserver import Web
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +24,13 @@ def data_root() -> Path:
             pytest.fail(f"the real scans are expected under {root} in continuous integration")
         pytest.skip("real scans not found: set MEDAE_DATA to their folder")
     return root
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A web server on this machine, reached without a proxy."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Web()
+    yield server
+    server.stop()

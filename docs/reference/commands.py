@@ -15,30 +15,37 @@ from pipelines.cli import app
 
 
 def commands_page() -> str:
-    """A section a command: usage, what it does, arguments and options."""
-    group: Any = typer.main.get_command(app)
+    """A section a command: usage, what it does, arguments and options. Those of a group come after the others."""
+    parts: list[tuple[str, Any]] = [("medae", app)]
+    parts += [(f"medae {group.name}", group.typer_instance) for group in app.registered_groups]
     sections = []
-    for command in app.registered_commands:
-        if command.callback is not None:
-            parameters = group.commands[command.callback.__name__].params
-            names = {p.name: " / ".join([*p.opts[:1], *p.secondary_opts[:1]]) for p in parameters}
-            sections.append(_section(command.callback, names))
+    for prefix, part in parts:
+        declared: Any = typer.main.get_group(part).commands
+        for command in part.registered_commands:
+            name = command.name or command.callback.__name__
+            options = {p.name: " / ".join([*p.opts[:1], *p.secondary_opts[:1]]) for p in declared[name].params}
+            sections.append(_section(f"{prefix} {name}", command.callback, options))
     return "\n".join(sections)
 
 
-def _section(callback: Callable[..., Any], options: dict[str, str]) -> str:
+def _section(command: str, callback: Callable[..., Any], options: dict[str, str]) -> str:
     hints = get_type_hints(callback, include_extras=True)
-    usage, rows = ["medae", callback.__name__], []
+    usage, rows = [command], []
     for name, parameter in signature(callback).parameters.items():
         kind, info = get_args(hints[name])[:2]
         if isinstance(info, ArgumentInfo):
             usage.append(info.metavar or name.upper())
-            rows.append(f"| `{usage[-1]}` | required | {info.help} |")
+            rows.append(f"| `{_escaped(usage[-1])}` | required | {info.help} |")
         elif isinstance(info, OptionInfo):
             written = " ".join([options[name], *_value(kind, info)])
             rows.append(f"| `{written}` | {_default(kind, parameter)} | {info.help} |")
     table = ["| argument | default | meaning |", "|---|---|---|", *rows]
     return "\n".join([f"## `{' '.join(usage)}`", "", str(callback.__doc__), "", *table, ""])
+
+
+def _escaped(text: str) -> str:
+    """As it has to be written in a cell of a table."""
+    return text.replace("|", "\\|")
 
 
 def _value(kind: Any, info: OptionInfo) -> list[str]:
@@ -49,7 +56,7 @@ def _value(kind: Any, info: OptionInfo) -> list[str]:
         return [info.metavar]
     types = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
     if isinstance(types[0], type) and issubclass(types[0], Enum):
-        return ["|".join(choice.value for choice in types[0]).replace("|", "\\|")]
+        return [_escaped("|".join(choice.value for choice in types[0]))]
     return [{Path: "PATH", str: "TEXT", float: "NUMBER"}.get(types[0], "VALUE")]
 
 

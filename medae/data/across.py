@@ -156,7 +156,7 @@ def _spacings(channel: str, facts: Mapping[str, ImageFacts]) -> Iterator[Finding
     for case_id, found in facts.items():
         ratio = np.array(sorted(found.spacing)) / typical
         if ratio.max() > COARSE or ratio.min() < 1 / COARSE:
-            text = f"'{channel}' has voxels of {_mm(found.spacing)}, the median case of {_mm(typical)}"
+            text = f"'{channel}' has voxels of {_mm(found.spacing)}, the median case of {_mm(typical.tolist())}"
             yield _whole("spacing_outlier", text, "Make sure that its spacing is right.", case_id)
 
 

@@ -22,7 +22,7 @@ class ImageRef(Config):
 
     files: relative to the manifest's root, POSIX separators. sha256: over the contents, in the order of files.
     series: a pseudonym of the DICOM series. resample_slices: slices at uneven distances are resampled to even ones; without
-    it they are refused.
+    it they are refused. component: which of the channels in the file it is, from 0; None for a file of one channel.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -31,10 +31,14 @@ class ImageRef(Config):
     modality: Modality = "unknown"
     series: str | None = None
     resample_slices: bool = False
+    component: int | None = Field(default=None, ge=0)
 
     def identity(self) -> str:
-        """What decides the image that is read: its contents, and how uneven slices are treated."""
-        return f"{self.sha256}+resample_slices" if self.resample_slices else self.sha256
+        """What decides the image that is read: contents, how uneven slices are treated, which channel is taken."""
+        parts = [self.sha256]
+        parts += ["resample_slices"] if self.resample_slices else []
+        parts += [] if self.component is None else [f"component={self.component}"]
+        return "+".join(parts)
 
 
 class Case(Config):
@@ -68,7 +72,11 @@ class Manifest(Config):
     root: absolute folder that the files are relative to; never logged. channels: declared image names, in order.
     labels: by target name, label value -> label name, background 0 included when the data set names it.
     phantom: true if the images are synthetic; said wherever the cases appear. findings: what the source noticed about
-    its files before any image was read, such as a series that it left out.
+    its files before any image was read, such as a file that is listed and not there.
+
+    A case with an error among the findings is not in ``cases``, so that nothing downstream can use it by mistake; the
+    findings carry its id, and ``excluded`` counts it. One bad file leaves out its case, never the data set: only what
+    makes the whole unusable is an exception.
     """
 
     source: str
@@ -78,6 +86,11 @@ class Manifest(Config):
     cases: tuple[Case, ...]
     phantom: bool = False
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Ids of the cases that the source left out because of an error, sorted."""
+        return tuple(sorted({finding.case for finding in self.findings if finding.case and finding.level == "error"}))
 
     def digest(self) -> str:
         """SHA-256 over the cases' contents, independent of paths and of the order of cases."""

@@ -96,5 +96,6 @@ def _findings(case: Case, inspection: Inspection) -> list[Finding]:
         file = noted.name
         if isinstance(ref, ImageRef):
             file = ref.files[0] if ref.series is None else ref.series
-        found.append(Finding(case.id, file, noted.level, noted.code, noted.problem, noted.remedy))
+        role = f"{noted.role} {noted.name}"
+        found.append(Finding(case.id, file, noted.level, noted.code, noted.problem, noted.remedy, role))
     return found

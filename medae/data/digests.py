@@ -32,12 +32,17 @@ def cache_folder() -> Path:
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[None]:
-    """Within this context ``progress`` is called with the number of files hashed and to hash."""
+    """Within this context ``progress`` is called with the number of files read and to read, hashed and to hash."""
     token = _progress.set(progress)
     try:
         yield
     finally:
         _progress.reset(token)
+
+
+def reporter() -> Progress | None:
+    """What progress is reported to here, if anything."""
+    return _progress.get()
 
 
 def sha256_of_files(paths: Iterable[Path]) -> dict[Path, str | OSError]:
@@ -48,7 +53,7 @@ def sha256_of_files(paths: Iterable[Path]) -> dict[Path, str | OSError]:
     known = memory.get([stamp for stamp in stamps.values() if stamp])
     result: dict[Path, str | OSError] = {path: known[stamp] for path, stamp in stamps.items() if stamp and stamp in known}
     missing = [path for path in ordered if path not in result]
-    progress = _progress.get()
+    progress = reporter()
     with ThreadPoolExecutor(HASHING_THREADS) as pool:  # hashlib releases the interpreter lock
         for done, (path, digest) in enumerate(zip(missing, pool.map(_sha256, missing), strict=True), start=1):
             result[path] = digest

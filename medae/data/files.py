@@ -1,24 +1,23 @@
-"""What every file source shares: roots, file names, contents' digests, and cases put together from single files."""
+"""What every file source shares: roots, names, lists, and the digests of contents."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medae.config import Config
-from medae.data.case import Case, ImageKind, ImageRef, Manifest, Modality
+from medae.data.case import ImageKind, ImageRef, Modality
+from medae.data.catalogue import KNOWN
 from medae.data.digests import sha256_of_files
 from medae.errors import DataError
 
-ENDINGS = (".nii.gz", ".nii")
 DATA_VARIABLE = "MEDAE_DATA"
 PUBLIC_SETS = {
-    "hippocampus": "Task04_Hippocampus of the Medical Segmentation Decathlon, http://medicaldecathlon.com",
     "ixi_t1": "the IXI data set (T1), https://brain-development.org/ixi-dataset",
     "lgg": "TCGA-LGG, https://www.cancerimagingarchive.net, with the masks of Buda et al. 2019",
     "lidc": "LIDC-IDRI, https://www.cancerimagingarchive.net",
@@ -51,22 +50,12 @@ def resolve_root(root: Path) -> Path:
         return folder
     origin = PUBLIC_SETS.get(root.name)
     remedy = f"Set {DATA_VARIABLE} to the folder that holds '{root}', or give the data set's absolute path."
-    if origin:
+    if root.name in KNOWN:
+        remedy += f" 'medae data get {root.name}' fetches the public data set of this name ({KNOWN[root.name].home})."
+    elif origin:
         remedy += f" The public data set of this name comes from {origin}."
     problem = "is a file, not a folder" if folder.exists() else "does not exist"
     raise DataError(f"The data folder {problem}.", where=folder, remedy=remedy)
-
-
-def image_files(folder: Path) -> list[Path]:
-    """NIfTI files directly in ``folder``, by name; none if there is no such folder. Hidden files do not count."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith("."))
-
-
-def stem(path: Path) -> str:
-    """The file name without its NIfTI ending."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def subject_of(name: str, pattern: re.Pattern[str] | None) -> str:
@@ -97,10 +86,10 @@ def read_json(path: Path, root: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"{path.name} cannot be read: {error}", where=_relative(path, root), remedy="Correct the file."
+            f"{path.name} cannot be read: {error}", where=relative(path, root), remedy="Correct the file."
         ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path.name} does not hold a JSON object.", where=_relative(path, root), remedy="Correct the file.")
+        raise DataError(f"{path.name} does not hold a JSON object.", where=relative(path, root), remedy="Correct the file.")
     return content
 
 
@@ -129,100 +118,46 @@ def label_names(labels: object, where: str) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-@dataclass
-class Files:
-    """The files of a data set as a source finds them, sorted into cases before they are hashed.
-
-    images, targets: case id -> channel or target name -> absolute path.
-    """
-
-    root: Path
-    images: dict[str, dict[str, Path]] = field(default_factory=dict)
-    targets: dict[str, dict[str, Path]] = field(default_factory=dict)
-
-    def add_image(self, case_id: str, channel: str, path: Path) -> None:
-        """Take a file as an image. Raises DataError if the case has that channel already."""
-        self._add(self.images, case_id, channel, path)
-
-    def add_target(self, case_id: str, target: str, path: Path) -> None:
-        """Take a file as a label map. Raises DataError if the case has that target already."""
-        self._add(self.targets, case_id, target, path)
-
-    def _add(self, table: dict[str, dict[str, Path]], case_id: str, name: str, path: Path) -> None:
-        other = table.setdefault(case_id, {}).setdefault(name, path)
-        if other != path:
-            raise DataError(
-                f"Two files claim to be '{name}' of the case '{case_id}'.",
-                where=f"{_relative(other, self.root)} and {_relative(path, self.root)}",
-                remedy="Keep one of them in the data set, or name the files with a narrower pattern.",
-            )
-
-    def manifest(
-        self,
-        source: str,
-        channels: Mapping[str, Modality],
-        subjects: Mapping[str, str],
-        *,
-        labels: Mapping[str, dict[int, str]],
-        sessions: Mapping[str, str] | None = None,
-        covariates: Mapping[str, dict[str, str | float | None]] | None = None,
-    ) -> Manifest:
-        """Hash all files and put the manifest together, cases ordered by id.
-
-        channels: declared names in order, with their modality. subjects, sessions, covariates: by case id.
-        Raises DataError for a data set without images and for label maps without an image.
-        """
-        if not self.images:
-            raise DataError(
-                "The data set holds no images.", where=self.root, remedy=f"It needs {' or '.join(ENDINGS)} files."
-            )
-        orphans = sorted(self.targets.keys() - self.images.keys())
-        if orphans:
-            first = next(iter(self.targets[orphans[0]].values()))
-            raise DataError(
-                f"{len(orphans)} of {len(self.targets)} label maps have no image, first '{orphans[0]}'.",
-                where=_relative(first, self.root),
-                remedy="Give each label map its image, under the same case name, or remove it.",
-            )
-        wanted: dict[tuple[str, str, str], tuple[Path, ImageKind, Modality]] = {}
-        for case_id, images in self.images.items():
-            wanted |= {(case_id, "image", name): (path, "intensity", channels[name]) for name, path in images.items()}
-            targets = self.targets.get(case_id, {})
-            wanted |= {(case_id, "target", name): (path, "labels", "unknown") for name, path in targets.items()}
-        refs = image_refs(self.root, wanted)
-        cases = tuple(
-            Case(
-                id=case_id,
-                subject=subjects[case_id],
-                session=(sessions or {}).get(case_id),
-                images={name: refs[case_id, "image", name] for name in channels if name in self.images[case_id]},
-                targets={name: refs[case_id, "target", name] for name in sorted(self.targets.get(case_id, {}))},
-                covariates=(covariates or {}).get(case_id, {}),
-            )
-            for case_id in sorted(self.images)
-        )
-        return Manifest(source=source, root=self.root, channels=tuple(channels), labels=dict(labels), cases=cases)
+def inside(root: Path, written: str) -> Path | None:
+    """The file that a list of the data set names: relative to the root or absolute; None if it is outside the root."""
+    base, path = (Path(os.path.normpath(each)) for each in (root, root / written))
+    return root / path.relative_to(base) if path.is_relative_to(base) and path != base else None
 
 
-def image_refs(root: Path, wanted: Mapping[K, tuple[Path, ImageKind, Modality]]) -> dict[K, ImageRef]:
-    """A reference to each file beneath ``root``, its contents hashed (SHA-256 over the file's bytes) in threads."""
-    digests = _sha256s(root, {path for path, _, _ in wanted.values()})
+def image_refs(root: Path, wanted: Mapping[K, tuple[Path | Sequence[Path], ImageKind, Modality]]) -> dict[K, ImageRef]:
+    """A reference to each file beneath ``root``, or to the files of a series. Raises DataError for an unreadable file."""
+    files = {key: (entry[0],) if isinstance(entry[0], Path) else tuple(entry[0]) for key, entry in wanted.items()}
+    digests: dict[Path, str] = {}
+    for path, digest in sha256_of_files(path for paths in files.values() for path in paths).items():
+        if isinstance(digest, OSError):
+            problem, remedy = why_unreadable(path, digest)
+            raise DataError(f"A file of the data set {problem}.", where=relative(path, root), remedy=remedy) from digest
+        digests[path] = digest
     return {
-        key: ImageRef(files=(_relative(path, root),), sha256=digests[path], kind=kind, modality=modality)
-        for key, (path, kind, modality) in wanted.items()
+        key: ImageRef(
+            files=tuple(relative(path, root) for path in files[key]),
+            sha256=digest_of([digests[path] for path in files[key]]),
+            kind=kind,
+            modality=modality,
+        )
+        for key, (_, kind, modality) in wanted.items()
     }
 
 
-def _sha256s(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
-    digests: dict[Path, str] = {}
-    for path, digest in sha256_of_files(paths).items():
-        if isinstance(digest, OSError):
-            text = f"A file of the data set cannot be read: {digest.strerror}."
-            remedy = "Check its permissions, or fetch it if it is a link to content that was never downloaded."
-            raise DataError(text, where=_relative(path, root), remedy=remedy) from digest
-        digests[path] = digest
-    return digests
+def digest_of(digests: Sequence[str]) -> str:
+    """The digest of an image from those of its files, in order: that of its one file, or SHA-256 over those of several."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _relative(path: Path, root: Path) -> str:
+def why_unreadable(path: Path, error: OSError) -> tuple[str, str]:
+    """What is wrong with a file that could not be read, and what to do."""
+    if path.is_symlink() and not path.exists():
+        return "is a link to nothing", "Fetch its content, if it was never downloaded (DataLad: datalad get)."
+    if isinstance(error, FileNotFoundError):
+        return "is not there", "Complete the download, or take it off the list."
+    return f"cannot be read: {error.strerror or type(error).__name__}", "Check its permissions, and the disk."
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path beneath the root as it is written everywhere: with slashes, without the root."""
     return path.relative_to(root).as_posix()

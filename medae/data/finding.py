@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Level = Literal["error", "warning"]
@@ -12,10 +12,11 @@ Level = Literal["error", "warning"]
 class Finding:
     """Something about a data set that a user should know, and what to do about it.
 
-    case: its id, empty for the whole data set and for files that belong to no case. file: relative to the root, without
-    names of patients. level: an error leaves the case (or the file, where there is no case) out of training, a warning
-    does not. code: a short name of the kind of problem, for programs.
-    problem: a clause that says what is wrong ("has 3 voxels that are not a number"). remedy: what to do.
+    case: its id, empty for the whole data set and for files that belong to no case. file: relative to the root, as the
+    user named it; for the screen only. level: an error leaves the case (or the file, where there is no case) out of
+    training, a warning does not. code: a short name of the kind of problem, for programs.
+    problem: a clause that says what is wrong ("has 3 voxels that are not a number"); it names no file and no case.
+    remedy: what to do. role: what the file is to the case, such as ``image T1w`` or ``target label``.
     """
 
     case: str
@@ -24,3 +25,8 @@ class Finding:
     code: str
     problem: str
     remedy: str
+    role: str = ""
+
+    def public(self) -> Finding:
+        """The same for reports, logs and whatever else may leave the screen: case and role, without the file's name."""
+        return replace(self, file="")

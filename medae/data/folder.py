@@ -11,8 +11,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from medae.data.case import Manifest
-from medae.data.files import ENDINGS, Files, FileSource, image_files, modality_of, resolve_root, stem, subject_of
+from medae.data.files import FileSource, modality_of, resolve_root
+from medae.data.gather import Files
 from medae.errors import DataError
+from medae.formats.endings import ENDINGS, PICTURES, image_files, is_image, stem, without_previews
 
 LABEL_WORDS = re.compile(r"seg|label|lbl|mask|annot|truth|(?<![a-z])rois?(?![a-z])", re.IGNORECASE)
 IMAGE_WORDS = re.compile(r"(image|img|scan|volume|nii|nifti)s?", re.IGNORECASE)
@@ -28,7 +30,8 @@ class FolderSource(FileSource):
     images, labels: a folder, or channel (target) name -> folder; an image and its label map have the same file name.
     image_pattern, label_pattern: such as ``"*_T1w.nii.gz"`` or ``"*/*-t1n.nii.gz"``, or name -> pattern; relative to the
     root, ``*`` stands for anything within a name, and what the stars stand for, doubles left out, is the case's name. An
-    ending may be left out. Files that a label pattern takes are no images.
+    ending may be left out: then it is any image's, and PNG and TIFF count only where there are no volumes. Files that a
+    label pattern takes are no images.
     subject: pattern that finds the subject in the case's name (group 1 or the whole match); without it a leading
     ``sub-X``, else the whole name. Scans of one person that count as two subjects end up on both sides of a split.
     label_names: value -> name. ids: ``hashed`` keeps file names, which often are patients' names, out of everything
@@ -80,20 +83,19 @@ class FolderSource(FileSource):
                 claimed.add(path)
         for channel, pattern in channels.items():
             found = [(name, path) for name, path in matches(root, pattern) if path not in claimed]
-            if not found:
+            if not found and len(channels) == 1:
                 raise DataError(f"No image fits '{pattern}'.", where=channel, remedy="Correct the folder or pattern.")
             for name, path in found:
                 files.add_image(name, channel, path)
+        subjects = files.subjects(self.subject)
+        if self.subject is None:
+            subjects = {name: leading.group() if (leading := BIDS_SUBJECT.match(name)) else name for name in subjects}
         return files.manifest(
             self.format,
             {channel: self.modality or modality_of(channel) for channel in channels},
-            {name: self._subject(name) for name in files.images},
+            subjects,
             labels={target: self.label_names for target in targets if self.label_names},
         )
-
-    def _subject(self, name: str) -> str:
-        leading = BIDS_SUBJECT.match(name)
-        return leading.group() if self.subject is None and leading else subject_of(name, self.subject)
 
 
 def named(value: Names | None, name: str) -> dict[str, str]:
@@ -108,18 +110,18 @@ def _in_folders(folders: Mapping[str, str]) -> dict[str, str]:
 
 
 def matches(root: Path, pattern: str) -> list[tuple[str, Path]]:
-    """Case name and path of each NIfTI file that fits, hidden ones left out."""
-    ending = "" if pattern.endswith(ENDINGS) else r"\.nii(?:\.gz)?"
+    """Case name and path of each image that fits, hidden ones left out."""
+    is_stated = pattern.lower().endswith(ENDINGS)
+    ending = "" if is_stated else f"(?i:{'|'.join(map(re.escape, ENDINGS))})"
     parts = pattern.split("*")
     expression = re.compile(r"([^/]*?)".join(re.escape(part) for part in parts) + ending)
-    listing = root.glob("*".join(glob.escape(part) for part in parts) + (".nii*" if ending else ""))
-    found = []
-    for path in sorted(listing):
+    found = {}
+    for path in root.glob("*".join(glob.escape(part) for part in parts) + ("" if is_stated else ".*")):
         match = expression.fullmatch(path.relative_to(root).as_posix())
-        if match and not path.name.startswith("."):
-            name = "_".join(dict.fromkeys(part for part in match.groups() if part))
-            found.append((name, path))
-    return found
+        if match and is_image(path):
+            found[path] = "_".join(dict.fromkeys(part for part in match.groups() if part))
+    paths = sorted(found) if is_stated else without_previews(sorted(found))
+    return [(found[path], path) for path in paths]
 
 
 def guess_patterns(root: Path, target: str) -> tuple[dict[str, str], dict[str, str]] | None:
@@ -128,7 +130,8 @@ def guess_patterns(root: Path, target: str) -> tuple[dict[str, str], dict[str, s
     target: name of the label maps if there is one kind of them. Raises DataError if two readings are possible.
     """
     by_folder, by_suffix = _guess_folders(root), _guess_suffixes(root)
-    if by_folder and by_suffix:
+    loose = {path.suffix.lower() for path in image_files(root)}
+    if by_folder and by_suffix and not loose <= set(PICTURES):  # pictures beside the folders, such as a figure, are no scans
         raise DataError(
             "The folder has images both in itself and in its subfolders.",
             where=root,

@@ -23,7 +23,7 @@ from medae.formats.raw import RawImage
 from medae.formats.read import read_raw
 from medae.volume import spacing_of
 
-VERSION = 1
+VERSION = 3
 """Raised whenever something else is found in the same contents, so that nothing older is remembered."""
 
 SAMPLE = 1_000_000
@@ -31,6 +31,9 @@ SAMPLE = 1_000_000
 
 WHOLE = 1e-4
 """How far a stored label may be from a whole number: a header's scale factor rounds."""
+
+BINS = 1 << 16
+"""Labels up to here are counted without sorting."""
 
 Picture = Callable[[RawImage, RawImage | None], bytes]
 
@@ -129,7 +132,7 @@ def _read(root: Path, ref: ImageRef) -> tuple[RawImage | None, list[Remark]]:
     if ref.kind != "intensity":  # said of the image already, on whose grid the label map has to be
         found = [remark for remark in found if remark.code not in ("units", "no_position")]
     try:
-        raw = read_raw(paths, resample_slices=ref.resample_slices)
+        raw = read_raw(paths, resample_slices=ref.resample_slices, component=ref.component)
     except MedaeError as error:
         code = "geometry" if isinstance(error, GeometryError) else "unreadable"
         what = error.what.replace(str(paths[0]), str(relative_to(root, str(paths[0]))))
@@ -142,11 +145,14 @@ def _intensities(raw: RawImage, ref: ImageRef, _: object) -> tuple[ImageFacts, l
     return _facts(raw, None), list(remarks.intensities(raw.array, ref.modality))
 
 
-def _labels(raw: RawImage, _: ImageRef, declared: Mapping[int, str] | None) -> tuple[ImageFacts, list[Remark]]:
+def _labels(raw: RawImage, ref: ImageRef, declared: Mapping[int, str] | None) -> tuple[ImageFacts, list[Remark]]:
     counts = count_values(raw.array)
-    found = list(remarks.label_values(counts, declared))
+    found = list(remarks.label_values(counts, None if ref.kind == "mask" else declared))
     if any(remark.level == "error" and remark.code == "labels" for remark in found):
         return _facts(raw, None), found
+    if ref.kind == "mask":  # every other value than 0 is read as 1
+        inside = sum(count for value, count in counts.items() if value)
+        counts = {value: count for value, count in ((0.0, counts.get(0.0, 0)), (1.0, inside)) if count}
     found += wrong_sides(raw.array, raw.native.matrix(), declared or {})
     return _facts(raw, {int(value): count for value, count in counts.items()}), found
 
@@ -178,11 +184,16 @@ def _digest(array: np.ndarray) -> str:
 
 def count_values(array: np.ndarray) -> dict[float, int]:
     """Voxels by value; values that differ from a whole number by the rounding of a header's scale count as that number."""
-    whole = np.rint(array.real) if np.isfinite(array).all() else array
-    if np.abs(array - whole).max() > WHOLE or not 0 <= float(whole.min()) <= float(whole.max()) < 1 << 16:
+    if array.dtype.kind in "biu":
+        whole = array
+        fits = int(array.min()) >= 0 and int(array.max()) < BINS
+    else:
+        whole = np.rint(array.real) if np.isfinite(array).all() else array.real
+        fits = bool(np.abs(array - whole).max() <= WHOLE) and whole.min() >= 0 and whole.max() < BINS
+    if not fits:
         values, numbers = np.unique(array.real, return_counts=True)
         return {float(value): int(number) for value, number in zip(values, numbers, strict=True)}
-    numbers = np.bincount(whole.astype(np.int64).ravel())
+    numbers = np.bincount(whole.astype(np.intp, copy=False).ravel(order="K"))
     return {float(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
 
 

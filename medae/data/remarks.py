@@ -17,6 +17,9 @@ from medae.formats.nifti import UNREADABLE
 SMALLEST_MM, LARGEST_MM = 0.005, 100.0
 """A voxel size outside of these is a slip of the unit."""
 
+FLAT = 2.5
+"""Ratio of the longest to the shortest axis from which voxels of exactly 1 mm are more likely a default than a fact."""
+
 SAME_PLACE = 0.05
 """Share of the smallest voxel size by which corners may lie apart: above a quaternion's rounding, below what is seen."""
 
@@ -74,6 +77,10 @@ def geometry(shape: tuple[int, ...], affine: np.ndarray) -> Iterator[Remark]:
     sizes = voxel_sizes(affine)
     if sizes.min() < SMALLEST_MM or sizes.max() > LARGEST_MM:
         yield Remark("error", "spacing", f"has voxels of {_mm(sizes)}", "Correct its spacing, or the unit that it states.")
+    if np.allclose(sizes, 1.0, rtol=1e-6) and max(shape) > FLAT * min(shape) > FLAT:
+        text = "states voxels of exactly 1 x 1 x 1 mm in a flat field of view: the distance of slices looks unset"
+        remedy = "If it is not known, keep slices as they are: a 2D plan, or spacing null along that axis."
+        yield Remark("warning", "unset_spacing", text, remedy)
     if min(shape) == 1:
         text = f"has one voxel along an axis ({' x '.join(map(str, shape))})"
         yield Remark("warning", "single_slice", text, "Use a 2D plan (spatial_dims: 2), or leave the case out.")
@@ -93,8 +100,9 @@ def intensities(voxels: np.ndarray, modality: Modality) -> Iterator[Remark]:
     if lowest == highest:
         yield Remark("error", "constant", f"has the value {lowest:g} everywhere", "Export it again, or leave the case out.")
     elif modality == "CT" and lowest >= 0:
-        text = f"is CT with values from {lowest:g} to {highest:g}: without any below 0 these are no Hounsfield units"
-        yield Remark("error", "not_hounsfield", text, "Export it with rescale slope and intercept, without a window.")
+        text = "is CT without any value below 0: these are no Hounsfield units, unless the body was cut out"
+        remedy = "Make sure that it was exported with rescale slope and intercept, and without a window."
+        yield Remark("warning", "not_hounsfield", text, remedy)
 
 
 def label_values(counts: Mapping[float, int], declared: Mapping[int, str] | None) -> Iterator[Remark]:

@@ -7,6 +7,7 @@ import hmac
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,16 +16,24 @@ from pydantic import Discriminator, Tag
 from medae.config import validate
 from medae.data.bids import BIDSSource
 from medae.data.case import Case, Manifest
-from medae.data.files import FileSource, image_files, read_json, resolve_root, stem
+from medae.data.dicom import DICOMSource
+from medae.data.dicom_scan import holds_dicom
+from medae.data.files import FileSource, read_json, relative, resolve_root
+from medae.data.finding import Finding
 from medae.data.folder import FolderSource, guess_patterns
+from medae.data.manifest_file import ManifestSource, Record, frozen
 from medae.data.msd import MSDSource, listed_files
 from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
 from medae.data.phantom import PhantomSource
+from medae.data.pseudonyms import SALT_VARIABLE
+from medae.data.table import TableSource, is_table
 from medae.errors import ConfigError, DataError
+from medae.formats.endings import image_files, stem
 
 __all__ = [
     "AutoSource",
     "ConcreteSource",
+    "ManifestSource",
     "SourceConfig",
     "detect_format",
     "hash_ids",
@@ -33,14 +42,16 @@ __all__ = [
     "resolve_root",
 ]
 
-SALT_VARIABLE = "MEDAE_CASE_SALT"
+CaseIds = Literal["given", "hashed"]
 PHANTOM_FILE = "phantom.json"
 LOOKED_FOR = (
     "dataset.json beside imagesTr (Medical Segmentation Decathlon, nnU-Net raw)",
     "sub-*/anat/*.nii.gz or sub-*/ses-*/anat/*.nii.gz (BIDS)",
     "a folder of images, with or without one of label maps (image/ and mask/)",
-    "NIfTI files in the folder itself (*_T1w.nii.gz and *_dseg.nii.gz)",
+    "image files in the folder itself (*_T1w.nii.gz and *_dseg.nii.gz)",
+    "a table of cases, named itself (cases.csv)",
     f"{PHANTOM_FILE} (phantoms)",
+    "DICOM files, at any depth and by any name",
 )
 
 
@@ -51,13 +62,15 @@ class AutoSource(FileSource):
     subject: re.Pattern[str] | None = None
 
 
-ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | PhantomSource
+ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | TableSource | PhantomSource | DICOMSource
 CONCRETE: dict[str, type[ConcreteSource]] = {
     "msd": MSDSource,
     "nnunet": NNUNetSource,
     "bids": BIDSSource,
     "folder": FolderSource,
+    "table": TableSource,
     "phantom": PhantomSource,
+    "dicom": DICOMSource,
 }
 
 
@@ -71,18 +84,37 @@ SourceConfig = Annotated[
     | Annotated[NNUNetSource, Tag("nnunet")]
     | Annotated[BIDSSource, Tag("bids")]
     | Annotated[FolderSource, Tag("folder")]
+    | Annotated[TableSource, Tag("table")]
+    | Annotated[ManifestSource, Tag("manifest")]
     | Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[DICOMSource, Tag("dicom")]
     | Annotated[AutoSource, Tag("auto")],
     Discriminator(source_format),
 ]
 
 
-def open_manifest(source: ConcreteSource | AutoSource, case_ids: Literal["given", "hashed"] = "given") -> Manifest:
+def write_manifest(manifest: Manifest, source: ConcreteSource | AutoSource, path: Path, case_ids: CaseIds = "given") -> None:
+    """Write what was opened to a file, as `open_manifest` gave it, for a source of ``format: manifest``."""
+    source = recognise(source) if isinstance(source, AutoSource) else source
+    keys = source.model_dump(mode="json", exclude={"root"}, exclude_none=True)
+    if isinstance(source, TableSource):
+        table = source.places()[1]
+        keys["table"] = relative(table, manifest.root) if table.is_relative_to(manifest.root) else table.name
+    Record.of(manifest, keys, case_ids).write(path)
+
+
+def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids: CaseIds = "given") -> Manifest:
     """Open a data set.
 
-    case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net and phantoms and hashes file names of plain folders, unless
-    their source says ``ids: names``; ``hashed`` hashes all. Raises DataError if the data set cannot be opened.
+    case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net, tables and phantoms and the pseudonyms of DICOM, and hashes file
+    names of plain folders, unless their source says ``ids: names``; ``hashed`` hashes all. A manifest file keeps the ids
+    that it was written with. Raises DataError if the data set cannot be opened.
     """
+    if isinstance(source, ManifestSource):
+        record = source.record()
+        content = {**record.source, "root": source.root}
+        concrete: ConcreteSource = validate(CONCRETE[content["format"]], content, source.file)
+        return frozen(record, open_manifest(concrete, record.case_ids))
     if isinstance(source, AutoSource):
         source = recognise(source)
     manifest = source.manifest()
@@ -92,29 +124,37 @@ def open_manifest(source: ConcreteSource | AutoSource, case_ids: Literal["given"
 
 def recognise(source: AutoSource) -> ConcreteSource:
     """The source for the layout that is found under ``source.root``."""
-    root = resolve_root(source.root)
-    model = CONCRETE[detect_format(root)]
+    layout = detect_format(source.root)
+    model = CONCRETE[layout]
     if model is PhantomSource:
+        root = resolve_root(source.root)
         return validate(PhantomSource, {**read_json(root / PHANTOM_FILE, root), "root": source.root}, PHANTOM_FILE)
     content = source.model_dump(exclude={"format"}, exclude_none=True)
+    if model is TableSource:
+        content |= {"root": source.root.parent, "table": source.root.name}
     if source.subject is not None and "subject" not in model.model_fields:
         raise ConfigError(
-            "A BIDS data set states its subjects; a subject pattern has no use.", where="subject", remedy="Remove it."
+            f"A data set of the layout '{layout}' states its subjects; a subject pattern has no use.",
+            where="subject",
+            remedy="Remove it.",
         )
     return validate(model, content)
 
 
 def detect_format(root: Path) -> str:
-    """The layout of the data set in a folder: ``msd``, ``nnunet``, ``bids``, ``folder`` or ``phantom``.
+    """The layout of the data set in a folder, by its name; ``table`` for a table of cases.
 
-    Plain folders are what is left when no other layout is there. Raises DataError if there is none, or two.
+    Plain folders are what is left when no other layout is there, DICOM when there are no plain folders either. Raises
+    DataError if there is none, or two.
     """
+    if is_table(root):
+        return "table"
     root = resolve_root(root)
     if (root / PHANTOM_FILE).is_file():
         return "phantom"
     has_images = any((root / name).is_dir() for name in ("imagesTr", "imagesTs"))
     found: dict[str, str] = {}
-    if has_images and (root / "dataset.json").is_file():
+    if (root / "dataset.json").is_file() and (has_images or "dataset" in read_json(root / "dataset.json", root)):
         found[_decathlon_or_nnunet(root)] = "dataset.json"
     if any(path.name.endswith((".nii", ".nii.gz")) for path in root.glob("sub-*/**/*.nii*")):
         found["bids"] = "sub-*"
@@ -131,6 +171,8 @@ def detect_format(root: Path) -> str:
         )
     if guess_patterns(root, "label") is not None:
         return "folder"
+    if holds_dicom(root):
+        return "dicom"
     looked_for = "".join(f"\n    {line}" for line in LOOKED_FOR)
     raise DataError(f"No data set is recognised. Looked for:{looked_for}", where=root, remedy=_hint(root))
 
@@ -138,11 +180,11 @@ def detect_format(root: Path) -> str:
 def _decathlon_or_nnunet(root: Path) -> str:
     """Both have ``dataset.json`` and ``imagesTr``; nnU-Net ends image names, not label names, in a channel number."""
     content = read_json(root / "dataset.json", root)
-    if "channel_names" in content or "file_ending" in content:
+    if any(key in content for key in ("channel_names", "file_ending", "dataset")):
         return "nnunet"
     images = {stem(path) for part in ("Tr", "Ts") for path in image_files(root / f"images{part}")}
     labels = {stem(path) for path in image_files(root / "labelsTr")}
-    listed = any((root / image).exists() for image, _ in listed_files(content))
+    listed = any(isinstance(image, str) and (root / image).exists() for image, _ in listed_files(content))
     numbered = bool(images) and all(CHANNEL_NUMBER.fullmatch(name) for name in images)
     return "nnunet" if numbered and not listed and not images & labels else "msd"
 
@@ -151,18 +193,17 @@ def _hint(root: Path) -> str:
     inside = sorted(path.parent.name for name in ("dataset.json", "participants.tsv") for path in root.glob(f"*/{name}"))
     if inside:
         return f"Did you mean a folder inside it ({', '.join(inside)})?"
-    if next(root.rglob("*.dcm"), None) is not None:
-        return "DICOM files have to be converted to NIfTI first, for example with dcm2niix."
     return "Use 'format: folder' with image_pattern to say which files are images."
 
 
 def hash_ids(manifest: Manifest) -> Manifest:
-    """The manifest with hashes for the ids of cases, subjects and sessions.
+    """The manifest with hashes for the ids of cases, subjects and sessions, in its findings too.
 
     The key is the secret in MEDAE_CASE_SALT. Without one it is the contents of the case's (for a subject: of one of the
     subject's) images: whoever does not have them cannot find the name behind a hash by trying names, and the ids are
-    the same wherever the data set lies, but may change when images change or a subject gets more of them. A salt in
-    the configuration would be logged beside the hashes that it protects; therefore there is none.
+    the same wherever the data set lies, but may change when images change or a subject gets more of them. Of a case that
+    was left out it is the contents of all others. A salt in the configuration would be logged beside the hashes that it
+    protects; therefore there is none.
     """
     secret = os.environ.get(SALT_VARIABLE)
     own = {case.id: min(ref.sha256 for ref in case.images.values()) for case in manifest.cases}
@@ -180,5 +221,10 @@ def hash_ids(manifest: Manifest) -> Manifest:
         ids = {"id": name("case", case.id, own[case.id]), "subject": subject, "session": session}
         return case.model_copy(update=ids | {"split_key": case.split_key or case.subject})
 
+    everything = hashlib.sha256("".join(sorted(own.values())).encode()).hexdigest()
+
+    def hidden(finding: Finding) -> Finding:
+        return replace(finding, case=finding.case and name("case", finding.case, own.get(finding.case, everything)))
+
     cases = sorted((hashed(case) for case in manifest.cases), key=lambda case: case.id)
-    return manifest.model_copy(update={"cases": tuple(cases)})
+    return manifest.model_copy(update={"cases": tuple(cases), "findings": tuple(map(hidden, manifest.findings))})

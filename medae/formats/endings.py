@@ -10,6 +10,9 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".mha", ".png", ".tif", ".tiff")
 """Read by SimpleITK: formats that keep header and voxels in one file."""
 
+PICTURES = (".png", ".tif", ".tiff")
+"""Those of ITK's that are images of their own, or only a preview of a scan beside it."""
+
 ENDINGS = (*NIFTI, *ITK)
 """How the names of image files end. DICOM files are told by their contents instead."""
 
@@ -17,6 +20,16 @@ ENDINGS = (*NIFTI, *ITK)
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of an image; hidden files, such as macOS' ``._scan.nii``, are none."""
     return path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files directly in ``folder``, by name, without previews; none if there is no such folder."""
+    return without_previews(sorted(path for path in folder.iterdir() if is_image(path))) if folder.is_dir() else []
+
+
+def without_previews(paths: list[Path]) -> list[Path]:
+    """The files that are scans: pictures (PNG, TIFF) beside volumes are previews of them."""
+    return [path for path in paths if not path.name.lower().endswith(PICTURES)] or paths
 
 
 def stem(path: Path) -> str:

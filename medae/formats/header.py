@@ -17,18 +17,19 @@ from medae.formats.raw import not_three_dimensional, rows_of, unreadable
 from medae.volume import MM_PER_UNIT, NativeGrid
 
 
-def read_grid(paths: Sequence[Path]) -> NativeGrid:
+def read_grid(paths: Sequence[Path], component: int | None = None) -> NativeGrid:
     """Shape and affine (mm, RAS+) of one 3D image: of one file, or of the files of a DICOM series.
 
-    Exact for single files. Of a series the slices are taken to be even, and it is placed at its first file: good enough for
-    the size of what it becomes, not for its place.
+    component: a file that holds several channels is allowed, of which one will be taken.
+    Exact for single files. Of a series the slices are taken to be even, and it is placed at its first file: good enough
+    for the size of what it becomes, not for its place.
     Raises DataError for a file that is missing, unreadable or not 3D, GeometryError for an unusable affine.
     """
     path = paths[0]
     if not path.is_file():
         raise DataError("The image file does not exist.", where=path, remedy="Check the path.")
     if path.name.lower().endswith(NIFTI):
-        return _nifti(path)
+        return _nifti(path, component)
     reader = sitk.ImageFileReader()
     origins = []
     for file in paths:
@@ -54,12 +55,14 @@ def read_grid(paths: Sequence[Path]) -> NativeGrid:
     return NativeGrid(shape=(size[0], size[1], size[2]), affine=rows_of(affine, path))
 
 
-def _nifti(path: Path) -> NativeGrid:
+def _nifti(path: Path, component: int | None) -> NativeGrid:
     try:
         file: Any = nib.load(path)
         shape = file.shape
     except UNREADABLE as error:
         raise unreadable(path, error) from error
+    if component is not None and len(shape) == 4:
+        shape = shape[:3]
     if len(shape) < 2 or 0 in shape or any(size != 1 for size in shape[3:]):
         raise not_three_dimensional(path, shape)
     affine = file.affine.astype(np.float64)

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from medae.formats.raw import RawImage, not_three_dimensional, rows_of, unreadable
+from medae.formats.raw import RawImage, no_component, not_three_dimensional, rows_of, unreadable
 from medae.volume import NativeGrid
 
 
-def read_itk(path: Path) -> RawImage:
+def read_itk(path: Path, component: int | None = None) -> RawImage:
     """Read a file by SimpleITK; its LPS world becomes RAS. A 2D image is one slice of 1 mm.
 
+    component: of a file with several values a voxel, the one to take.
     Raises DataError for a file that cannot be read or is not one volume of one channel, GeometryError for an unusable
     affine.
     """
@@ -21,6 +22,10 @@ def read_itk(path: Path) -> RawImage:
         file = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise unreadable(path, error) from error
+    if component is not None:
+        if not component < file.GetNumberOfComponentsPerPixel() > 1:
+            raise no_component(path, component, (*file.GetSize(), file.GetNumberOfComponentsPerPixel()))
+        file = sitk.VectorIndexSelectionCast(file, component)
     if file.GetNumberOfComponentsPerPixel() != 1 or file.GetDimension() not in (2, 3):
         raise not_three_dimensional(path, (*file.GetSize(), file.GetNumberOfComponentsPerPixel()))
     if file.GetDimension() == 2:

@@ -11,18 +11,28 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from medae.formats.raw import RawImage, rows_of, three_dimensional, unreadable
+from medae.formats.raw import RawImage, no_component, rows_of, three_dimensional, unreadable
 from medae.volume import MM_PER_UNIT, NativeGrid
 
 UNREADABLE = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
 """What nibabel raises for a file that is damaged or of another kind."""
 
 
-def read_nifti(path: Path) -> RawImage:
-    """Read a ``.nii`` or ``.nii.gz`` file; its lengths become mm. Raises DataError and GeometryError."""
+def volume_of(file: Any, component: int, path: Path) -> np.ndarray:
+    """One volume of a four-dimensional file, the others unread where the file allows it. Raises DataError."""
+    if len(file.shape) != 4 or not component < file.shape[3]:
+        raise no_component(path, component, file.shape)
+    return np.asanyarray(file.dataobj[..., component])
+
+
+def read_nifti(path: Path, component: int | None = None) -> RawImage:
+    """Read a ``.nii`` or ``.nii.gz`` file; its lengths become mm. Raises DataError and GeometryError.
+
+    component: of a file with a fourth axis, the one volume to take.
+    """
     try:
         file: Any = nib.load(path)
-        array = np.asanyarray(file.dataobj)
+        array = np.asanyarray(file.dataobj if component is None else volume_of(file, component, path))
     except UNREADABLE as error:
         raise unreadable(path, error) from error
     header = file.header

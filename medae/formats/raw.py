@@ -44,6 +44,15 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"The image cannot be read: {reason}", where=path, remedy="Copy or export the file again.")
 
 
+def no_component(path: Path, component: int, shape: Sequence[int]) -> DataError:
+    """The error for a file that does not hold the channel that is wanted of it."""
+    return DataError(
+        f"The image has no channel {component} (counted from 0): its size is {' x '.join(map(str, shape))}.",
+        where=path,
+        remedy="Give every channel that the data set declares: one volume each along the file's fourth axis.",
+    )
+
+
 def not_three_dimensional(path: Path, shape: Sequence[int]) -> DataError:
     """The error for an image that is not one volume of one channel."""
     return DataError(

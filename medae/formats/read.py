@@ -9,7 +9,9 @@ from typing import Literal
 import numpy as np
 
 from medae.errors import DataError
-from medae.formats.endings import NIFTI
+from medae.formats.dicom.read import read_series
+from medae.formats.dicom.sniff import is_dicom
+from medae.formats.endings import NIFTI, is_image
 from medae.formats.itk import read_itk
 from medae.formats.nifti import read_nifti
 from medae.formats.raw import RawImage
@@ -23,43 +25,52 @@ WHOLE = 1e-4
 """How far a stored label may be from a whole number: a header's scale factor rounds."""
 
 
-def read_volume(paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False) -> Volume:
+def read_volume(paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False, component: int | None = None) -> Volume:
     """As `read_array`, as a Volume."""
     import torch
     from monai.data.meta_tensor import MetaTensor  # takes seconds to import, which whoever needs arrays only is spared
 
-    array, native = read_array(paths, kind, resample_slices=resample_slices)
+    array, native = read_array(paths, kind, resample_slices=resample_slices, component=component)
     return Volume(MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(native.ras()[1])), native)
 
 
-def read_array(paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False) -> tuple[np.ndarray, NativeGrid]:
+def read_array(
+    paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False, component: int | None = None
+) -> tuple[np.ndarray, NativeGrid]:
     """Read one 3D image and turn it to the nearest RAS axes: an array ``[1, I, J, K]`` and the grid of its file.
 
-    paths: one file; NIfTI (``.nii``, ``.nii.gz``) is read by nibabel, everything else by SimpleITK, whose LPS world
-    becomes RAS. kind: ``intensity`` gives float32, ``labels`` int16, ``mask`` int16 with every non-zero value 1.
-    resample_slices: of a DICOM series, bring slices at uneven distances to even ones.
+    paths: one file, or the files of a DICOM series in any order. NIfTI (``.nii``, ``.nii.gz``) is read by nibabel; DICOM,
+    told by its contents, by dcm2niix or SimpleITK; everything else by SimpleITK, whose LPS world becomes RAS. kind:
+    ``intensity`` gives float32, ``labels`` int16, ``mask`` int16 with every non-zero value 1.
+    resample_slices: of a DICOM series, bring slices at uneven distances to even ones. component: of a file that holds
+    several channels (the Decathlon's 4D NIfTI), the one to take.
     Raises DataError for a file that cannot be read, is not 3D, or whose values do not fit the kind (not finite,
     label values that are negative, above 32767 or not whole numbers); GeometryError for an unusable affine.
     """
-    raw = read_raw(paths, resample_slices=resample_slices)
+    raw = read_raw(paths, resample_slices=resample_slices, component=component)
     values = _intensities(raw.array, paths[0]) if kind == "intensity" else _labels(raw.array, paths[0])
     if kind == "mask":
         values = (values != 0).astype(np.int16)
     return np.ascontiguousarray(to_ras(values[None], raw.native.matrix())), raw.native
 
 
-def read_raw(paths: Sequence[Path], *, resample_slices: bool = False) -> RawImage:
+def read_raw(paths: Sequence[Path], *, resample_slices: bool = False, component: int | None = None) -> RawImage:
     """Read one image on the axes of its file. Raises DataError and GeometryError."""
-    if len(paths) != 1:
-        raise DataError(
-            f"An image is one file, and {len(paths)} were given.",
-            where=paths[0] if paths else None,
-            remedy="Convert a series to one NIfTI file, for example with dcm2niix.",
-        )
+    if not paths:
+        raise DataError("An image without files cannot be read.", remedy="Name its file.")
     path = paths[0]
-    if not path.is_file():
-        raise DataError("The image file does not exist.", where=path, remedy="Check the path.")
-    return read_nifti(path) if path.name.lower().endswith(NIFTI) else read_itk(path)
+    missing = next((each for each in paths if not each.is_file()), None)
+    if missing is not None:
+        raise DataError("The image file does not exist.", where=missing, remedy="Check the path.")
+    if not is_image(path) and is_dicom(path):
+        return read_series(paths, resample_slices=resample_slices)
+    if len(paths) > 1:
+        raise DataError(
+            f"An image is one file, or a DICOM series; {len(paths)} files were given.",
+            where=path,
+            remedy="Give one file a channel.",
+        )
+    return (read_nifti if path.name.lower().endswith(NIFTI) else read_itk)(path, component)
 
 
 def _intensities(array: np.ndarray, path: Path) -> np.ndarray:

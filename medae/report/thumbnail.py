@@ -11,12 +11,13 @@ from medae.formats.raw import RawImage
 from medae.report.colours import label_colour
 from medae.report.planes import Cut, Scene
 
-HEIGHT = 132
-"""Pixels of each plane."""
+WIDTH, HEIGHT = 430, 150
+"""Pixels of the whole picture at most, and of its highest plane."""
 
-WIDEST = 3.0
-"""Width over height from which a plane is squeezed: a stack of two slices would be a line."""
+THINNEST = 14
+"""Pixels of a plane at least: a stack of two slices would be a line."""
 
+GAP = 3
 OPACITY = 0.45
 SAMPLE = 200_000
 
@@ -25,7 +26,7 @@ def thumbnail(image: RawImage, labels: RawImage | None) -> bytes:
     """Axial, coronal and sagittal planes side by side, as WebP, in radiological convention.
 
     image: any units; the 1st to 99.5th percentiles are shown from black to white. labels: on the same grid up to the order
-    of axes; planes go through where most of it is. A label map of another shape is left out.
+    of axes; planes go through where most of it is, else through the middle. A label map of another shape is left out.
     """
     grey = np.abs(image.array) if np.iscomplexobj(image.array) else image.array
     scene = Scene(image.native.matrix())
@@ -36,19 +37,24 @@ def thumbnail(image: RawImage, labels: RawImage | None) -> bytes:
     sample = grey_IJK.ravel()[:: max(1, grey_IJK.size // SAMPLE)]
     low, high = np.percentile(sample, [1, 99.5])
     shades = np.clip((grey_IJK - low) / max(high - low, 1e-6), 0, 1)
-    interest = shades > 0.5 if label_IJK is None or not label_IJK.any() else label_IJK != 0
-    panels = [_panel(cut, shades, label_IJK) for cut in scene.orthogonal(interest)]
-    strip = np.concatenate([part for panel in panels for part in (panel, np.zeros((HEIGHT, 2, 3), np.uint8))][:-1], axis=1)
+    cuts = scene.orthogonal(np.zeros(shades.shape, bool) if label_IJK is None else label_IJK != 0)
+    sizes = np.array([cut.size_mm(shades.shape) for cut in cuts])
+    scale = min(WIDTH / sizes[:, 0].sum(), HEIGHT / sizes[:, 1].max())
+    pixels = [(max(THINNEST, round(width * scale)), max(THINNEST, round(height * scale))) for width, height in sizes]
+    tallest = max(height for _, height in pixels)
+    strip = np.zeros((tallest, sum(width for width, _ in pixels) + GAP * (len(cuts) - 1), 3), np.uint8)
+    left = 0
+    for cut, (width, height) in zip(cuts, pixels, strict=True):
+        top = (tallest - height) // 2
+        strip[top : top + height, left : left + width] = _panel(cut, (width, height), shades, label_IJK)
+        left += width + GAP
     buffer = io.BytesIO()
     Image.fromarray(strip).save(buffer, format="WEBP", quality=75)
     return buffer.getvalue()
 
 
-def _panel(cut: Cut, shades_IJK: np.ndarray, label_IJK: np.ndarray | None) -> np.ndarray:
-    """One plane, ``[HEIGHT, width, 3]``, uint8."""
-    width_mm, height_mm = cut.size_mm(shades_IJK.shape)
-    ratio = min(max(width_mm / height_mm, 1 / WIDEST), WIDEST)
-    size = (max(1, round(HEIGHT * ratio)), HEIGHT)
+def _panel(cut: Cut, size: tuple[int, int], shades_IJK: np.ndarray, label_IJK: np.ndarray | None) -> np.ndarray:
+    """One plane of ``size`` (width, height) pixels: ``[height, width, 3]``, uint8."""
     grey = Image.fromarray((cut.of(shades_IJK) * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     colour = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2).astype(np.float32)
     if label_IJK is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
 
 
 def make_files(root: Path, *names: str) -> Path:
@@ -19,6 +22,12 @@ def make_files(root: Path, *names: str) -> Path:
 
 def write_dataset_json(root: Path, content: dict[str, Any]) -> None:
     (root / "dataset.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests and findings of other tests do not count."""
+    monkeypatch.setenv("MEDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(name="touch")
@@ -74,6 +83,20 @@ def bids(tmp_path):
     make_files(tmp_path, "derivatives/atlas/sub-01/anat/sub-01_space-MNI152_dseg.nii.gz", "derivatives/fmriprep/logs.txt")
     rows = ["participant_id\tage\tsex\tsite", "sub-01\t31.5\tF\tn/a", "02\tn/a\tM\tLondon"]
     (tmp_path / "participants.tsv").write_text("\n".join(rows))
+    return tmp_path
+
+
+@pytest.fixture
+def listing(tmp_path):
+    """A table of three cases of two subjects; the files are in folders that say nothing."""
+    make_files(tmp_path, "a/1.nii.gz", "a/2.nrrd", "b/3.mha", "b/4.nii", "c/1.nii.gz", "c/head.nii.gz")
+    rows = [
+        "subject;session;image:T1;image:FLAIR;label;mask:brain_mask;age;site",
+        "P1;1;a/1.nii.gz;a/2.nrrd;c/1.nii.gz;c/head.nii.gz;61,5;north",
+        "P1;2;b/3.mha;;;;62;",
+        "P2;;b/4.nii;;;;n/a;south",
+    ]
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
     return tmp_path
 
 

@@ -50,15 +50,31 @@ def test_bids_label_names_from_the_table(bids):
     assert named.labels == {"label": {1: "other"}}
 
 
-def test_bids_mask_is_the_target_where_it_is_alone_and_a_second_one_beside_dseg(bids, touch):
-    touch(bids, "derivatives/atlas/sub-01/anat/sub-01_desc-lesion_mask.nii.gz")
-    assert table(auto(bids))["sub-01"][1] == ["label", "mask"]
+@pytest.mark.parametrize("derivative", ["atlas", "fmriprep"])
+def test_bids_brain_masks_are_a_target_of_their_own(bids, touch, derivative):
+    file = f"derivatives/{derivative}/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    touch(bids, file)
+    manifest = auto(bids)
+    targets = manifest.case("sub-01").targets
+    assert list(targets) == ["brain_mask", "label"]
+    mask = targets["brain_mask"]
+    assert isinstance(mask, ImageRef)
+    assert (mask.kind, mask.files) == ("mask", (file,))
+    assert manifest.labels == {"brain_mask": {0: "background", 1: "brain"}}
     for path in (bids / "derivatives").rglob("*_dseg.nii.gz"):
         path.unlink()
-    case = auto(bids).case("sub-01")
-    assert list(case.targets) == ["label"]
+    assert list(auto(bids).case("sub-01").targets) == ["brain_mask"]
+
+
+def test_bids_other_masks_are_named_after_what_they_are_of(bids, touch):
     touch(bids, "derivatives/atlas/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
-    assert table(auto(bids))["sub-01"][1] == ["brain", "label"]
+    touch(bids, "sub-01/anat/sub-01_label-lesion_mask.nii.gz")
+    assert table(auto(bids))["sub-01"][1] == ["brain_mask", "label", "lesion_mask"]
+    for path in (bids / "derivatives").rglob("*_dseg.nii.gz"):
+        path.unlink()
+    assert table(auto(bids))["sub-01"][1] == ["brain_mask", "label"]
+    touch(bids, "sub-01/anat/sub-01_desc-csf_mask.nii.gz")
+    assert table(auto(bids))["sub-01"][1] == ["brain_mask", "csf_mask", "lesion_mask"]
 
 
 def test_bids_several_derivatives_have_to_be_chosen(bids, touch):
@@ -75,16 +91,26 @@ def test_bids_several_derivatives_have_to_be_chosen(bids, touch):
 
 def test_bids_several_images_of_a_suffix_need_patterns(bids, touch):
     touch(bids, "sub-01/anat/sub-01_ce-gd_T1w.nii.gz")
-    with pytest.raises(DataError, match="Two files claim to be 'T1w' of the case 'sub-01'"):
-        auto(bids)
+    manifest = auto(bids)
+    assert list(table(manifest)) == ["sub-02_ses-a", "sub-02_ses-b"]
+    assert [(found.case, found.code, found.role) for found in manifest.findings] == [
+        ("sub-01", "ambiguous", "image T1w"),
+        ("sub-01", "ambiguous", "image T1w"),
+    ]
+    assert "channels" in manifest.findings[0].remedy
     channels = {"T1": "sub-01_T1w", "T1gd": "*_ce-gd_T1w"}
     assert table(open_manifest(BIDSSource(root=bids, channels=channels))) == {"sub-01": (["T1", "T1gd"], ["label"])}
 
 
 def test_bids_file_in_another_persons_folder(bids, touch):
     touch(bids, "sub-01/anat/sub-03_T2w.nii.gz")
-    with pytest.raises(DataError, match=r"(?s)does not begin with the subject.*sub-01/anat/sub-03_T2w"):
-        auto(bids)
+    manifest = auto(bids)
+    assert list(table(manifest)) == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
+    assert manifest.channels == ("FLAIR", "T1w")
+    (finding,) = manifest.findings
+    assert (finding.level, finding.code, finding.case) == ("error", "misplaced", "")
+    assert finding.file == "sub-01/anat/sub-03_T2w.nii.gz"
+    assert manifest.excluded == ()
 
 
 def test_bids_without_images_of_the_datatype(bids):
@@ -94,7 +120,12 @@ def test_bids_without_images_of_the_datatype(bids):
 
 @pytest.mark.parametrize(
     "text",
-    ["name\tage\nsub-01\t3", "participant_id,age\nsub-01,3", "participant_id\nsub-01\nsub-01", "participant_id\nsub-01\t5"],
+    [
+        "name\tage\nsub-01\t3",
+        "participant_id,age\nsub-01,3",
+        "participant_id\tage\tage\nsub-01\t1\t2",
+        "participant_id\nsub-01\t5",
+    ],
 )
 def test_bids_malformed_participants(bids, text):
     (bids / "participants.tsv").write_text(text)
@@ -113,8 +144,10 @@ def test_real_covariates_and_label_files(data_root):
 
 def test_bids_label_maps_beside_the_images_and_chosen_by_pattern(bids, touch):
     touch(bids, "sub-01/anat/sub-01_desc-manual_dseg.nii.gz", "sub-01/anat/sub-01_defacemask.nii.gz")
-    with pytest.raises(DataError, match="Two files claim to be 'label'"):
-        auto(bids)
+    manifest = auto(bids)
+    assert "sub-01" in manifest.excluded
+    assert {found.role for found in manifest.findings} == {"target label"}
+    assert "label_pattern" in manifest.findings[0].remedy
     case = open_manifest(BIDSSource(root=bids, label_pattern="*_desc-manual_*", target_name="tumour")).case("sub-01")
     assert list(case.images) == ["FLAIR", "T1w"]
     label = case.targets["tumour"]
@@ -130,3 +163,89 @@ def test_bids_malformed_label_table(bids):
     table_file.write_bytes("index\tname\n".encode("utf-16"))
     with pytest.raises(DataError, match="table cannot be read"):
         auto(bids)
+
+
+def runs(root: Path, touch: Any, *names: str) -> Manifest:
+    touch(root, *(f"sub-1/anat/sub-1_{name}.nii.gz" for name in names))
+    return open_manifest(BIDSSource(root=root))
+
+
+def test_runs_of_one_suffix_are_cases_and_share_what_has_no_run(tmp_path, touch):
+    manifest = runs(tmp_path, touch, "run-1_T1w", "run-2_T1w", "run-1_dseg", "FLAIR")
+    assert manifest.findings == ()
+    assert table(manifest) == {"sub-1_run-1": (["FLAIR", "T1w"], ["label"]), "sub-1_run-2": (["FLAIR", "T1w"], [])}
+    assert {case.subject for case in manifest.cases} == {"sub-1"}
+    assert manifest.case("sub-1_run-2").images["T1w"].files == ("sub-1/anat/sub-1_run-2_T1w.nii.gz",)
+
+
+def test_runs_of_different_suffixes_are_one_case(tmp_path, touch):
+    manifest = runs(tmp_path, touch, "run-2_T1w", "run-1_FLAIR", "run-2_dseg")
+    assert table(manifest) == {"sub-1": (["FLAIR", "T1w"], ["label"])}
+    assert manifest.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("images", "label", "code"),
+    [
+        (["run-1_T1w", "run-2_T1w"], "dseg", "entities"),
+        (["run-1_T1w", "run-2_T1w"], "run-3_dseg", "entities"),
+        (["run-2_T1w"], "run-1_dseg", "entities"),
+        (["T1w"], "run-1_dseg", "entities"),
+        (["acq-3d_T1w"], "acq-2d_dseg", "entities"),
+        (["ce-gd_T1w"], "ce-gd_dseg", None),
+        (["ce-gd_T1w"], "dseg", None),
+        (["acq-3d_T1w", "FLAIR"], "acq-3d_desc-manual_dseg", None),
+        (["T1w"], "space-MNI152NLin2009cAsym_dseg", None),
+    ],
+)
+def test_a_label_map_belongs_to_images_of_its_entities(tmp_path, touch, images, label, code):
+    manifest = runs(tmp_path, touch, *images, label)
+    assert [(found.level, found.code, found.case) for found in manifest.findings] == ([("error", code, "")] if code else [])
+    labelled = [case.id for case in manifest.cases if case.targets]
+    assert labelled == (["sub-1"] if code is None and "space-MNI" not in label else [])
+
+
+def test_channels_leave_label_maps_of_other_sessions_alone(bids):
+    manifest = open_manifest(BIDSSource(root=bids, channels={"T1": "sub-02_*_T1w"}))
+    assert list(table(manifest)) == ["sub-02_ses-a", "sub-02_ses-b"]
+    assert [(found.level, found.code, found.case) for found in manifest.findings] == [("warning", "participants", "sub-01")]
+
+
+def test_several_derivatives_by_name(bids, touch):
+    touch(bids, "derivatives/other/sub-01/anat/sub-01_dseg.nii.gz")
+    touch(bids, "derivatives/masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    manifest = open_manifest(BIDSSource(root=bids, derivatives=("other", "masks")))
+    assert table(manifest)["sub-01"][1] == ["brain_mask", "label"]
+    touch(bids, "derivatives/other/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    with pytest.raises(DataError, match="Several derivatives hold brain masks: masks, other"):
+        open_manifest(BIDSSource(root=bids, derivatives=("other", "masks")))
+
+
+def test_participants_and_files_that_do_not_meet_are_warnings(bids):
+    rows = ["participant_id\tage", "sub-01\t30", "sub-03\t40", "sub-04\t1", "sub-04\t2"]
+    (bids / "participants.tsv").write_text("\n".join(rows))
+    manifest = auto(bids)
+    assert {found.level for found in manifest.findings} == {"warning"}
+    assert [(found.case, found.problem.split(" participants.tsv")[0]) for found in manifest.findings] == [
+        ("sub-02_ses-a", "has no row in"),
+        ("sub-02_ses-b", "has no row in"),
+        ("sub-03", "has a row in"),
+        ("sub-04", "has two rows in"),
+        ("sub-04", "has a row in"),
+    ]
+    assert [case.covariates for case in manifest.cases] == [{"age": 30.0}, {}, {}]
+
+
+def test_a_participant_with_two_rows_has_no_covariates(bids):
+    (bids / "participants.tsv").write_text("participant_id\tage\nsub-01\t30\nsub-01\t31\nsub-02\t5\n")
+    assert [case.covariates for case in auto(bids).cases] == [{}, {"age": 5.0}, {"age": 5.0}]
+
+
+def test_columns_of_sessions_go_before_those_of_participants(bids):
+    (bids / "sub-02/sub-02_sessions.tsv").write_text("session_id\tage\tscanner\nses-a\t40\tX\nb\tn/a\tY\n")
+    manifest = auto(bids)
+    assert manifest.case("sub-02_ses-a").covariates == {"age": 40.0, "sex": "M", "site": "London", "scanner": "X"}
+    assert manifest.case("sub-02_ses-b").covariates == {"age": None, "sex": "M", "site": "London", "scanner": "Y"}
+    (bids / "sub-02/sub-02_sessions.tsv").write_text("age\n40\n")
+    (finding,) = auto(bids).findings
+    assert (finding.level, finding.code, finding.case) == ("warning", "sessions", "sub-02")

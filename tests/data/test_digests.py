@@ -10,12 +10,7 @@ from pathlib import Path
 import pytest
 
 from medae.data import digests
-from medae.data.digests import Memory, reporting, sha256_of_files
-
-
-@pytest.fixture(autouse=True)
-def memory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDAE_CACHE", str(tmp_path / "memory"))
+from medae.data.digests import Memory, cache_folder, reporting, sha256_of_files
 
 
 def old_file(path: Path, content: bytes) -> Path:
@@ -97,8 +92,7 @@ def test_unreadable_files_are_returned_as_errors_and_progress_counts(tmp_path: P
 
 def test_without_a_usable_memory_nothing_is_lost_but_time(tmp_path: Path, counted: list[Path]) -> None:
     file = old_file(tmp_path / "a", b"one")
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "digests.sqlite").write_bytes(b"no database" * 100)
+    (cache_folder() / "digests.sqlite").write_bytes(b"no database" * 100)
     for _ in range(2):
         assert sha256_of_files([file])[file] == hashlib.sha256(b"one").hexdigest()
     assert len(counted) == 2
@@ -107,7 +101,7 @@ def test_without_a_usable_memory_nothing_is_lost_but_time(tmp_path: Path, counte
 def test_the_memory_holds_no_path(tmp_path: Path, counted: list[Path]) -> None:
     file = old_file(tmp_path / "doe_john", b"one")
     sha256_of_files([file])
-    content = (tmp_path / "memory" / "digests.sqlite").read_bytes()
+    content = (cache_folder() / "digests.sqlite").read_bytes()
     assert b"doe_john" not in content
     assert str(tmp_path).encode() not in content
     assert hashlib.sha256(b"one").hexdigest().encode() in content

@@ -103,8 +103,41 @@ def test_contradictory_folder_sources(fields):
 def test_pattern_that_fits_nothing(plain):
     with pytest.raises(DataError, match=r"No image fits 'images/\*'"):
         open_manifest(FolderSource(root=plain, images="images"))
-    with pytest.raises(DataError, match=r"'\^P' finds nothing in 'jane_doe_1'"):
+    with pytest.raises(DataError, match=r"'\^P' finds nothing in 'jane_doe_"):
         auto(plain, subject="^P")
+
+
+def test_a_subject_pattern_that_fits_some_names_leaves_out_the_others(plain, touch):
+    touch(plain, "image/scan7.nii.gz")
+    manifest = open_manifest(FolderSource(root=plain, images="image", subject="^[a-z]+_[a-z]+", ids="names"))
+    assert list(table(manifest)) == ["jane_doe_1", "jane_doe_2"]
+    assert [(found.case, found.level, found.code) for found in manifest.findings] == [("scan7", "error", "subject")]
+
+
+def test_a_channel_without_any_image_is_left_out_and_said(plain):
+    manifest = open_manifest(FolderSource(root=plain, images={"t1": "image", "t2": "t2"}, ids="names"))
+    assert manifest.channels == ("t1",)
+    assert [(found.level, found.code) for found in manifest.findings] == [("warning", "channel")]
+    assert "'t2'" in manifest.findings[0].problem
+
+
+@pytest.mark.parametrize("ending", [".nii", ".NII.GZ", ".nrrd", ".mha", ".png", ".tif", ".TIFF"])
+def test_every_ending_that_is_read(tmp_path, touch, ending):
+    touch(tmp_path, *(f"{folder}/{name}{ending}" for folder in ("image", "mask") for name in ("a", "b")))
+    for source in (
+        FolderSource(root=tmp_path, ids="names"),
+        FolderSource(root=tmp_path, image_pattern="image/*", label_pattern=f"mask/*{ending}", ids="names"),
+    ):
+        assert table(open_manifest(source)) == {"a": (["image"], ["label"]), "b": (["image"], ["label"])}
+
+
+def test_pictures_beside_volumes_are_previews(tmp_path, touch):
+    touch(tmp_path, "image/a.nii.gz", "image/a.png", "mask/a.nrrd", "mask/a.png", "figure.png")
+    manifest = open_manifest(FolderSource(root=tmp_path, ids="names"))
+    assert table(manifest) == {"a": (["image"], ["label"])}
+    assert manifest.findings == ()
+    stated = FolderSource(root=tmp_path, image_pattern="image/*.png", ids="names")
+    assert open_manifest(stated).case("a").images["image"].files == ("image/a.png",)
 
 
 @pytest.mark.data

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import pairwise
@@ -16,6 +17,7 @@ from typing import Any
 import click
 import pytest
 from docpages import ROOT
+from docweb import served
 from mlflow.cli import cli as mlflow_commands
 
 from medae.config import validate
@@ -35,10 +37,12 @@ class Shell:
     """A working folder in which commands are run one after another.
 
     patch: holds the folder and the environment. placeholders: words in commands that stand for what only a run decides.
+    public: the data set that ``medae data get`` fetches, whatever it is asked for, from a server on this machine.
     """
 
     patch: pytest.MonkeyPatch
     placeholders: Mapping[str, str] = field(default_factory=dict)
+    public: Path | None = None
 
     def run(self, words: list[str], *, fails: bool = False) -> None:
         """Run a command, or check it. fails: whether a user's error is meant. Raises AssertionError if it does not work."""
@@ -50,9 +54,11 @@ class Shell:
 
     def _medae(self, words: list[str], fails: bool) -> None:
         arguments = [name for word in words for name in self._expanded(word)]
-        self.patch.setattr(sys, "argv", ["medae", *arguments, *([] if fails else small(arguments))])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        is_fetched = arguments[:2] == ["data", "get"] and self.public is not None
+        with served(self.public, arguments, self.patch) if is_fetched else nullcontext(arguments) as arguments:
+            self.patch.setattr(sys, "argv", ["medae", *arguments, *([] if fails else small(arguments))])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
         assert (ended.value.code or 0) == (2 if fails else 0), f"exit status {ended.value.code}"
 
     def _settings(self, words: list[str]) -> list[str]:

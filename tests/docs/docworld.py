@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
+
+from dicomfiles import Geometry, Writer
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ def enter(patch: pytest.MonkeyPatch, world: World, folder: Path) -> None:
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
     patch.delenv("MEDAE_CASE_SALT", raising=False)
     patch.setenv("MEDAE_DATA", str(world.data))
+    patch.setenv("XDG_CONFIG_HOME", str(world.store.parent / "config"))  # of the key of DICOM's pseudonyms
     patch.setenv("MEDAE_CACHE", str(world.store))
     patch.setattr("medae.report.canvas.DPI", 30)  # writing pictures would take a third of the time
 
@@ -55,6 +61,7 @@ def make_data(phantoms: Path, data: Path) -> None:
         _put(lesion, folder / "nodule_mask" / f"LIDC-IDRI-{number:04d}_1.nii.gz")
         _put(scan, data / "knees" / f"K{number:03d}_left_T2.nii.gz")
         _put(two, data / "knees" / f"K{number:03d}_left_seg.nii.gz")
+        _put_series(scan, data / "clinic", f"P{number:03d}")
         if number < 3:
             _put(scan, data / "new-scans" / f"patient{number}.nii.gz")
             _put(two, data / "new-labels" / f"patient{number}.nii.gz")
@@ -72,6 +79,20 @@ def _put(source: Path | nib.Nifti1Image, target: Path) -> None:
         shutil.copyfile(source, target)
     else:
         nib.save(source, target)
+
+
+def _put_series(source: Path, folder: Path, patient: str) -> None:
+    """A study with a T1 series, a reformatted one and a localiser, as DICOM."""
+    scan = nib.load(source)
+    volume = np.rint(np.asarray(scan.dataobj)[::-1, ::-1]).astype(np.int16)  # RAS to LPS
+    columns, rows, slices = (float(size) for size in scan.header.get_zooms()[:3])
+    geometry = Geometry(spacing=(rows, columns), step=slices)
+    writer = Writer(folder / patient, patient)
+    writer.series(volume[:, :, :3], geometry, number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    writer.series(volume, geometry, number=2, SeriesDescription="t1_mprage_tra")
+    writer.series(
+        volume, geometry, number=3, SeriesDescription="t1_mprage_tra MPR", ImageType=["DERIVED", "SECONDARY", "MPR"]
+    )
 
 
 def _write(path: Path, content: object) -> None:

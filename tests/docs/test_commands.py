@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -27,10 +28,10 @@ def test_the_commands_of_a_page_work_one_after_another(page, world: World, tmp_p
     shutil.copytree(world.work, folder)
     enter(monkeypatch, world, folder)
     run_id = yaml.safe_load((world.stage("pretrain") / "run.json").read_text())["run_id"]
-    shell = Shell(monkeypatch, {"RUN_ID": run_id})
+    shell = Shell(monkeypatch, {"RUN_ID": run_id}, world.data / "hippocampus")
     for block in blocks(page):
         if block.note.startswith("file "):
-            path = folder / block.note.removeprefix("file ")
+            path = folder / os.path.expandvars(block.note.removeprefix("file "))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
         elif block.note.startswith("over "):
@@ -61,7 +62,7 @@ def test_every_yaml_block_is_a_file_or_goes_over_a_configuration():
 
 def test_every_block_says_what_language_it_is_in():
     languages = {block.language for page in PAGES for block in blocks(page)}
-    assert languages <= {*RUNNABLE, "yaml", "json", "text", "tsv"}
+    assert languages <= {*RUNNABLE, "yaml", "json", "text", "tsv", "csv"}
 
 
 def test_few_programs_are_named_that_are_not_run():

@@ -53,7 +53,10 @@ def known_keys() -> Iterator[str]:
 def test_keys_commands_and_options_in_the_text_exist(page):
     keys, tops = set(known_keys()), {key.partition(".")[0] for key in known_keys()}
     group = typer.main.get_command(app)
-    parameters = [parameter for command in group.commands.values() for parameter in command.params]
+    commands = [
+        inner for command in group.commands.values() for inner in getattr(command, "commands", {"": command}).values()
+    ]
+    parameters = [parameter for command in commands for parameter in command.params]
     options = {"--help"} | {option for p in parameters for option in (*p.opts, *p.secondary_opts)}
     for code in CODE.findall(prose(page)):
         key = code.partition(":")[0]
@@ -61,7 +64,9 @@ def test_keys_commands_and_options_in_the_text_exist(page):
             assert key in keys, f"there is no key {key}"
         words = code.split()
         if words[0] == "medae" and len(words) > 1 and words[1].islower() and not words[1].startswith("-"):
-            assert words[1] in group.commands, f"there is no command {words[1]}"
+            command = group.commands.get(words[1])
+            assert command is not None, f"there is no command {words[1]}"
+            assert len(words) < 3 or words[2] in getattr(command, "commands", words), f"there is no command {words[2]}"
         if words[0].startswith("--"):
             assert words[0].partition("=")[0] in options, f"there is no option {words[0]}"
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-COMMANDS = ("check", "plan", "pretrain", "finetune", "detect", "predict", "evaluate", "run", "demo", "info")
+COMMANDS = ("check", "plan", "pretrain", "finetune", "detect", "predict", "evaluate", "run", "demo", "info", "data")
 
 
 def test_help_is_quick_and_names_every_command(medae, tmp_path):

@@ -14,6 +14,7 @@ from medae.artifact import ArtifactMeta, save_artifact
 from medae.errors import ArtifactError, ConfigError, DataError, GeometryError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
 from pipelines import evaluate, info, predict
+from pipelines.console import Screen
 from pipelines.networks import network_config, seeded_network
 
 
@@ -170,7 +171,7 @@ def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
 
     def scans(source, mask, **space):
         artifact = SimpleNamespace(meta=SimpleNamespace(plan=SimpleNamespace(space=SpacePlan(**space))))
-        return predict._scans(source, artifact, "auto", mask)
+        return predict._scans(source, artifact, predict.Options(brain_mask=mask), Screen())
 
     found = scans(tmp_path / "scans", masks, foreground="brain")
     assert [load().shape for _, load in found] == [(2, 2, 2), (3, 3, 3)]

@@ -44,8 +44,8 @@ class Middle:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     arrays = {"image": np.random.default_rng(0).uniform(50, 99, (14, 14, 14)).astype(np.float32)}
-    arrays |= {"brain": box(3, 12), "regions": box(4, 11) * 7, "tumour": box(6, 8)}
-    arrays["brain"][6:8, 6:8, 6:8] = 0  # a ventricle that the mask leaves out
+    arrays |= {"brain_mask": box(3, 12), "regions": box(4, 11) * 7, "tumour": box(6, 8)}
+    arrays["brain_mask"][6:8, 6:8, 6:8] = 0  # a ventricle that the mask leaves out
     for name, array in arrays.items():
         nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
     return tmp_path
@@ -70,8 +70,8 @@ def size(start: int, stop: int) -> int:
 
 
 def test_a_given_mask_comes_first_with_its_holes_filled(root: Path) -> None:
-    manifest, case = case_of(root, "brain", "regions")
-    space = SPACE.model_copy(update={"brain_from": ("brain", "regions")})
+    manifest, case = case_of(root, "brain_mask", "regions")
+    space = SPACE.model_copy(update={"brain_from": ("brain_mask", "regions")})
     prepared = prepare_case(manifest, case, space, ["regions"], brain=Middle())
     assert prepared.native.crop == ((3, 12),) * 3
     assert prepared.mask.all() and int(prepared.mask.sum()) == size(3, 12)
@@ -80,7 +80,7 @@ def test_a_given_mask_comes_first_with_its_holes_filled(root: Path) -> None:
 
 def test_a_parcellation_is_the_brain_only_where_the_plan_says_so(root: Path) -> None:
     manifest, case = case_of(root, "regions")
-    named = SPACE.model_copy(update={"brain_from": ("brain", "regions")})
+    named = SPACE.model_copy(update={"brain_from": ("brain_mask", "regions")})
     assert int(prepare_case(manifest, case, named).mask.sum()) == size(4, 11)
     with pytest.raises(DataError, match="no brain mask") as caught:
         prepare_case(manifest, case, SPACE)
@@ -99,7 +99,7 @@ def test_an_extraction_does_the_cases_without_a_mask(root: Path) -> None:
 
 def test_plain_files_take_a_mask_or_are_refused(root: Path) -> None:
     files = {"image": [root / "image.nii.gz"]}
-    assert int(prepare_files(files, SPACE, brain_mask=root / "brain.nii.gz").mask.sum()) == size(3, 12)
+    assert int(prepare_files(files, SPACE, brain_mask=root / "brain_mask.nii.gz").mask.sum()) == size(3, 12)
     with pytest.raises(DataError, match="no brain mask") as caught:
         prepare_files(files, SPACE, "scan 1")
     assert "--brain-mask" in (caught.value.remedy or "")
@@ -108,7 +108,7 @@ def test_plain_files_take_a_mask_or_are_refused(root: Path) -> None:
 
 
 def test_the_mask_is_part_of_the_entrys_name(root: Path) -> None:
-    _, with_mask = case_of(root, "brain")
+    _, with_mask = case_of(root, "brain_mask")
     _, without = case_of(root)
     named = [entry_key(with_mask, SPACE, ()), entry_key(without, SPACE, (), Middle())]
     named += [entry_key(without, SPACE, (), Middle("middle 2")), entry_key(without, SPACE, ())]
@@ -125,8 +125,8 @@ def test_a_store_of_brains(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_mask_on_another_grid_is_refused(root: Path) -> None:
-    nib.save(nib.Nifti1Image(box(3, 12), np.diag([1, 1, 2.0, 1])), root / "brain.nii.gz")
-    manifest, case = case_of(root, "brain")
+    nib.save(nib.Nifti1Image(box(3, 12), np.diag([1, 1, 2.0, 1])), root / "brain_mask.nii.gz")
+    manifest, case = case_of(root, "brain_mask")
     with pytest.raises(GeometryError, match=r"'brain mask' .* lie on different grids"):
         prepare_case(manifest, case, SPACE)
 
@@ -135,13 +135,13 @@ def test_bids_derivatives_name_brain_masks(root: Path) -> None:
     for name, place in (
         ("image", "sub-1/anat/sub-1_T1w"),
         ("regions", "derivatives/x/sub-1/anat/sub-1_space-orig_dseg"),
-        ("brain", "derivatives/x/sub-1/anat/sub-1_space-orig_desc-brain_mask"),
+        ("brain_mask", "derivatives/x/sub-1/anat/sub-1_space-orig_desc-brain_mask"),
     ):
         path = root / "bids" / f"{place}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((root / f"{name}.nii.gz").read_bytes())
     case = BIDSSource(root=root / "bids").manifest().cases[0]
-    assert case.targets.keys() == {"label", "brain"}
+    assert case.targets.keys() == {"label", "brain_mask"}
     manifest = BIDSSource(root=root / "bids").manifest()
     prepared = prepare_case(manifest, case, SPACE.model_copy(update={"channels": ("T1w",)}), ["label"])
     assert int(prepared.mask.sum()) == size(3, 12)
@@ -157,7 +157,7 @@ def test_deepbet_that_is_not_installed_is_said_so(root: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="not installed") as caught:
         prepare_case(manifest, case, asked)
     assert "medae[brain]" in (caught.value.remedy or "")
-    manifest, case = case_of(root, "brain")
+    manifest, case = case_of(root, "brain_mask")
     assert int(prepare_case(manifest, case, asked).mask.sum()) == size(3, 12)  # a given mask needs no package
 
 

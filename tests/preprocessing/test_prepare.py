@@ -181,3 +181,19 @@ def test_real_scans_in_the_space_of_a_plan(data_root: Path, image: str, label: s
         after = (prepared.targets["label"] > 0).numpy()
         voxel = float(np.prod(nib.load(file).header.get_zooms()))
         assert after.sum() * np.prod(prepared.spacing) == pytest.approx(before.sum() * voxel, rel=0.12)
+
+
+def test_channels_of_one_file_are_prepared_as_those_of_two(root: Path) -> None:
+    pair = [np.asarray(nib.load(root / f"{name}.nii.gz").dataobj) for name in ("flair", "t1")]
+    nib.save(nib.Nifti1Image(np.stack(pair, axis=-1), AFFINE), root / "both.nii.gz")
+    space = SPACE.model_copy(update={"channels": ("flair", "t1")})
+    apart = manifest_of(root, {"flair": "flair.nii.gz", "t1": "t1.nii.gz"}, {})
+    images = {
+        name: ref("both.nii.gz", "intensity").model_copy(update={"component": place})
+        for place, name in enumerate(("flair", "t1"))
+    }
+    case = apart.cases[0].model_copy(update={"images": images})
+    together = apart.model_copy(update={"cases": (case,)})
+    first, second = (prepare_case(each, each.cases[0], space) for each in (apart, together))
+    assert torch.equal(first.image, second.image)
+    assert not torch.equal(second.image[0], second.image[1])

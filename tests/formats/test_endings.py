@@ -1,0 +1,39 @@
+"""Names of image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medae.formats.endings import image_files, is_image, stem, without_previews
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.nii.gz", "a"),
+        ("a.b.NII", "a.b"),
+        ("a_0000.nrrd", "a_0000"),
+        ("a.mha", "a"),
+        ("a.png", "a"),
+        ("a.tiff", "a"),
+        ("a.txt", None),
+        ("a.gz", None),
+        (".a.nii.gz", None),
+        ("nii", None),
+    ],
+)
+def test_names(name, expected):
+    assert is_image(Path(name)) == (expected is not None)
+    assert stem(Path(name)) == (expected or name if name[0] != "." else ".a")
+
+
+def test_pictures_count_where_there_are_no_volumes(tmp_path):
+    for name in ("b.png", "a.nii", ".c.nii", "d.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == ["a.nii"]
+    (tmp_path / "a.nii").unlink()
+    assert [path.name for path in image_files(tmp_path)] == ["b.png"]
+    assert image_files(tmp_path / "none") == []
+    assert without_previews([]) == []

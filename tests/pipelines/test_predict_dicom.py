@@ -1,0 +1,112 @@
+"""``medae predict`` and ``medae check`` on DICOM: results on the series' own grid, under pseudonyms."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
+
+from dicomfiles import SECRETS, Geometry, Writer, world
+
+from medae.artifact import ArtifactMeta, save_artifact
+from medae.errors import DataError
+from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
+from pipelines import check, predict
+from pipelines.networks import network_config, seeded_network
+
+SHAPE = (20, 18, 12)
+
+
+@pytest.fixture
+def writer(tmp_path, monkeypatch) -> Writer:
+    monkeypatch.setenv("MEDAE_CASE_SALT", "a key for tests")
+    monkeypatch.setenv("MEDAE_CACHE", str(tmp_path / "cache"))
+    return Writer(tmp_path / "tree")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A segmenter of one channel, not trained."""
+    plan = Plan(
+        space=SpacePlan(channels=("T1",), spacing=(2.0, 2.0, 2.5)),
+        network=NetworkPlan(widths=(4, 4), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3), (3, 3, 3))),
+        sampling=SamplingPlan(patch=(8, 8, 8)),
+    )
+    network = seeded_network(network_config({"kind": "unet"}, plan, classes=2), 0)
+    folder = tmp_path_factory.mktemp("model") / "model"
+    meta = ArtifactMeta(
+        kind="segmenter", network=network.config, plan=plan, target="label", labels={0: "background", 1: "a"}
+    )
+    save_artifact(folder, network, meta)
+    return folder
+
+
+def brain(shape=SHAPE) -> np.ndarray:
+    """A bright block in the dark, with noise."""
+    volume = np.zeros(shape, np.int16)
+    volume[4:-4, 4:-4, 2:-2] = np.random.default_rng(0).integers(300, 900, (shape[0] - 8, shape[1] - 8, shape[2] - 4))
+    return volume
+
+
+def run(model, source, output, overrides=(), **options):
+    result = predict.run(str(model), source, output, {"device": "cpu", **options}, overrides)
+    words = json.dumps(result) + "".join(path.name for path in output.rglob("*"))
+    assert not any(word in words for word in SECRETS)
+    return result
+
+
+def test_a_tree_gets_masks_on_the_grid_of_columns_rows_and_slices(writer, model, tmp_path, capsys):
+    geometry = Geometry(orientation=(0, 1, 0, 0, 0, -1), spacing=(1.5, 1.25), step=2.0)
+    writer.series(brain(), geometry, SeriesDescription="SAG T1", number=2)
+    writer.series(brain(), SeriesDescription="Localizer", number=1)
+    result = run(model, writer.folder, tmp_path / "out")
+    (name,) = result["cases"]
+    assert name.startswith("sub-")
+    mask = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+    assert mask.shape == SHAPE
+    places = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
+    assert np.abs(nib.affines.apply_affine(mask.affine, places) - world(geometry, SHAPE)).max() < 0.01
+    assert "localiser" in capsys.readouterr().err
+
+
+def test_a_tilted_series_gets_a_mask_on_its_upright_grid(writer, model, tmp_path):
+    writer.series(brain(), Geometry(step=(0.0, 0.8, 2.5)), SeriesDescription="T1")
+    (name,) = run(model, writer.folder, tmp_path / "out")["cases"]
+    mask = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+    assert mask.shape == (20, 18 + 11, 12)
+    axes = mask.affine[:3, :3] / np.linalg.norm(mask.affine[:3, :3], axis=0)
+    assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+
+
+def test_channels_are_named_on_the_command_line(writer, model, tmp_path):
+    writer.series(brain(), SeriesDescription="Sequence 7")
+    with pytest.raises(DataError, match=r"none of the plan's channels \(T1\), only MR"):
+        run(model, writer.folder, tmp_path / "out")
+    run(model, writer.folder, tmp_path / "named", ["data.channels.T1=sequence"], format="dicom")
+    assert len(list((tmp_path / "named").glob("sub-*.nii.gz"))) == 1
+
+
+def test_a_single_file_of_many_frames(writer, model, tmp_path):
+    path = writer.enhanced([brain()])
+    predict.run(str(model), path, tmp_path / "mask.nii.gz", {"device": "cpu"})
+    assert nib.load(tmp_path / "mask.nii.gz").shape == SHAPE
+
+
+def test_check_reads_every_series_and_names_nobody(writer, tmp_path, capsys):
+    writer.series(brain(), SeriesDescription="T1", number=1)
+    writer.series(brain(), SeriesDescription="FLAIR", number=2)
+    writer.series(brain(), SeriesDescription="T2", number=3, places=[*range(6), *range(7, 13)])
+    result = check.run(writer.folder, "auto", "given", [], tmp_path / "check", as_json=False)
+    assert [finding["code"] for finding in result["findings"]] == ["missing-slices"]
+    assert result["excluded"] == []
+    (case,) = result["cases"].values()
+    assert set(case["images"]) == {"T1", "FLAIR"}
+    shown = capsys.readouterr()
+    written = "".join(path.read_text(errors="ignore") for path in (tmp_path / "check").rglob("*") if path.is_file())
+    assert not any(word in shown.out + shown.err + written for word in SECRETS)
