@@ -26,6 +26,9 @@ class PlanHints(Config):
     spacing: tuple[float | None, float | None, float | None] | None = None
     intensity: IntensityScheme | None = None
     foreground: Foreground | None = None
+    brain_from: tuple[str, ...] | None = None
+    brain_extraction: Literal["none", "deepbet"] | None = None
+    bias_correction: Literal["none", "n4"] | None = None
     stem: Literal["plain", "space_to_depth"] | None = None
     downsampling: Literal["strided", "maxpool"] | None = None
     levels: int | None = Field(default=None, ge=1)
@@ -47,6 +50,11 @@ class Choice(NamedTuple, Generic[T]):
 
     value: T
     reason: str
+
+
+def or_default(hint: T | None, value: T, reason: str) -> Choice[T]:
+    """The user's choice, else a value that no fingerprint decides."""
+    return Choice(value, reason) if hint is None else given(hint)
 
 
 def given(value: T) -> Choice[T]:

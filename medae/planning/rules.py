@@ -11,7 +11,7 @@ from medae.errors import ConfigError
 from medae.plan import Plan, SpacePlan
 from medae.planning.facts import Fingerprint
 from medae.planning.fingerprint import fingerprint
-from medae.planning.hints import Choice, PlanHints
+from medae.planning.hints import Choice, PlanHints, or_default
 from medae.planning.memory import Estimator, bytes_of, in_words
 from medae.planning.network import Draft, median_sizes, network_reasons
 from medae.planning.notes import notes_on
@@ -61,12 +61,21 @@ def _space(found: Fingerprint, hints: PlanHints) -> tuple[SpacePlan, dict[str, s
     if dims.value == 2:
         across = Choice(*slice_axis(found, hints))
     steps, scheme, rule = spacing(found, hints, across.value), intensity(found, hints), foreground(found, hints)
+    default = SpacePlan()
+    brain_from = or_default(hints.brain_from, default.brain_from, "targets that hold the brain, for foreground: brain")
+    extraction = or_default(hints.brain_extraction, default.brain_extraction, "or deepbet, for cases without one of them")
+    bias = or_default(
+        hints.bias_correction, default.bias_correction, "or n4, against the shading of MR: 10 to 40 s a scan"
+    )
     space = SpacePlan(
         spatial_dims=dims.value,
         slice_axis=across.value,
         spacing=steps.value,
         intensity=scheme.value,
         foreground=rule.value,
+        brain_from=brain_from.value,
+        brain_extraction=extraction.value,
+        bias_correction=bias.value,
         channels=found.channels,
     )
     stored = ", ".join(sorted(set(found.orientations)))
@@ -77,6 +86,9 @@ def _space(found: Fingerprint, hints: PlanHints) -> tuple[SpacePlan, dict[str, s
         "spacing": steps.reason,
         "intensity": scheme.reason,
         "foreground": rule.reason,
+        "brain_from": brain_from.reason,
+        "brain_extraction": extraction.reason,
+        "bias_correction": bias.reason,
         "channels": "as the data set declares them",
     }
     return space, {f"space.{key}": reason for key, reason in reasons.items()}
