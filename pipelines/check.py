@@ -61,7 +61,8 @@ def run(
     for level, places, problem, remedy in grouped(check.findings, files=True):
         screen.say(f"{level}: {problem} [{places}] {remedy}")
     screen.say(f"Pictures and findings: {shown(out / 'report.html')}")
-    screen.say(f"The usable cases, for data.format manifest: {shown(out / 'manifest.json')}")
+    if not isinstance(source, ManifestSource):
+        screen.say(f"The usable cases, for data.format manifest: {shown(out / 'manifest.json')}")
     screen.json(result)
     n_errors = sum(finding.level == "error" for finding in check.findings)
     if n_errors or (strict and check.findings):
@@ -116,8 +117,8 @@ def _spread(rows: Sequence[Sequence[float]], form: str) -> str:
 
 def write_report(check: Check, facts: dict[str, Any], out: Path) -> None:
     """``report.html`` with the findings and the cases that they are about, and pages with all cases beside it."""
-    for old in out.glob("cases-*.html"):
-        old.unlink()
+    for old in out.glob("cases-[0-9][0-9][0-9].html"):
+        old.unlink(missing_ok=True)
     notes: dict[str, list[Finding]] = {}
     for finding in check.findings:
         notes.setdefault(finding.case, []).append(finding)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medae.data.case import Case, Manifest
+from medae.data.case import Case, ImageRef, Manifest
 from medae.data.finding import Finding
 from medae.data.inspection import ImageFacts, Inspection
 from medae.formats.endings import stem
@@ -88,29 +88,41 @@ def _two_partitions(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _duplicates(manifest: Manifest, inspections: Inspections) -> Iterator[Finding]:
-    """Cases with the same voxels. Under two subjects one would be trained on and the other tested on."""
-    images: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    """Images with the same voxels, whatever their channels are called, and label maps that are copies.
+
+    Under two subjects one would be trained on and the other tested on. One file that belongs to several cases is no copy.
+    """
+    images: dict[str, list[tuple[Case, str]]] = defaultdict(list)
     maps: dict[tuple[str, str], list[Case]] = defaultdict(list)
     for case in manifest.cases:
-        for name, facts in inspections[case.id].images.items():
-            if facts.lowest != facts.highest:
-                images[name, facts.voxels].append(case)
-        for name, facts in inspections[case.id].targets.items():
+        inspection = inspections[case.id]
+        if inspection.has_error:  # left out anyway: it must not take a sound copy with it
+            continue
+        for name, facts in inspection.images.items():
+            images[facts.voxels].append((case, name))
+        for name, facts in inspection.targets.items():
             if facts.labels is not None and set(facts.labels) - {0}:
                 maps[name, facts.voxels].append(case)
     copies: set[tuple[str, str]] = set()
-    for (name, _), (first, *others) in images.items():
-        for case in others:
+    for (first, first_name), *others in images.values():
+        for case, name in others:
             copies.add((first.id, case.id))
+            if _place(first.images[first_name]) == _place(case.images[name]):
+                continue
             same = first.subject == case.subject
-            text = f"has the same voxels in '{name}' as the case {first.id}{'' if same else ', of another subject'}"
+            origin = f"the case {first.id}" if name == first_name else f"'{first_name}' of the case {first.id}"
+            text = f"has the same voxels in '{name}' as {origin}{'' if same else ', of another subject'}"
             remedy = "Keep one of them." if same else "Find out whose scan it is, and keep one of them."
-            yield Finding(case.id, "", "warning" if same else "error", "duplicate", text, remedy)
-    for (name, _), (first, *others) in maps.items():
-        for case in others:
-            if (first.id, case.id) not in copies:
-                text = f"has the same label map '{name}' as the case {first.id}, for another image"
+            yield Finding(case.id, "", "warning" if same else "error", "duplicate", text, remedy, f"image {name}")
+    for (name, _), (original, *later) in maps.items():
+        for case in later:
+            if (original.id, case.id) not in copies:
+                text = f"has the same label map '{name}' as the case {original.id}, for another image"
                 yield _whole("duplicate_labels", text, "Find the right label map.", case.id)
+
+
+def _place(ref: ImageRef) -> tuple[tuple[str, ...], int | None]:
+    return ref.files, ref.component
 
 
 def _absent_channels(manifest: Manifest) -> Iterator[Finding]:

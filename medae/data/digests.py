@@ -92,16 +92,30 @@ class Memory:
         return found
 
     def put(self, values: Mapping[str, str]) -> None:
-        """Remember values."""
-        if values:
-            with suppress(sqlite3.Error, OSError), self._open() as store:
-                store.executemany("INSERT OR REPLACE INTO memory VALUES (?, ?)", values.items())
+        """Remember values. A file that is no database (any more) is begun anew."""
+        if not values:
+            return
+        try:
+            self._put(values)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # such as locked or read-only
+                return
+            with suppress(OSError, sqlite3.Error):
+                self._file.unlink(missing_ok=True)
+                self._put(values)
+        except (OSError, sqlite3.Error):
+            return
+
+    def _put(self, values: Mapping[str, str]) -> None:
+        with self._open() as store:
+            store.executemany("INSERT OR REPLACE INTO memory VALUES (?, ?)", values.items())
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         store = sqlite3.connect(self._file, timeout=30)
         try:
+            store.execute("PRAGMA synchronous = OFF")  # what a power failure takes is found out again
             with store:  # one transaction
                 store.execute("CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
                 yield store

@@ -77,6 +77,11 @@ class Inspection(Config):
     targets: dict[str, ImageFacts] = Field(default_factory=dict)
 
     @property
+    def has_error(self) -> bool:
+        """Whether the case is left out."""
+        return any(note.level == "error" for note in self.noted)
+
+    @property
     def is_lasting(self) -> bool:
         """Whether reading it again would find the same: a file that could not be read may be readable tomorrow."""
         return all(note.code != "unreadable" for note in self.noted)
@@ -87,7 +92,7 @@ def inspection_key(case: Case, labels: Mapping[str, Mapping[int, str]]) -> str:
     refs = {f"image {name}": _identity(ref) for name, ref in case.images.items()}
     refs |= {f"target {name}": _identity(ref) for name, ref in case.targets.items() if isinstance(ref, ImageRef)}
     declared = {name: {str(value): text for value, text in names.items()} for name, names in labels.items()}
-    return digest({"inspection": VERSION, "refs": refs, "labels": declared})
+    return digest({"inspection": VERSION, "refs": refs, "order": [*case.images], "labels": declared})
 
 
 def _identity(ref: ImageRef) -> list[str]:

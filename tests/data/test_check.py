@@ -205,6 +205,24 @@ def test_the_same_scan_under_two_subjects(folder):
     assert "the same voxels in 'image' as the case ann, of another subject" in finding.problem
 
 
+def test_a_copy_under_another_channels_name_is_found(tmp_path):
+    for name, folder_name in (("ann", "T1"), ("ann", "T2"), ("bob", "T1"), ("bob", "T2")):
+        offset = {"annT1": 1.0, "annT2": 2.0, "bobT1": 3.0, "bobT2": 1.0}[name + folder_name]
+        save(tmp_path / folder_name / f"{name}.nii.gz", ramp() + offset)
+    source = FolderSource(root=tmp_path, images={"T1": "T1", "T2": "T2"}, ids="names")
+    (finding,) = check_manifest(open_manifest(source)).findings
+    assert (finding.case, finding.level) == ("bob", "error")
+    assert finding.problem == "has the same voxels in 'T2' as 'T1' of the case ann, of another subject"
+
+
+def test_a_broken_copy_does_not_take_the_sound_one_with_it(folder):
+    save(folder / "image" / "bob.nii.gz", ramp() + ord("a") / 128)
+    save(folder / "mask" / "ann.nii.gz", blocks(value=9))  # undeclared: ann is left out
+    source = FolderSource(root=folder, images="image", labels="mask", ids="names", label_names={1: "lesion"})
+    check = check_manifest(open_manifest(source))
+    assert check.excluded == ("ann",)
+
+
 def test_one_label_map_for_two_images(folder):
     (folder / "mask" / "bob.nii.gz").write_bytes((folder / "mask" / "ann.nii.gz").read_bytes())
     assert (only(folder).level, only(folder).code) == ("warning", "duplicate_labels")

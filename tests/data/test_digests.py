@@ -90,9 +90,19 @@ def test_unreadable_files_are_returned_as_errors_and_progress_counts(tmp_path: P
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_without_a_usable_memory_nothing_is_lost_but_time(tmp_path: Path, counted: list[Path]) -> None:
+def test_a_memory_that_is_damaged_is_begun_anew(tmp_path: Path, counted: list[Path]) -> None:
     file = old_file(tmp_path / "a", b"one")
     (cache_folder() / "digests.sqlite").write_bytes(b"no database" * 100)
+    for _ in range(2):
+        assert sha256_of_files([file])[file] == hashlib.sha256(b"one").hexdigest()
+    assert len(counted) == 1
+
+
+def test_without_a_place_for_a_memory_nothing_is_lost_but_time(
+    tmp_path: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = old_file(tmp_path / "a", b"one")
+    monkeypatch.setenv("MEDAE_CACHE", str(file / "below-a-file"))
     for _ in range(2):
         assert sha256_of_files([file])[file] == hashlib.sha256(b"one").hexdigest()
     assert len(counted) == 2
