@@ -13,7 +13,7 @@ import pydicom
 import pydicom.data
 import pytest
 import SimpleITK as sitk
-from dicomfiles import SECRETS, Geometry, Writer, compress, ramp, world
+from dicomfiles import SECRETS, Geometry, Writer, compress, item, ramp, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -181,6 +181,16 @@ def test_one_volume_of_many_frames(writer, modality, shuffle):
     raw = read_series([path])
     assert np.array_equal(raw.array, ramp() * 2.0 - 10)
     assert np.abs(coordinates(raw) - world(geometry, ramp().shape)).max() < 0.01
+
+
+def test_frames_with_a_slope_of_their_own(writer):
+    path = writer.enhanced([ramp()])
+    dataset = pydicom.dcmread(path)
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        group.PixelValueTransformationSequence = item(RescaleSlope=f"{1 + k}", RescaleIntercept=f"{-k}", RescaleType="US")
+    dataset.save_as(path)
+    assert np.array_equal(read_series([path]).array, ramp() * (1.0 + np.arange(5)) - np.arange(5))
 
 
 def test_the_same_without_dcm2niix(writer, monkeypatch):
