@@ -1,0 +1,102 @@
+"""What ``medae check`` leaves behind."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from medae.data.finding import Finding
+from medae.errors import DataError
+from pipelines import check
+from pipelines.check import grouped
+
+NAMES = ("Mustermann_Erika", "Doe_John", "Roe_Jane")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three scans with patients' names, one of them broken, one without a unit."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDAE_CACHE", str(tmp_path / "cache"))
+    for number, name in enumerate(NAMES):
+        image = nib.Nifti1Image(np.random.default_rng(number).random((8, 9, 7), np.float32) * 90, np.eye(4))
+        image.header.set_xyzt_units("unknown" if number == 1 else "mm")
+        path = tmp_path / "data" / "scans" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+    broken = tmp_path / "data" / "scans" / f"{NAMES[2]}.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    return tmp_path / "data"
+
+
+def run(folder: Path, **options: bool) -> None:
+    check.run(folder, "auto", "given", [], Path("out"), workers=1, **options)
+
+
+def test_names_are_on_the_screen_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="1 of 3 cases have an error"):
+        run(folder)
+    screen = capsys.readouterr().out
+    assert f"scans/{NAMES[2]}.nii.gz" in screen
+    written = {path.name: path.read_text() for path in Path("out").iterdir()}
+    assert set(written) == {"report.html", "cases-001.html", "result.json", "manifest.json"}
+    for content in written.values():
+        assert not any(name in content for name in NAMES)
+        assert str(folder) not in content
+
+
+def test_every_case_that_can_be_read_has_its_picture_and_pages_are_of_bearable_size(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "TILES", 1)
+    with pytest.raises(DataError):
+        run(folder)
+    pages = sorted(Path("out").glob("cases-*.html"))
+    assert [page.name for page in pages] == ["cases-001.html", "cases-002.html"]
+    report = Path("out/report.html").read_text()
+    assert all(f'href="{page.name}"' in report for page in pages)
+    for page in pages:
+        (source,) = re.findall(r'src="data:image/webp;base64,([^"]+)"', page.read_text())
+        picture = Image.open(io.BytesIO(base64.b64decode(source)))
+        assert picture.width > picture.height > 50
+    monkeypatch.setattr(check, "TILES", 300)
+    with pytest.raises(DataError):
+        run(folder)
+    assert [page.name for page in Path("out").glob("cases-*.html")] == ["cases-001.html"]  # no page of before is left
+
+
+def test_the_result_holds_every_finding_and_the_facts_of_each_image(folder: Path) -> None:
+    with pytest.raises(DataError):
+        run(folder)
+    result = json.loads(Path("out/result.json").read_text())
+    assert {(row["level"], row["code"], row["role"]) for row in result["findings"]} == {
+        ("error", "unreadable", "image image"),
+        ("warning", "units", "image image"),
+    }
+    assert result["facts"]["cases"] == 3
+    assert len(result["excluded"]) == 1
+    facts = [found["images"]["image"] for found in result["cases"].values() if found["images"]]
+    assert [(tuple(found["shape"]), found["orientation"]) for found in facts] == [((8, 9, 7), "RAS")] * 2
+    assert result["excluded"][0] not in json.dumps(json.loads(Path("out/manifest.json").read_text())["cases"])
+
+
+def test_equal_findings_are_one_row_and_errors_come_first() -> None:
+    findings = [
+        Finding(f"case{number}", f"scans/{number}.nii", level, "code", "is odd", "Look.", "image image")
+        for number in range(5)
+        for level in ("warning", "error")
+    ]
+    assert grouped(findings) == [
+        ("error", "case0, case1, case2 and 2 more", "is odd", "Look."),
+        ("warning", "case0, case1, case2 and 2 more", "is odd", "Look."),
+    ]
+    assert grouped(findings[:1], files=True) == [("warning", "scans/0.nii", "is odd", "Look.")]
+    assert grouped([Finding("", "", "warning", "code", "is odd", "Look.")], files=True)[0][1] == "data set"
