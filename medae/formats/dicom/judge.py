@@ -53,14 +53,11 @@ def judge(headers: Sequence[Header], rules: Rules) -> Verdict:
     if scouts:
         text = f"holds {len(scouts)} localiser images beside its slices; they are left out"
         warnings.append(Problem("localiser-within", text, "Nothing to do."))
-    derived = sum(map(is_derived, rest))
-    if derived:
-        problem = Problem("derived", "is computed from other images (DERIVED or SECONDARY)", "Say 'derived: refuse'.")
+    if any(map(is_derived, rest)):
+        text = "is computed from other images (DERIVED or SECONDARY)"
         if rules.derived == "refuse":
-            return Verdict(problem=Problem(problem.code, problem.problem, "Say 'derived: keep' to take it."))
-        warnings.append(
-            Problem("derived", f"{problem.problem} and taken as it is", "Say 'derived: refuse' to leave it out.")
-        )
+            return Verdict(problem=Problem("derived", text, "Say 'derived: keep' to take it."))
+        warnings.append(Problem("derived", f"{text} and taken as it is", "Say 'derived: refuse' to leave it out."))
     kept, copies = without_copies(slices, content_of)
     if copies:
         text = f"holds {copies} slices twice, with the same contents; each is taken once"
