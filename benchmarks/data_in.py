@@ -31,9 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "data_in.jsonl"
 SETS: dict[str, dict[str, Any]] = {
     "hippocampus": {},
     "ixi_t1": {},
-    "lgg": {},
     "lidc": {"subject": "^.{14}", "modality": "CT"},
-    "oasis_t1": {},
     "dicom": {},
 }
 OPERATIONS = ("loop-1", "check-1", "check-2", "prepare-1", "prepare-2")
@@ -120,12 +118,13 @@ def _check(root: Path, keys: dict[str, Any], workers: int, _scratch: Path) -> Jo
 
 
 def _prepare(root: Path, keys: dict[str, Any], workers: int, scratch: Path) -> Job:
+    from medae.planning.fingerprint import fingerprint
     from medae.planning.rules import make_plan
     from medae.preprocessing.store import build_store
 
     manifest = _manifest(root, keys)
     files, cases = _files(root, keys)
-    space = make_plan(manifest).space
+    space = make_plan(fingerprint(manifest, limit=4)).space
     targets = tuple(manifest.labels) or ("label",)
     return lambda: build_store(manifest, space, scratch / "store", targets, workers=workers), files, cases
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -34,7 +35,14 @@ def unordered(function: Callable[[T], R], items: Sequence[T], workers: int = 1) 
 
     with parallel_config(backend="loky", inner_max_num_threads=1):
         pool = Parallel(n_jobs=min(workers, len(items)), return_as="generator_unordered")
-        yield from pool(delayed(_placed)(function, place, item) for place, item in enumerate(items))
+        results = pool(delayed(_placed)(function, place, item) for place, item in enumerate(items))
+        try:
+            for result in results:  # noqa: UP028 (yield from would close the pool before the warning is silenced)
+                yield result
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that items are left when the caller has seen enough
+                results.close()
 
 
 def _placed(function: Callable[[T], R], place: int, item: T) -> tuple[int, R]:

@@ -1,4 +1,4 @@
-"""The Plan: space, network and sampling, as YAML that a person can read and edit.
+"""The Plan: space, network and sampling, as YAML that a person can read and edit, each choice beside its reason.
 
 ``space`` and ``network`` travel with an encoder; ``sampling`` belongs to one training.
 All spatial tuples are in the order of the oriented array's axes I, J, K (right, anterior, superior), or, when
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from medae.config import Config, load, to_dict, to_yaml
+from medae.commented import commented_yaml
+from medae.config import Config, load, to_dict
 
 
 class CTWindow(Config):
@@ -41,28 +42,39 @@ class RobustZ(Config):
 
 
 IntensityScheme = Annotated[CTWindow | ZScore | RobustZ, Field(discriminator="kind")]
-Foreground = Literal["all", "nonzero", "head"]
+Foreground = Literal["all", "nonzero", "head", "brain"]
 
 
 class SpacePlan(Config):
     """The space that images are brought into.
 
+    orientation: of the array's axes I, J, K: right, anterior, superior, as near as turning by right angles comes to it.
     spacing: mm along I, J, K; None keeps each image's own spacing along that axis (unknown slice spacing).
-    foreground: the voxels that normalisation, sampling and scoring count: all, non-zero ones, or a simple head mask.
+    foreground: the voxels that normalisation, sampling and scoring count: all, non-zero ones, a simple head mask, or the
+    brain. brain_from: targets (masks or whole-brain parcellations) whose voxels above 0, holes filled, are the brain; the
+    first that a case has is taken. brain_extraction: what finds the brain of a case without such a target, ``deepbet`` (of
+    the package of that name, for MR) or nothing: then the case is refused. bias_correction: ``n4`` evens out the slow
+    shading of MR inside the foreground.
     channels: names, in the order of the network's input.
     """
 
     spatial_dims: Literal[2, 3] = 3
     slice_axis: Literal[0, 1, 2] | None = None
+    orientation: Literal["RAS"] = "RAS"
     spacing: tuple[float | None, float | None, float | None] = (1.0, 1.0, 1.0)
     intensity: IntensityScheme = ZScore()
     foreground: Foreground = "nonzero"
+    brain_from: tuple[str, ...] = ("brain_mask",)
+    brain_extraction: Literal["none", "deepbet"] = "none"
+    bias_correction: Literal["none", "n4"] = "none"
     channels: tuple[str, ...] = ("image",)
 
     @model_validator(mode="after")
     def _slices(self) -> SpacePlan:
         if (self.spatial_dims == 2) != (self.slice_axis is not None):
             raise ValueError("slice_axis is needed for 2 spatial dimensions and must be absent for 3")
+        if self.bias_correction != "none" and self.intensity.kind == "ct_window":
+            raise ValueError("bias_correction is for MR; a CT window needs the scanner's own HU")
         return self
 
 
@@ -93,12 +105,13 @@ class SamplingPlan(Config):
 
 
 class Plan(Config):
-    """How medae treats a data set. reasons: by key (``space.spacing``), why it was chosen."""
+    """How medae treats a data set. reasons: by key (``space.spacing``), why it was chosen. notes: what to look at."""
 
     space: SpacePlan
     network: NetworkPlan
     sampling: SamplingPlan
     reasons: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _dimensions(self) -> Plan:
@@ -113,15 +126,18 @@ class Plan(Config):
         """mm along the spatial dimensions; None where each image keeps its own."""
         return tuple(step for axis, step in enumerate(self.space.spacing) if axis != self.space.slice_axis)
 
+    def choices(self) -> dict[str, Any]:
+        """``space``, ``network`` and ``sampling`` in plain JSON types: all that decides, reasons and notes left out."""
+        return {name: to_dict(getattr(self, name)) for name in ("space", "network", "sampling")}
+
     def rows(self) -> list[tuple[str, str, str]]:
         """For a table: key, value and reason of every choice."""
-        content = {name: to_dict(getattr(self, name)) for name in ("space", "network", "sampling")}
-        choices = [(f"{part}.{key}", value) for part, keys in content.items() for key, value in keys.items()]
-        return [(name, _readable(value), self.reasons.get(name, "")) for name, value in choices]
+        found = [(f"{part}.{key}", value) for part, keys in self.choices().items() for key, value in keys.items()]
+        return [(name, _readable(value), self.reasons.get(name, "")) for name, value in found]
 
     def as_yaml(self) -> str:
-        """The plan as YAML that a person can read and edit."""
-        return to_yaml(self)
+        """The plan as YAML that a person can read and edit: reasons and notes are comments, so `read` gives none."""
+        return commented_yaml(self.choices(), self.reasons, self.notes)
 
     @classmethod
     def read(cls, path: Path) -> Plan:

@@ -6,7 +6,7 @@ import errno
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,14 @@ class CaseIdChoice(Enum):
     hashed = "hashed"
 
 
+class PrecisionChoice(Enum):
+    """What ``medae plan --precision`` takes."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key, e.g. --set fit.steps=200."),
@@ -44,7 +52,10 @@ Force = Annotated[bool, typer.Option("--force", help="Run again although nothing
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
 Format = Annotated[
-    str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, dicom, phantom.")
+    str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, table, dicom, phantom.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes that read and prepare scans (default: 4, or fewer cores).")
 ]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -77,13 +88,24 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A choice of yours, e.g. --set spatial_dims=2, or data.subject=…"),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where the plan is written.")] = Path("plan.yaml"),
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="What a training step may take, e.g. 8G: patch and batch are made to fit."
+        ),
+    ] = None,
+    precision: Annotated[
+        PrecisionChoice, typer.Option("--precision", help="In which a training step's memory is estimated.")
+    ] = PrecisionChoice.fp32,
+    out: Annotated[Path, typer.Option("--out", help="Where the plan is written; the fingerprint goes beside it.")] = Path(
+        "plan.yaml"
+    ),
     as_json: Json = False,
 ) -> None:
     """Choose spacing, intensity scheme, patch and network shape for a data set, with a reason for each."""
     from pipelines import plan as program
 
-    program.run(data, format, overrides or [], out, as_json)
+    program.run(data, format, overrides or [], out, as_json, memory, precision.value)
 
 
 @app.command()
@@ -91,6 +113,7 @@ def pretrain(
     config: ConfigName,
     overrides: Overrides = None,
     case_ids: StageCaseIds = None,
+    workers: Workers = None,
     out: Out = RUNS,
     resume: Resume = False,
     force: Force = False,
@@ -99,7 +122,7 @@ def pretrain(
     """Pretrain an autoencoder on unlabelled scans."""
     from pipelines import stage
 
-    stage.command("pretrain", config, overrides or [], _chosen(case_ids), out, resume, force, as_json)
+    stage.command("pretrain", config, overrides or [], _chosen(case_ids, workers), out, resume, force, as_json)
 
 
 @app.command()
@@ -111,6 +134,7 @@ def finetune(
     ] = None,
     overrides: Overrides = None,
     case_ids: StageCaseIds = None,
+    workers: Workers = None,
     out: Out = RUNS,
     resume: Resume = False,
     force: Force = False,
@@ -119,8 +143,8 @@ def finetune(
     """Fine-tune a segmenter on few labels, beside the same network from scratch."""
     from pipelines import stage
 
-    extra: dict[str, str | None] = {} if encoder is None else {"encoder": None if encoder == "none" else encoder}
-    stage.command("finetune", config, overrides or [], extra | _chosen(case_ids), out, resume, force, as_json)
+    extra: dict[str, Any] = {} if encoder is None else {"encoder": None if encoder == "none" else encoder}
+    stage.command("finetune", config, overrides or [], extra | _chosen(case_ids, workers), out, resume, force, as_json)
 
 
 @app.command()
@@ -131,6 +155,7 @@ def detect(
     ] = None,
     overrides: Overrides = None,
     case_ids: StageCaseIds = None,
+    workers: Workers = None,
     out: Out = RUNS,
     resume: Resume = False,
     force: Force = False,
@@ -139,8 +164,8 @@ def detect(
     """Score anomalies by reconstruction error, calibrated on normal scans."""
     from pipelines import stage
 
-    extra: dict[str, str | None] = {} if model is None else {"model": model}
-    stage.command("detect", config, overrides or [], extra | _chosen(case_ids), out, resume, force, as_json)
+    extra: dict[str, Any] = {} if model is None else {"model": model}
+    stage.command("detect", config, overrides or [], extra | _chosen(case_ids, workers), out, resume, force, as_json)
 
 
 @app.command()
@@ -149,6 +174,10 @@ def predict(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data set.")],
     output: Annotated[Path, typer.Argument(help="Folder for the results (a file name for a single image).")],
     format: Format = "auto",
+    brain_mask: Annotated[
+        Path | None,
+        typer.Option("--brain-mask", help="Brain mask of the image, or the folder of masks with the images' names."),
+    ] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirrored copies of the input.")] = False,
     device: Device = "auto",
     overrides: Overrides = None,
@@ -157,7 +186,7 @@ def predict(
     """Apply a trained model to scans; results overlay the scans in their own space."""
     from pipelines import predict as program
 
-    options = {"format": format, "flips": flips, "device": device}
+    options = {"format": format, "flips": flips, "device": device, "brain_mask": brain_mask}
     program.run(model, source, output, options, overrides or [], as_json)
 
 
@@ -181,25 +210,27 @@ def run(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a shipped pipeline.")],
     overrides: Overrides = None,
     case_ids: StageCaseIds = None,
+    workers: Workers = None,
     out: Out = RUNS,
     resume: GoOn = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Run a chain of stages; finished ones that nothing changed for are skipped, an interrupted one goes on."""
-    _run(pipeline, overrides, case_ids, out, resume, force, as_json)
+    _run(pipeline, overrides, _chosen(case_ids, workers), out, resume, force, as_json)
 
 
 @app.command()
 def demo(
     overrides: Overrides = None,
+    workers: Workers = None,
     out: Out = RUNS,
     resume: GoOn = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """All three stages on phantoms made from the ICBM-152 template: no data needed, minutes on two CPU cores."""
-    _run("demo", overrides, None, out, resume, force, as_json)
+    _run("demo", overrides, _chosen(None, workers), out, resume, force, as_json)
 
 
 @app.command()
@@ -216,7 +247,7 @@ def info(
 def _run(
     name: str,
     overrides: list[str] | None,
-    case_ids: CaseIdChoice | None,
+    shared: dict[str, Any],
     out: Path,
     resume: bool,
     force: bool,
@@ -224,12 +255,13 @@ def _run(
 ) -> None:
     from pipelines import run as program
 
-    chosen = [] if case_ids is None else [f"shared.case_ids={case_ids.value}"]
+    chosen = [f"shared.{key}={value}" for key, value in shared.items()]
     program.run(name, [*chosen, *(overrides or [])], out, resume=resume, force=force, as_json=as_json)
 
 
-def _chosen(case_ids: CaseIdChoice | None) -> dict[str, str]:
-    return {} if case_ids is None else {"case_ids": case_ids.value}
+def _chosen(case_ids: CaseIdChoice | None, workers: int | None) -> dict[str, Any]:
+    chosen = {"case_ids": None if case_ids is None else case_ids.value, "workers": workers}
+    return {key: value for key, value in chosen.items() if value is not None}
 
 
 def main() -> None:

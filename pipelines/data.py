@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from medae.artifact import Artifact
 from medae.config import Config, digest, validate
@@ -20,24 +21,27 @@ from medae.data.split import Split, SplitConfig, split_subjects
 from medae.errors import DataError
 from medae.parallel import usable_cores
 from medae.plan import SpacePlan
+from medae.preprocessing.estimate import readable
 from medae.preprocessing.store import Store, build_store
-from pipelines.console import Screen
+from pipelines.console import Screen, shown
 
 MOST_WORKERS = 4
-"""Threads that prepare scans: each holds several copies of one."""
+"""Processes that prepare scans: each holds several copies of one."""
 
 
 class DataConfig(Config):
     """Which data, and who is for what.
 
     case_ids: ``given`` keeps the data set's own pseudonyms, ``hashed`` hides them. max_cases: only the first so many
-    cases (after sorting by id), for a trial.
+    cases (after sorting by id), for a trial. workers: processes that check and prepare scans, at most; without it one a
+    core, and 4 for preparing, since each holds several copies of a scan in memory. They change the speed only.
     """
 
     data: SourceConfig
     case_ids: Literal["given", "hashed"] = "given"
     max_cases: int | None = None
     split: SplitConfig = SplitConfig()
+    workers: int | None = Field(default=None, ge=1)
 
 
 class Opened(Config):
@@ -84,7 +88,7 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     if config.max_cases is not None:
         manifest = manifest.model_copy(update={"cases": manifest.cases[: config.max_cases]})
     with screen.progress("Checking scans") as report:
-        check = check_manifest(manifest, workers=usable_cores(), progress=report)
+        check = check_manifest(manifest, workers=config.workers or usable_cores(), progress=report)
     for finding in check.findings:
         if finding.level == "error":
             screen.warn(f"{finding.case or 'A file'} left out: {finding.problem} ({finding.file}) {finding.remedy}")
@@ -99,12 +103,17 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     return Dataset(kept, check.findings, check.excluded, split_subjects(kept, config.split), total)
 
 
-def preprocess(manifest: Manifest, space: SpacePlan, targets: Sequence[str], screen: Screen) -> Store:
+def preprocess(
+    manifest: Manifest, space: SpacePlan, targets: Sequence[str], screen: Screen, workers: int | None = None
+) -> Store:
     """The scans in plan space, from the cache where they are there already."""
+
+    def starting(cases: int, needed: int) -> None:
+        screen.note(f"Preprocessing {cases} cases, at most {readable(needed)} in {shown(cache_folder())}")
+
+    workers = workers or min(MOST_WORKERS, usable_cores())
     with screen.progress("Preprocessing") as report:
-        return build_store(
-            manifest, space, cache_folder(), targets, workers=min(MOST_WORKERS, os.cpu_count() or 1), progress=report
-        )
+        return build_store(manifest, space, cache_folder(), targets, workers, report, starting=starting)
 
 
 def image_digests(manifest: Manifest) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from medae.preprocessing.prepare import Prepared, prepare_case
 from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.detect_report import INTENSITY, MODEL, make_report
 from pipelines.files import write_text
+from pipelines.memory import estimator_of
 from pipelines.outcome import Outcome
 from pipelines.pretrain import Autoencoding, train
 from pipelines.segmenting import reference, with_target
@@ -158,12 +159,13 @@ def _model(
         origin = {"objective": source.get("objective", "not recorded"), "model_run": source.get("run_id", "")}
         return artifact.meta.plan, artifact.model(), origin, []
     stage.uses("training", cohort["train"])
-    plan = config.plan.make(cohort["train"], stage.screen)
+    estimator = estimator_of(config.network, config.objective, config.fit)
+    plan = config.plan.make(cohort["train"], stage.screen, estimator)
     excluded = config.target if config.normals == "lesion_free_slices" else None
     everyone = stage.dataset.manifest.select(
         lambda case: any(case.id == kept.id for part in cohort.values() for kept in part.cases)
     )
-    store = preprocess(everyone, plan.space, (config.target,), stage.screen)
+    store = preprocess(everyone, plan.space, (config.target,), stage.screen, config.workers)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, excluded)
     return plan, model, {"objective": config.objective.kind}, result.history

@@ -121,6 +121,7 @@ def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
     across, *within = scoring.postprocessing.median
     mask = {
         "head": "a simple head mask (not a brain mask: skull and scalp are scored too)",
+        "brain": "the brain mask",
         "nonzero": "the voxels that are not 0",
         "all": "the whole image",
     }[plan.space.foreground]

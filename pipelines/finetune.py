@@ -34,6 +34,7 @@ from pipelines.baselines import ball_scores
 from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.files import write_text
 from pipelines.finetune_report import case_dice, make_report
+from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
@@ -119,9 +120,9 @@ def run(config: Config, stage: Stage) -> Outcome:
     if config.encoder is not None:
         refuse_seen(test, stage.inputs["encoder"], "encoder", "test")
     labels = label_names(labelled, config.target)
-    plan = _plan(config, stage, labelled)
+    plan = _plan(config, stage, labelled, len(labels))
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
-    store = preprocess(labelled, plan.space, (config.target,), stage.screen)
+    store = preprocess(labelled, plan.space, (config.target,), stage.screen, config.workers)
     training = labelled.of_subjects(subjects[: len(subjects) - config.selection])
     selection = labelled.of_subjects(subjects[len(subjects) - config.selection :])
 
@@ -170,11 +171,12 @@ def run(config: Config, stage: Stage) -> Outcome:
     return Outcome(report, models, metrics, facts)
 
 
-def _plan(config: Config, stage: Stage, labelled: Manifest) -> Plan:
+def _plan(config: Config, stage: Stage, labelled: Manifest, classes: int) -> Plan:
     """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own."""
+    estimator = estimator_of(config.network, config.objective, config.fit, classes)
     if config.encoder is None:
-        return config.plan.make(labelled, stage.screen)
-    return config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen)
+        return config.plan.make(labelled, stage.screen, estimator)
+    return config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen, estimator)
 
 
 def _train(

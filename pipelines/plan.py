@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,20 @@ from pydantic import model_validator
 
 from medae.config import apply_overrides, to_dict, validate
 from medae.data.case import Manifest
+from medae.data.digests import reporting
 from medae.errors import ConfigError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
+from medae.planning.facts import Fingerprint
 from medae.planning.fingerprint import fingerprint
-from medae.planning.rules import PlanHints, make_plan
+from medae.planning.hints import PlanHints
+from medae.planning.memory import Estimator
+from medae.planning.rules import make_plan
 from medae.planning.strides import Shapes, total_strides
+from medae.training.precision import Precision
 from pipelines.console import Screen, shown
 from pipelines.data import open_folder
 from pipelines.files import write_text
+from pipelines.memory import default_estimator
 
 FEWEST_VOXELS = 4
 """Along a pooled axis, at the coarsest level."""
@@ -44,27 +51,28 @@ class PlanChoice(PlanHints):
         """The hints, or what the file says: an edited file is another plan."""
         if self.file is None:
             return to_dict(self)
-        return {key: value for key, value in to_dict(Plan.read(self.file)).items() if key != "reasons"}
+        return Plan.read(self.file).choices()
 
-    def make(self, manifest: Manifest, screen: Screen) -> Plan:
-        """The plan for these cases."""
+    def make(self, manifest: Manifest, screen: Screen, estimator: Estimator | None = None) -> Plan:
+        """The plan for these cases. estimator: of the training that it is for; asked only if a memory target is set."""
         if self.file is not None:
-            return Plan.read(self.file)
-        screen.note(f"Planning from the fingerprint of {len(manifest.cases)} cases")
-        return make_plan(manifest, **self.hints())
+            return _from_file(self.file)
+        plan = make_plan(_read(manifest, screen), estimator if self.memory else None, **self.hints())
+        for note in plan.notes:
+            screen.note(note)
+        return plan
 
-    def around(self, pretrained: Plan, manifest: Manifest, screen: Screen) -> Plan:
+    def around(self, pretrained: Plan, manifest: Manifest, screen: Screen, estimator: Estimator | None = None) -> Plan:
         """The space and network of a pretrained encoder, with patch and batch for these cases in that space.
 
         Says what the cases' own plan would have been. Raises ConfigError if that has another number of dimensions.
         """
         if self.file is not None:
-            own = Plan.read(self.file)
+            own = _from_file(self.file)
             fitted = own
         else:
-            screen.note(f"Planning from the fingerprint of {len(manifest.cases)} cases")
-            found = fingerprint(manifest)
-            own = make_plan(found, **self.hints())
+            found = _read(manifest, screen)
+            own = make_plan(found, **{name: value for name, value in self.hints().items() if name != "memory"})
             space = pretrained.space
             fixed: dict[str, Any] = {
                 "spatial_dims": space.spatial_dims,
@@ -72,8 +80,12 @@ class PlanChoice(PlanHints):
                 "spacing": space.spacing,
             }
             fixed |= {"intensity": space.intensity, "foreground": space.foreground}
-            sampling = {name: value for name, value in self.hints().items() if name in ("patch", "batch")}
-            fitted = make_plan(found, **{name: value for name, value in fixed.items() if value is not None}, **sampling)
+            fixed |= {name: value for name, value in self.hints().items() if name in ("patch", "batch", "memory")}
+            inside = None
+            if self.memory is not None and estimator is not None:
+                size = estimator.bytes
+                inside = replace(estimator, bytes=lambda plan: size(self._within(pretrained, plan)))
+            fitted = make_plan(found, inside, **{name: value for name, value in fixed.items() if value is not None})
         if own.space.spatial_dims != pretrained.space.spatial_dims:
             raise ConfigError(
                 f"The encoder works in {pretrained.space.spatial_dims} dimensions, the plan for this data in "
@@ -87,13 +99,18 @@ class PlanChoice(PlanHints):
                 instead = to_dict(other)[key]
                 if value != instead:
                     screen.note(f"Kept from the encoder: {part}.{key} {value}; this data's own plan would have {instead}.")
-        given = self.file is not None or self.patch is not None
-        patch = fitted.sampling.patch if given else _whole_cells(fitted.sampling.patch, pretrained.network.strides)
-        sampling_plan = fitted.sampling.model_copy(update={"patch": patch})
+        sampling_plan = self._within(pretrained, fitted).sampling
         reasons = {key: reason for key, reason in fitted.reasons.items() if key.startswith("sampling.")}
         for part, kept in (("space", space), ("network", pretrained.network)):
             reasons |= {f"{part}.{key}": "kept from the encoder" for key in to_dict(kept)}
-        return Plan(space=space, network=pretrained.network, sampling=sampling_plan, reasons=reasons)
+        return Plan(space=space, network=pretrained.network, sampling=sampling_plan, reasons=reasons, notes=fitted.notes)
+
+    def _within(self, pretrained: Plan, plan: Plan) -> Plan:
+        """A plan with a pretrained encoder's network, and its patch in whole cells of that, unless it was given."""
+        fixed = self.file is not None or self.patch is not None
+        patch = plan.sampling.patch if fixed else _whole_cells(plan.sampling.patch, pretrained.network.strides)
+        sampling = plan.sampling.model_copy(update={"patch": patch})
+        return plan.model_copy(update={"network": pretrained.network, "sampling": sampling})
 
     def placeholder(self) -> Plan:
         """A plan of the right kind before any scan is read, to try a network's configuration against."""
@@ -123,15 +140,47 @@ def _whole_cells(patch: Sequence[int], strides: Shapes) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def run(data: Path, format: str, overrides: Sequence[str], out: Path, as_json: bool) -> Plan:
-    """Plan for a folder; writes YAML. Overrides are hints, or keys of the source: ``data.subject=…``."""
+def _from_file(path: Path) -> Plan:
+    """The plan in a file, which is the reason of every choice."""
+    plan = Plan.read(path)
+    return plan.model_copy(update={"reasons": {key: "as in the plan file" for key, _, _ in plan.rows()} | plan.reasons})
+
+
+def _read(manifest: Manifest, screen: Screen) -> Fingerprint:
+    with screen.progress(f"Fingerprint of {len(manifest.cases)} cases") as report:
+        return fingerprint(manifest, progress=report)
+
+
+def run(
+    data: Path,
+    format: str,
+    overrides: Sequence[str],
+    out: Path,
+    as_json: bool,
+    memory: str | None = None,
+    precision: Precision = "fp32",
+) -> Plan:
+    """Plan for a folder; writes YAML, and the fingerprint beside it. memory: that a training step may take, such as 8G.
+
+    precision: in which such a step would be computed. Overrides are hints, or keys of the source: ``data.subject=…``.
+    """
     screen = Screen(as_json)
     content = apply_overrides({}, overrides)
     source = content.pop("data", {})
-    choice = validate(PlanChoice, content, where="--set")
-    plan = choice.make(open_folder(data, format, source), screen)
+    choice = validate(PlanChoice, content if memory is None else {**content, "memory": memory}, where="--set")
+    with screen.progress("Reading files") as report, reporting(report):
+        manifest = open_folder(data, format, source)
+    found = _read(manifest, screen)
+    plan = (
+        _from_file(choice.file) if choice.file else make_plan(found, default_estimator(found, precision), **choice.hints())
+    )
+    beside = out.with_name(f"{out.stem}.fingerprint.yaml")
     write_text(out, plan.as_yaml())
+    write_text(beside, found.as_yaml())
+    screen.table("Fingerprint", ["", ""], found.rows(manifest.labels))
     screen.table("Plan", ["", "choice", "reason"], plan.rows())
-    screen.say(f"Plan: {shown(out)} (edit it, and name it in a configuration as plan.file)")
-    screen.json({"stage": "plan", "metrics": {}, **to_dict(plan)})
+    for note in plan.notes:
+        screen.say(f"Note: {note}")
+    screen.say(f"Plan: {shown(out)} (edit it, and name it in a configuration as plan.file); fingerprint: {shown(beside)}")
+    screen.json({"stage": "plan", "metrics": {}, **to_dict(plan), "fingerprint": to_dict(found)})
     return plan

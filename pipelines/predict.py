@@ -15,7 +15,7 @@ from medae.anomaly.detector import Scoring, model_maps, reconstruct
 from medae.artifact import Artifact, load_artifact
 from medae.config import Config, apply_overrides, validate
 from medae.data.sources import detect_format
-from medae.errors import ArtifactError, DataError, MedaeError
+from medae.errors import ArtifactError, ConfigError, DataError, MedaeError
 from medae.export.nifti import write_native
 from medae.formats.endings import NIFTI, image_files, stem
 from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
@@ -33,12 +33,15 @@ Scan = tuple[str, Callable[[], Prepared]]
 
 class Options(Config):
     """Choices of a prediction. format: layout of the input. data: further keys of that layout, such as the channels of a
-    DICOM tree. flips: average over mirrored inputs, even if the model's own recipe does not.
+    DICOM tree. flips: average over mirrored inputs, even if the model's own recipe does not. brain_mask: of a plain file,
+    or a folder with those of plain files, for a model whose foreground is the brain; a data set's masks are among its
+    targets.
     """
 
     format: str = "auto"
     data: dict[str, Any] = Field(default_factory=dict)
     flips: bool = False
+    brain_mask: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -87,6 +90,13 @@ def _scans(source: Path, artifact: Artifact, choice: Options, screen: Screen) ->
     space = artifact.meta.plan.space
     if not source.exists():
         raise DataError("The input does not exist.", where=source, remedy="Check the path.")
+    brain_mask = choice.brain_mask
+    if brain_mask is not None and space.foreground != "brain":
+        raise ConfigError(
+            f"The model's foreground is '{space.foreground}', so a brain mask has no effect.",
+            where="--brain-mask",
+            remedy="Leave it out.",
+        )
     if source.is_dir():
         if choice.format != "auto" or choice.data or _is_data_set(source):
             manifest = open_folder(source, choice.format, choice.data)
@@ -105,7 +115,11 @@ def _scans(source: Path, artifact: Artifact, choice: Options, screen: Screen) ->
             remedy="Lay the scans out as a data set (nnU-Net raw or BIDS) and give its folder.",
         )
     channel = space.channels[0]
-    return [(stem(file), partial(prepare_files, {channel: [file]}, space, stem(file))) for file in files]
+
+    def mask_of(file: Path) -> Path | None:
+        return brain_mask / file.name if brain_mask is not None and brain_mask.is_dir() else brain_mask
+
+    return [(stem(file), partial(prepare_files, {channel: [file]}, space, stem(file), mask_of(file))) for file in files]
 
 
 def _refuse_overwriting(source: Path, output: Path) -> None:

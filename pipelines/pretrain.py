@@ -26,6 +26,7 @@ from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
+from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
@@ -80,9 +81,9 @@ def run(config: Config, stage: Stage) -> Outcome:
     stage.uses("training", training)
     if config.validation_batches:
         stage.uses("validation", validation)
-    plan = config.plan.make(training, stage.screen)
+    plan = config.plan.make(training, stage.screen, estimator_of(config.network, config.objective, config.fit))
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
-    store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen)
+    store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen, config.workers)
     cases = {"train": [case.id for case in training.cases], "validation": [case.id for case in validation.cases]}
     model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"])
 

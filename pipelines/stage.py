@@ -37,7 +37,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a run may be called: it becomes the name of a folder and of registered models."""
 
 KINDS = ("pretrain", "finetune", "detect")
-WITHOUT_EFFECT = ("experiment", "device")
+WITHOUT_EFFECT = ("experiment", "device", "workers")
 """Keys that change where or how fast a stage runs, not what comes out."""
 
 

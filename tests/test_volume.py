@@ -177,7 +177,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         assert name in str(caught.value.where)
         assert caught.value.remedy
         assert "\n" not in caught.value.what
-    with pytest.raises(DataError, match="2 were given"):
+    with pytest.raises(DataError, match="2 files were given"):
         read_volume([good, good], "intensity")
 
 

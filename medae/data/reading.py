@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
 
 from medae.data.case import ImageRef, Manifest
 from medae.errors import MedaeError
-from medae.formats.read import read_volume
-from medae.volume import Volume
+from medae.formats import header, read
+from medae.volume import NativeGrid, Volume
+
+T = TypeVar("T")
 
 
 def read_image(manifest: Manifest, ref: ImageRef) -> Volume:
     """The image on nearest-RAS axes, as by `medae.formats.read.read_volume`; errors name places as `place_of` does."""
+    return _named(manifest, ref, lambda: read.read_volume(manifest.paths(ref), ref.kind, **_how(ref)))
+
+
+def read_array(manifest: Manifest, ref: ImageRef) -> tuple[np.ndarray, NativeGrid]:
+    """The same as an array ``[1, I, J, K]`` and the grid of its file."""
+    return _named(manifest, ref, lambda: read.read_array(manifest.paths(ref), ref.kind, **_how(ref)))
+
+
+def read_grid(manifest: Manifest, ref: ImageRef) -> NativeGrid:
+    """The image's grid from its header, as by `medae.formats.header.read_grid`."""
+    return _named(manifest, ref, lambda: header.read_grid(manifest.paths(ref), ref.component))
+
+
+def _how(ref: ImageRef) -> dict[str, Any]:
+    return {"resample_slices": ref.resample_slices, "component": ref.component}
+
+
+def _named(manifest: Manifest, ref: ImageRef, reading: Callable[[], T]) -> T:
     try:
-        return read_volume(manifest.paths(ref), ref.kind, resample_slices=ref.resample_slices, component=ref.component)
+        return reading()
     except MedaeError as error:
         raise type(error)(error.what, where=place_of(manifest, [ref], error.where), remedy=error.remedy) from error
 

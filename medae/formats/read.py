@@ -15,7 +15,9 @@ from medae.formats.endings import NIFTI, is_image
 from medae.formats.itk import read_itk
 from medae.formats.nifti import read_nifti
 from medae.formats.raw import RawImage
-from medae.volume import Volume, to_ras
+from medae.volume import NativeGrid, Volume, to_ras
+
+Kind = Literal["intensity", "labels", "mask"]
 
 LARGEST_LABEL = int(np.iinfo(np.int16).max)
 
@@ -23,14 +25,19 @@ WHOLE = 1e-4
 """How far a stored label may be from a whole number: a header's scale factor rounds."""
 
 
-def read_volume(
-    paths: Sequence[Path],
-    kind: Literal["intensity", "labels", "mask"],
-    *,
-    resample_slices: bool = False,
-    component: int | None = None,
-) -> Volume:
-    """Read one 3D image and turn it to the nearest RAS axes.
+def read_volume(paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False, component: int | None = None) -> Volume:
+    """As `read_array`, as a Volume."""
+    import torch
+    from monai.data.meta_tensor import MetaTensor  # takes seconds to import, which whoever needs arrays only is spared
+
+    array, native = read_array(paths, kind, resample_slices=resample_slices, component=component)
+    return Volume(MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(native.ras()[1])), native)
+
+
+def read_array(
+    paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False, component: int | None = None
+) -> tuple[np.ndarray, NativeGrid]:
+    """Read one 3D image and turn it to the nearest RAS axes: an array ``[1, I, J, K]`` and the grid of its file.
 
     paths: one file, or the files of a DICOM series in any order. NIfTI (``.nii``, ``.nii.gz``) is read by nibabel; DICOM,
     told by its contents, by dcm2niix or SimpleITK; everything else by SimpleITK, whose LPS world becomes RAS. kind:
@@ -40,15 +47,11 @@ def read_volume(
     Raises DataError for a file that cannot be read, is not 3D, or whose values do not fit the kind (not finite,
     label values that are negative, above 32767 or not whole numbers); GeometryError for an unusable affine.
     """
-    import torch
-    from monai.data.meta_tensor import MetaTensor  # takes seconds: who reads raw images only is spared it
-
     raw = read_raw(paths, resample_slices=resample_slices, component=component)
     values = _intensities(raw.array, paths[0]) if kind == "intensity" else _labels(raw.array, paths[0])
     if kind == "mask":
         values = (values != 0).astype(np.int16)
-    oriented = np.ascontiguousarray(to_ras(values[None], raw.native.matrix()))
-    return Volume(MetaTensor(torch.from_numpy(oriented), affine=torch.from_numpy(raw.native.ras()[1])), raw.native)
+    return np.ascontiguousarray(to_ras(values[None], raw.native.matrix())), raw.native
 
 
 def read_raw(paths: Sequence[Path], *, resample_slices: bool = False, component: int | None = None) -> RawImage:

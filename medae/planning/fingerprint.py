@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 
-from medae.config import Config
 from medae.data.case import Case, ImageRef, Manifest, Modality
 from medae.data.reading import read_image
 from medae.errors import DataError
 from medae.plan import Foreground
+from medae.planning.facts import Fingerprint, Intensities, Range, Triple
+from medae.planning.structures import Found, structures_in, summarised
 from medae.preprocessing.foreground import foreground_mask
 from medae.seeding import numpy_generator
 from medae.volume import Volume, spacing_of
@@ -34,66 +36,6 @@ BLACK = 0.05
 
 SAMPLE = 20_000
 """Voxels a case and channel that the intensity statistics are taken from."""
-
-Triple = tuple[int, int, int]
-
-
-class Intensities(Config):
-    """Of one channel, in the files' units, inside the foreground, over all cases read.
-
-    modality: as declared, otherwise guessed. lower, median, upper: percentiles 0.5, 50, 99.5. mean, std: after
-    clipping to lower and upper.
-    """
-
-    modality: Modality
-    guessed: bool
-    lower: float
-    median: float
-    upper: float
-    mean: float
-    std: float
-
-
-class LabelFrequency(Config):
-    """Of one label: cases in which it occurs, and its mean share of the voxels."""
-
-    cases: int
-    share: float
-
-
-class Fingerprint(Config):
-    """What was found in the cases that were read; axes are I, J, K of the nearest RAS, lengths mm.
-
-    cases: in the data set. shapes, boxes, spacings: an entry a case read; boxes are the bounding boxes of the foreground,
-    in voxels. foreground: the rule that fits each case. intensities: by channel. labels: by target and label, over the
-    cases read that have the target; 0 is left out.
-    """
-
-    cases: int
-    channels: tuple[str, ...]
-    shapes: tuple[Triple, ...]
-    boxes: tuple[Triple, ...]
-    spacings: tuple[tuple[float, float, float], ...]
-    foreground: tuple[Foreground, ...]
-    intensities: dict[str, Intensities]
-    labels: dict[str, dict[int, LabelFrequency]]
-
-    @property
-    def median_spacing(self) -> tuple[float, float, float]:
-        """mm along I, J, K."""
-        i, j, k = np.median(self.spacings, axis=0).tolist()
-        return i, j, k
-
-    @property
-    def median_shape(self) -> tuple[float, float, float]:
-        """Voxels along I, J, K."""
-        i, j, k = np.median(self.shapes, axis=0).tolist()
-        return i, j, k
-
-    @property
-    def anisotropy(self) -> float:
-        """The coarsest median spacing over the finest."""
-        return max(self.median_spacing) / min(self.median_spacing)
 
 
 def fingerprint(manifest: Manifest, limit: int = 32, progress: Callable[[int, int], None] | None = None) -> Fingerprint:
@@ -124,6 +66,61 @@ def background_rule(image_IJK: np.ndarray) -> Foreground:
     return "nonzero" if 1 - filled.size / image_IJK.size >= EMPTY else "all"
 
 
+def tail_weight(values: np.ndarray) -> float | None:
+    """How much wider than its middle a distribution is, see `Intensities`; None if more than half of it is one value."""
+    lower, median, upper = np.percentile(values, [0.5, 50, 99.5])
+    clipped = np.clip(values, lower, upper).astype(np.float64)
+    middle = 1.4826 * float(np.median(np.abs(clipped - median)))
+    return float(clipped.std()) / middle if middle else None
+
+
+class _Channel:
+    """What has been read of one channel."""
+
+    def __init__(self) -> None:
+        self.samples: list[np.ndarray] = []
+        self.labelled: list[np.ndarray] = []
+        self.modalities: set[tuple[Modality, bool]] = set()
+        self.ranges: list[Range] = []
+        self.tails: list[float | None] = []
+        self.eight_bit = 0
+
+    def add(
+        self, image_IJK: np.ndarray, mask_IJK: np.ndarray, modality: tuple[Modality, bool], draw: np.random.Generator
+    ) -> None:
+        """Take in an image and its foreground."""
+        self.modalities.add(modality)
+        self.ranges.append((float(image_IJK.min()), float(image_IJK.max())))
+        self.eight_bit += bool(self.ranges[-1][0] >= 0 and self.ranges[-1][1] <= 255 and (image_IJK % 1 == 0).all())
+        values = image_IJK[mask_IJK]
+        values = values[values >= PADDING] if modality[0] == "CT" else values
+        self.samples.append(draw.choice(values, min(SAMPLE, len(values)), replace=False))
+        if len(values):
+            self.tails.append(tail_weight(self.samples[-1]))
+
+    def result(self) -> Intensities:
+        """Over all that was read."""
+        kinds = {modality for modality, _ in self.modalities}
+        values = np.concatenate(self.samples)
+        lower, median, upper = np.percentile(values, [0.5, 50, 99.5]).tolist()
+        clipped = np.clip(values, lower, upper).astype(np.float64)
+        inside = np.concatenate(self.labelled) if self.labelled else np.empty(0)
+        labelled = np.percentile(inside, [0.5, 50, 99.5]).tolist() if inside.size else None
+        return Intensities(
+            modality=kinds.pop() if len(kinds) == 1 else "unknown",
+            guessed=any(guessed for _, guessed in self.modalities),
+            lower=lower,
+            median=median,
+            upper=upper,
+            mean=float(clipped.mean()),
+            std=float(clipped.std()),
+            ranges=tuple(self.ranges),
+            eight_bit=self.eight_bit,
+            tails=tuple(self.tails),
+            labelled=labelled,
+        )
+
+
 class _Reading:
     """What has been read so far."""
 
@@ -132,14 +129,14 @@ class _Reading:
         self.shapes: list[Triple] = []
         self.boxes: list[Triple] = []
         self.spacings: list[tuple[float, float, float]] = []
+        self.orientations: list[str] = []
         self.foreground: list[Foreground] = []
-        self.samples: dict[str, list[np.ndarray]] = {name: [] for name in manifest.channels}
-        self.modalities: dict[str, set[tuple[Modality, bool]]] = {name: set() for name in manifest.channels}
-        self.shares: dict[str, list[dict[int, float]]] = {}
+        self.channels = {name: _Channel() for name in manifest.channels}
+        self.structures: dict[str, list[dict[int, Found]]] = {}
 
     def add(self, case: Case) -> None:
         """Read a case's channels and label maps."""
-        volumes = {name: read_image(self.manifest, ref) for name, ref in case.images.items() if name in self.samples}
+        volumes = {name: read_image(self.manifest, ref) for name, ref in case.images.items() if name in self.channels}
         if not volumes:
             return
         first = next(iter(volumes.values()))
@@ -158,45 +155,46 @@ class _Reading:
         self.shapes.append(_triple(mask.shape))
         self.boxes.append(_box(mask))
         self.spacings.append(spacing_of(first.image.affine.numpy()))
+        self.orientations.append("".join(nib.aff2axcodes(first.native.matrix())))
         self.foreground.append(rule)
-        for channel, (name, modality) in zip(image, modalities.items(), strict=True):
-            self.modalities[name].add(modality)
-            generator = numpy_generator(0, "fingerprint", case.id, name)
-            values = channel[mask].numpy()
-            values = values[values >= PADDING] if modality[0] == "CT" else values
-            self.samples[name].append(generator.choice(values, min(SAMPLE, len(values)), replace=False))
+        inside = self._labels(case, first)
+        for channel, (name, modality) in zip(image.numpy(), modalities.items(), strict=True):
+            self.channels[name].add(channel, mask.numpy(), modality, numpy_generator(0, "fingerprint", case.id, name))
+            if inside is not None and inside.shape == channel.shape:
+                values, draw = channel[inside], numpy_generator(0, "fingerprint", case.id, name, "labelled")
+                self.channels[name].labelled.append(draw.choice(values, min(SAMPLE, len(values)), replace=False))
+
+    def _labels(self, case: Case, image: Volume) -> np.ndarray | None:
+        """Read a case's label maps. Returns where any of those on the image's grid has a label."""
+        inside = None
         for name, target in case.targets.items():
             if isinstance(target, ImageRef):
-                found, counts = np.unique(read_image(self.manifest, target).image.numpy(), return_counts=True)
-                shares = {int(label): count / counts.sum() for label, count in zip(found, counts, strict=True) if label}
-                self.shares.setdefault(name, []).append(shares)
+                volume = read_image(self.manifest, target)
+                labels = volume.image[0].numpy()
+                found = structures_in(labels, spacing_of(volume.image.affine.numpy()))
+                self.structures.setdefault(name, []).append(found)
+                if labels.shape == image.image.shape[1:]:
+                    inside = labels > 0 if inside is None else inside | (labels > 0)
+        return inside
 
     def result(self) -> Fingerprint:
         """The fingerprint of what was read. Raises DataError if nothing was."""
-        read = [name for name in self.manifest.channels if sum(map(len, self.samples[name]))]
+        read = [name for name, channel in self.channels.items() if sum(map(len, channel.samples))]
         if not read:
             raise DataError(
                 f"None of {len(self.manifest.cases)} cases has an image with foreground in a declared channel.",
                 remedy="Check the channels of the data set and its images.",
             )
-        labels: dict[str, dict[int, LabelFrequency]] = {}
-        for name, rows in self.shares.items():
-            found = sorted({label for row in rows for label in row})
-            labels[name] = {
-                label: LabelFrequency(
-                    cases=sum(label in row for row in rows), share=float(np.mean([row.get(label, 0.0) for row in rows]))
-                )
-                for label in found
-            }
         return Fingerprint(
             cases=len(self.manifest.cases),
             channels=self.manifest.channels,
             shapes=tuple(self.shapes),
             boxes=tuple(self.boxes),
             spacings=tuple(self.spacings),
+            orientations=tuple(self.orientations),
             foreground=tuple(self.foreground),
-            intensities={name: _intensities(np.concatenate(self.samples[name]), self.modalities[name]) for name in read},
-            labels=labels,
+            intensities={name: self.channels[name].result() for name in read},
+            labels={name: summarised(cases) for name, cases in self.structures.items()},
         )
 
 
@@ -206,21 +204,6 @@ def _modality(declared: Modality, volume: Volume) -> tuple[Modality, bool]:
         return declared, False
     darkest = np.percentile(volume.image.numpy(), 0.5)
     return ("CT" if darkest < HOUNSFIELD else "MR"), True
-
-
-def _intensities(values: np.ndarray, modalities: set[tuple[Modality, bool]]) -> Intensities:
-    kinds = {modality for modality, _ in modalities}
-    lower, median, upper = np.percentile(values, [0.5, 50, 99.5]).tolist()
-    clipped = np.clip(values, lower, upper).astype(np.float64)
-    return Intensities(
-        modality=kinds.pop() if len(kinds) == 1 else "unknown",
-        guessed=any(guessed for _, guessed in modalities),
-        lower=lower,
-        median=median,
-        upper=upper,
-        mean=float(clipped.mean()),
-        std=float(clipped.std()),
-    )
 
 
 def _box(mask_IJK: Tensor) -> Triple:

@@ -1,6 +1,7 @@
 """One prepared case on disk: a folder of ``.npy`` arrays and an ``entry.json`` with their checksums.
 
 An entry is written into a folder of its own, which the store then renames, so a reader meets a whole entry or none.
+The arrays of a plan of slices lie on disk slice by slice, so that a slice is one stretch of the file.
 Nothing is synced: what a power failure leaves behind does not match its checksums and is prepared again.
 """
 
@@ -70,23 +71,29 @@ class Entry:
         )
 
 
-def write_entry(folder: Path, prepared: Prepared) -> None:
-    """Write a prepared case into an empty folder. Raises OSError."""
+def write_entry(folder: Path, prepared: Prepared, contents: str, slice_axis: int | None = None) -> None:
+    """Write a prepared case into an empty folder. Raises OSError.
+
+    contents: stands for the case's images, and decides which voxels are kept of a large region. slice_axis: of the plan.
+    """
     arrays = {"image": prepared.image.numpy(), "mask": prepared.mask.numpy()}
     arrays |= {f"target{place}": target.numpy() for place, target in enumerate(prepared.targets.values())}
-    sample = _Sample(prepared.case_id)
+    sample = _Sample(contents)
     record: dict[str, Any] = {
         "present": prepared.present.tolist(),
         "native": to_dict(prepared.native),
         "affine": prepared.affine.tolist(),
+        "slice_axis": slice_axis,
         "targets": list(prepared.targets),
-        "mask_voxels": sample.add(arrays["mask"][0], "mask"),
+        "mask_voxels": sample.add(prepared.mask[0].numpy(), "mask"),
         "foreground": {},
     }
     for name, target in prepared.targets.items():
         values = target[0].numpy()
         labels = [int(label) for label in np.unique(values) if label > 0]
         record["foreground"][name] = {label: sample.add(values == label, name, label) for label in labels}
+    if slice_axis is not None:
+        arrays = {name: np.moveaxis(array, 1 + slice_axis, 1) for name, array in arrays.items()}
     arrays["voxels"] = sample.voxels()
     record["checksums"] = {name: _write_array(folder / f"{name}.npy", array) for name, array in arrays.items()}
     (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
@@ -97,7 +104,9 @@ def open_entry(folder: Path, case_id: str, subject: str) -> Entry:
     try:
         record = _record(folder)
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in record["checksums"]}
-    except (OSError, ValueError) as error:
+        if (axis := record["slice_axis"]) is not None:
+            arrays |= {name: np.moveaxis(array, 1, 1 + axis) for name, array in arrays.items() if name != "voxels"}
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(
             "A prepared case is missing from the store or damaged.", where=case_id, remedy="Build the store again."
         ) from error
@@ -139,16 +148,16 @@ def _record(folder: Path) -> dict[str, Any]:
 class _Sample:
     """Voxel places of many regions, one after the other in one array; each region is a start and a stop."""
 
-    def __init__(self, case_id: str) -> None:
-        self._case_id = case_id
+    def __init__(self, contents: str) -> None:
+        self._contents = contents
         self._regions: list[np.ndarray] = []
         self._count = 0
 
     def add(self, region_IJK: np.ndarray, *name: str | int) -> list[int]:
-        """Keep all places of a region, or a random sample that depends on the case and the region's name only."""
+        """Keep all places of a region, or a random sample that depends on the images and the region's name only."""
         places = np.flatnonzero(region_IJK)
         if len(places) > VOXELS:
-            chosen = numpy_generator(0, "voxels", self._case_id, *name).choice(len(places), VOXELS, replace=False)
+            chosen = numpy_generator(0, "voxels", self._contents, *name).choice(len(places), VOXELS, replace=False)
             places = places[np.sort(chosen)]
         self._regions.append(np.stack(np.unravel_index(places, region_IJK.shape), axis=1).astype(np.int16))
         start, self._count = self._count, self._count + len(places)

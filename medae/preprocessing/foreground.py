@@ -15,8 +15,11 @@ def foreground_mask(image_CIJK: Tensor, rule: Foreground) -> Tensor:
     """Bool ``[1, I, J, K]``, true in the foreground of an image in the file's units.
 
     ``all``: every voxel. ``nonzero``: voxels that are not 0 in some channel, with enclosed holes filled (a ventricle
-    that is 0 in a skull-stripped scan). ``head``: a simple head mask, see `head_mask`; not a brain mask.
+    that is 0 in a skull-stripped scan). ``head``: a simple head mask, see `head_mask`; not a brain mask. Raises
+    ValueError for ``brain``, which no rule finds: see `medae.preprocessing.brain`.
     """
+    if rule == "brain":
+        raise ValueError("the brain is not found by a rule")
     if rule == "all":
         mask = np.ones(image_CIJK.shape[1:], dtype=bool)
     elif rule == "nonzero":

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medae.data.case import Case, ImageKind, ImageRef, Manifest
-from medae.data.reading import place_of
-from medae.errors import DataError, GeometryError, MedaeError
-from medae.formats.read import read_volume
+from medae.data.case import Case, ImageRef, Manifest, Modality
+from medae.data.reading import read_array
+from medae.errors import DataError, GeometryError
+from medae.formats import read
 from medae.plan import SpacePlan
+from medae.preprocessing.bias import correct_bias
+from medae.preprocessing.brain import BrainExtraction, extraction_of, given_mask, no_mask
 from medae.preprocessing.foreground import foreground_mask
 from medae.preprocessing.intensity import normalise
 from medae.preprocessing.resample import plan_grid, resample_linear, resample_nearest
-from medae.volume import NativeGrid, Volume, spacing_of
+from medae.volume import NativeGrid, spacing_of
 
 SAME_PLACE = 0.1
 """Voxels by which the corners of two images of one case may lie apart: sform and qform round differently."""
@@ -57,107 +59,139 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Image:
-    """An image to read: its files, and how."""
+class _Source:
+    """An image before it is read. where: how errors name it. read: gives array ``[1, I, J, K]`` and grid."""
 
-    paths: Sequence[Path]
-    kind: ImageKind
-    resample_slices: bool = False
-    component: int | None = None
-
-    @classmethod
-    def of(cls, manifest: Manifest, ref: ImageRef) -> Self:
-        return cls(manifest.paths(ref), ref.kind, ref.resample_slices, ref.component)
-
-    def read(self) -> Volume:
-        return read_volume(self.paths, self.kind, resample_slices=self.resample_slices, component=self.component)
+    where: str | Path
+    read: Callable[[], tuple[np.ndarray, NativeGrid]]
+    modality: Modality = "unknown"
 
 
-def prepare_case(manifest: Manifest, case: Case, space: SpacePlan, targets: Sequence[str] = ()) -> Prepared:
+def prepare_case(
+    manifest: Manifest, case: Case, space: SpacePlan, targets: Sequence[str] = (), brain: BrainExtraction | None = None
+) -> Prepared:
     """Read, check and prepare the channels that the plan names and those of the targets that the case has.
 
-    Errors name files relative to the manifest's root, and series by their pseudonyms.
-    Raises DataError for a file that cannot be used and for a target that is no label map, GeometryError for images of
-    the case that lie on different grids.
+    brain: makes the mask where the plan's foreground is the brain and the case has no target of ``space.brain_from``;
+    by default what ``space.brain_extraction`` names.
+    Errors name files relative to the manifest's root.
+    Raises DataError for a file that cannot be used, a target that is no label map and a brain mask that is missing,
+    GeometryError for images of the case that lie on different grids.
     """
-    images = {name: _Image.of(manifest, ref) for name, ref in case.images.items()}
-    maps: dict[str, _Image] = {}
+
+    def source(ref: ImageRef) -> _Source:
+        return _Source(ref.series or ref.files[0], partial(read_array, manifest, ref), ref.modality)
+
+    maps = {}
     for name in targets:
         ref = case.targets.get(name)
         if isinstance(ref, ImageRef):
-            maps[name] = _Image.of(manifest, ref)
+            maps[name] = source(ref)
         elif ref is not None:
             raise DataError(
                 f"The target '{name}' is not a label map.", where=case.id, remedy="Name a target with label maps."
             )
-    try:
-        return _prepare(case.id, images, maps, space)
-    except MedaeError as error:
-        refs = [ref for ref in (*case.images.values(), *case.targets.values()) if isinstance(ref, ImageRef)]
-        raise type(error)(error.what, where=place_of(manifest, refs, error.where), remedy=error.remedy) from error
+    images = {name: source(ref) for name, ref in case.images.items()}
+    mask = brain_mask_of(case, space)
+    return _prepare(case.id, images, maps, space, None if mask is None else source(mask), brain)
 
 
-def prepare_files(files: Mapping[str, Sequence[Path]], space: SpacePlan, case_id: str = "scan") -> Prepared:
-    """Prepare one scan for prediction. files: by channel name, the files of that image; channels may be absent."""
-    return _prepare(case_id, {name: _Image(paths, "intensity") for name, paths in files.items()}, {}, space)
+def prepare_files(
+    files: Mapping[str, Sequence[Path]],
+    space: SpacePlan,
+    case_id: str = "scan",
+    brain_mask: Path | None = None,
+    brain: BrainExtraction | None = None,
+) -> Prepared:
+    """Prepare one scan for prediction. files: by channel name, the files of that image; channels may be absent.
+
+    brain_mask, brain: as in `prepare_case`, of use only if the plan's foreground is the brain.
+    """
+    images = {name: _Source(paths[0], partial(read.read_array, paths, "intensity")) for name, paths in files.items()}
+    mask = None if brain_mask is None else _Source(brain_mask, partial(read.read_array, [brain_mask], "mask"))
+    return _prepare(case_id, images, {}, space, mask if space.foreground == "brain" else None, brain)
+
+
+def brain_mask_of(case: Case, space: SpacePlan) -> ImageRef | None:
+    """The label map that the case's foreground comes from; None where the plan asks for none, or the case has none."""
+    if space.foreground != "brain":
+        return None
+    found = (case.targets.get(name) for name in space.brain_from)
+    return next((ref for ref in found if isinstance(ref, ImageRef)), None)
 
 
 def _prepare(
     case_id: str,
-    images: Mapping[str, _Image],
-    targets: Mapping[str, _Image],
+    images: Mapping[str, _Source],
+    targets: Mapping[str, _Source],
     space: SpacePlan,
+    brain_mask: _Source | None,
+    brain: BrainExtraction | None,
 ) -> Prepared:
-    present = [name in images for name in space.channels]
-    first = next((name for name in space.channels if name in images), None)
-    if first is None:
+    names = [name for name in space.channels if name in images]
+    if not names:
         raise DataError(
             f"The case has none of the plan's channels ({', '.join(space.channels)}), only {', '.join(images) or 'none'}.",
             where=case_id,
             remedy="Name the channels as in the plan (space.channels).",
         )
-    channels = {name: images[name].read() for name in space.channels if name in images}
-    for name, volume in channels.items():
-        _check_grid(volume, channels[first], name, first, images[name].paths[0])
-    maps = {name: target.read() for name, target in targets.items()}
-    for name, volume in maps.items():
-        _check_grid(volume, channels[first], name, first, targets[name].paths[0])
+    first = names[0]
+    channel, native = images[first].read()
+    grid = native.ras()
+    channels = [channel, *(_on_grid(images[name], grid, name, first) for name in names[1:])]
+    maps = {name: torch.from_numpy(_on_grid(source, grid, name, first)) for name, source in targets.items()}
 
-    raw = torch.cat([volume.image.as_tensor() for volume in channels.values()])
+    raw = torch.from_numpy(np.concatenate(channels))
     try:
-        mask = foreground_mask(raw, space.foreground)
+        if brain_mask is not None:
+            mask = given_mask(_on_grid(brain_mask, grid, "brain mask", first))
+        elif space.foreground != "brain":
+            mask = foreground_mask(raw, space.foreground)
+        elif (extraction := brain or extraction_of(space)) is not None:
+            _refuse_ct(images[first], "finds brains in MR", "Give brain masks.")
+            mask = extraction(raw, grid[1])
+        else:
+            raise no_mask(case_id, space)
+        if space.bias_correction == "n4":
+            _refuse_ct(images[first], "corrects the shading of MR (N4)", "Set space.bias_correction to none.")
+            raw = correct_bias(raw, mask, spacing_of(grid[1]))
         normalised = normalise(raw, mask, space.intensity)
     except DataError as error:
-        raise DataError(error.what, where=images[first].paths[0], remedy=error.remedy) from error
+        raise DataError(error.what, where=error.where or images[first].where, remedy=error.remedy) from error
 
     box = _bounding_box(mask)
     whole = all(limits == (0, size) for limits, size in zip(box, mask.shape[1:], strict=True))
-    native = channels[first].native.model_copy(update={"crop": None if whole else box})
+    native = native.model_copy(update={"crop": None if whole else box})
     size, affine = native.cropped()
     shape, onto = plan_grid(size, affine, space.spacing)
     mask = resample_nearest(_cut(mask, box), affine, shape, onto)
+    present = torch.tensor([name in images for name in space.channels])
     image = torch.zeros((len(present), *shape))
     resampled = resample_linear(_cut(normalised, box), affine, shape, onto, extrapolate=True, smooth=True)
-    image[torch.tensor(present)] = torch.where(mask, resampled, 0.0)
-    labels = {
-        name: resample_nearest(_cut(volume.image.as_tensor(), box), affine, shape, onto) for name, volume in maps.items()
-    }
-    return Prepared(case_id, image, torch.tensor(present), mask, labels, native, onto)
+    image[present] = torch.where(mask, resampled, 0.0)
+    labels = {name: resample_nearest(_cut(values, box), affine, shape, onto) for name, values in maps.items()}
+    return Prepared(case_id, image, present, mask, labels, native, onto)
 
 
-def _check_grid(volume: Volume, reference: Volume, name: str, first: str, where: Path) -> None:
-    """Raise GeometryError unless the corners of the two images lie in the same places."""
-    shape = np.asarray(reference.image.shape[1:])
-    corners = np.stack(np.meshgrid(*zip((0, 0, 0), shape - 1, strict=True), [1], indexing="ij")).reshape(4, -1)
-    affine, expected = volume.native.ras()[1], reference.native.ras()[1]
-    apart = np.linalg.norm((affine - expected)[:3] @ corners, axis=0).max()
-    if volume.image.shape[1:] != reference.image.shape[1:] or apart > SAME_PLACE * min(spacing_of(expected)):
-        sizes = [" x ".join(map(str, each.image.shape[1:])) for each in (volume, reference)]
+def _on_grid(source: _Source, grid: tuple[tuple[int, int, int], np.ndarray], name: str, first: str) -> np.ndarray:
+    """Read an image. Raises GeometryError unless its corners lie where those of the first channel do."""
+    array, native = source.read()
+    shape, expected = grid
+    corners = np.stack(np.meshgrid(*zip((0, 0, 0), np.asarray(shape) - 1, strict=True), [1], indexing="ij")).reshape(4, -1)
+    apart = np.linalg.norm((native.ras()[1] - expected)[:3] @ corners, axis=0).max()
+    if array.shape[1:] != shape or apart > SAME_PLACE * min(spacing_of(expected)):
+        sizes = [" x ".join(map(str, each)) for each in (array.shape[1:], shape)]
         raise GeometryError(
             f"'{name}' ({sizes[0]}) and '{first}' ({sizes[1]}) lie on different grids, up to {apart:.3g} mm apart.",
-            where=where,
+            where=source.where,
             remedy="Resample the images and label maps of a case onto one grid.",
         )
+    return array
+
+
+def _refuse_ct(image: _Source, does: str, remedy: str) -> None:
+    if image.modality == "CT":
+        raise DataError(f"The plan {does}, and this image is CT.", where=image.where, remedy=remedy)
 
 
 def _bounding_box(mask_1IJK: Tensor) -> Box:

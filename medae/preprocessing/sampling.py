@@ -19,6 +19,7 @@ from medae.errors import ConfigError, DataError, MedaeError, TrainingError
 from medae.plan import SpacePlan
 from medae.preprocessing.batch import Batch
 from medae.preprocessing.entry import Entry
+from medae.preprocessing.mapped import piece
 from medae.preprocessing.store import Store
 from medae.seeding import numpy_generator
 
@@ -204,18 +205,21 @@ class PatchSampler:
         """Places ``[n, 3]`` inside the mask, in 2D of the slice that was chosen."""
         if self._axis is None:
             return entry.mask_voxels
-        number = start[self._axis]
-        plane = np.argwhere(np.take(entry.mask[0], number, axis=self._axis))
-        return np.insert(plane, self._axis, number, axis=1)
+        number = int(start[self._axis])
+        place = [slice(None)] * 3
+        place[self._axis] = slice(number, number + 1)
+        plane = np.argwhere(piece(entry.mask, (place[0], place[1], place[2]))[0])
+        plane[:, self._axis] = number
+        return plane
 
     def _cut(self, array_CIJK: np.ndarray, start: np.ndarray, dtype: type[np.generic]) -> torch.Tensor:
         """``[1, C, *S]``: the patch, read from the mapped file, with zeros beyond the image."""
         shape = np.asarray(array_CIJK.shape[1:])
         low, high = np.maximum(start, 0), np.minimum(start + self._size, shape)
-        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        i, j, k = (slice(a, b) for a, b in zip(low, high, strict=True))
         inner = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
         patch = np.zeros((array_CIJK.shape[0], *self._size), dtype=dtype)
-        patch[(slice(None), *inner)] = array_CIJK[(slice(None), *source)]
+        patch[(slice(None), *inner)] = piece(array_CIJK, (i, j, k))
         return torch.from_numpy(patch if self._axis is None else patch.squeeze(1 + self._axis))[None]
 
 

@@ -1,7 +1,7 @@
 """The store: prepared cases on disk, so that each scan is read and resampled once.
 
-Entries are named by the digests of the case's contents and of the space; one that is missing or damaged is prepared
-again. Several processes may build one store at the same time.
+Entries are named by the digests of the files' contents and of the preprocessing, whatever the case is called; one that is
+missing or damaged is prepared again. Several processes may build one store at the same time.
 """
 
 from __future__ import annotations
@@ -10,24 +10,36 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from medae.config import digest
-from medae.data.case import Case, Manifest
-from medae.errors import DataError
-from medae.plan import SpacePlan
-from medae.preprocessing.entry import Entry, is_intact, open_entry, write_entry
-from medae.preprocessing.prepare import prepare_case
+import torch
 
-LAYOUT = 1
+from medae.config import digest
+from medae.data.case import Case, ImageRef, Manifest
+from medae.errors import DataError, MedaeError
+from medae.parallel import unordered
+from medae.plan import SpacePlan
+from medae.preprocessing.brain import BrainExtraction, extraction_of
+from medae.preprocessing.entry import Entry, is_intact, open_entry, write_entry
+from medae.preprocessing.estimate import entry_bytes, refuse_small_disk
+from medae.preprocessing.prepare import brain_mask_of, prepare_case
+
+LAYOUT = 2
 """Raised whenever the preparation or the files of an entry change, so that older entries are not taken for newer."""
 
 ABANDONED = 24 * 3600.0
 """Seconds after which a temporary folder is taken for the remains of a killed process."""
+
+WORTH_A_PROCESS = 100_000_000
+"""Bytes of entries a process, of which fewer do not pay its start: one core prepares 15 to 20 MB a second."""
+
+SLOW = 50
+"""By how many times N4 or a brain extraction lengthens the preparation, for the same count."""
 
 
 @dataclass(frozen=True)
@@ -66,35 +78,99 @@ def build_store(
     space: SpacePlan,
     folder: Path,
     targets: Sequence[str] = (),
-    workers: int = 0,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    brain: BrainExtraction | None = None,
+    starting: Callable[[int, int], None] | None = None,
 ) -> Store:
     """Prepare every case that the folder does not hold yet and open the store.
 
-    targets: names of the label maps to keep; a case may lack them. workers: threads that prepare cases beside each
-    other, 0 and 1 are one. progress: called with the number of cases done and of all.
-    Raises DataError and GeometryError for a case that cannot be prepared, and DataError if the folder cannot be
-    written (disk full); the entries that are done stay valid.
+    targets: names of the label maps to keep; a case may lack them. workers: processes at most; as many are used as the
+    work is worth. progress: called with the number of cases done and of all. brain: as in `prepare_case`. starting: called
+    before the work, if there is any, with the number of cases and the bytes that they take at most.
+    Raises DataError and GeometryError for a case that cannot be prepared, and DataError if the disk is too small, before
+    any work, if the folder cannot be written, or if a process dies; the entries that are done stay valid.
     """
-    keys = {case.id: (case.subject, _key(case, space, targets)) for case in manifest.cases}
+    brain = brain or extraction_of(space)
+    keys = {case.id: (case.subject, entry_key(case, space, targets, brain)) for case in manifest.cases}
     store = Store(folder, space, tuple(targets), keys)
     _sweep(folder)
-    with ThreadPoolExecutor(max(1, workers)) as threads:
-        waiting = [threads.submit(_ensure, manifest, case, store) for case in manifest.cases]
-        try:
-            for done, future in enumerate(as_completed(waiting), start=1):
-                future.result()
+    to_do = _missing(manifest, store, workers)
+    done = len(manifest.cases) - len(to_do)
+    if not to_do:
+        if progress is not None:
+            progress(done, done)
+        return store
+    needed = sum(entry_bytes(manifest, case, space, targets) for case in to_do)
+    refuse_small_disk(folder, len(to_do), needed)
+    if starting is not None:
+        starting(len(to_do), needed)
+    slow = space.bias_correction != "none" or brain is not None
+    processes = min(workers, max(1, needed * (SLOW if slow else 1) // WORTH_A_PROCESS))
+    with _temporary(folder) as beside:
+        prepare = partial(_ensure, manifest.model_copy(update={"cases": ()}), store, brain, Path(beside))
+        with closing(_in_processes(prepare, to_do, processes)) as failures:
+            for count, failure in enumerate(failures, start=1):
+                if failure is not None:
+                    raise failure
                 if progress is not None:
-                    progress(done, len(waiting))
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
+                    progress(done + count, len(manifest.cases))
     return store
 
 
-def _key(case: Case, space: SpacePlan, targets: Sequence[str]) -> str:
-    parts = {"layout": LAYOUT, "case": case.digest(), "space": digest(space), "targets": list(targets)}
+def entry_key(case: Case, space: SpacePlan, targets: Sequence[str], brain: BrainExtraction | None = None) -> str:
+    """The name of a case's entry: a digest of the contents that go into it and of how they are prepared."""
+    mask: str | None = None
+    if space.foreground == "brain":
+        given = brain_mask_of(case, space)
+        mask = given.identity() if given is not None else brain.name if brain is not None else None
+    parts = {
+        "layout": LAYOUT,
+        "space": digest(space),
+        "images": _identities(case.images, space.channels),
+        "targets": [list(targets), _identities(case.targets, targets)],
+        "brain": mask,
+    }
     return digest(parts)[:32]
+
+
+def _identities(refs: Mapping[str, ImageRef | str | float], names: Sequence[str]) -> dict[str, str]:
+    """What is read of some images, by name."""
+    found = {name: refs.get(name) for name in names}
+    return {name: f"{ref.kind} {ref.identity()}" for name, ref in found.items() if isinstance(ref, ImageRef)}
+
+
+def _missing(manifest: Manifest, store: Store, workers: int) -> list[Case]:
+    """The cases without an intact entry, each entry once. Reading for the checksums is done in threads."""
+    cases = {store.keys[case.id][1]: case for case in manifest.cases}
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        intact = list(threads.map(is_intact, [store.folder / key for key in cases]))
+    return [case for case, whole in zip(cases.values(), intact, strict=True) if not whole]
+
+
+def _in_processes(
+    prepare: Callable[[Case], MedaeError | None], cases: Sequence[Case], processes: int
+) -> Generator[MedaeError | None]:
+    try:
+        for _, failure in unordered(prepare, cases, processes):
+            yield failure
+    except RuntimeError as error:
+        if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
+            raise
+        raise DataError(
+            f"One of {processes} processes that prepare scans died.",
+            remedy="Most often memory ran out: use fewer workers (--workers 1 prepares one scan at a time). What is done "
+            "is kept.",
+        ) from error
+
+
+def _temporary(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder in the store for what is being written, also by other processes; removed with all that these left."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=".new-", dir=folder, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def _sweep(folder: Path) -> None:
@@ -108,19 +184,26 @@ def _sweep(folder: Path) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _ensure(manifest: Manifest, case: Case, store: Store) -> None:
-    entry = store.folder / store.keys[case.id][1]
-    if is_intact(entry):
-        return
-    prepared = prepare_case(manifest, case, store.space, store.targets)
+def _ensure(manifest: Manifest, store: Store, brain: BrainExtraction | None, beside: Path, case: Case) -> MedaeError | None:
+    """Prepare a case and put it into the store. Returns the user's error, whole, if there is one."""
+    key = store.keys[case.id][1]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would change the last digits of sums, and so make the entries depend on the machine
     try:
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=store.folder, ignore_cleanup_errors=True) as beside:
-            new = Path(beside) / "entry"
+        prepared = prepare_case(manifest, case, store.space, store.targets, brain)
+        contents = digest(_identities(case.images, store.space.channels))
+        with tempfile.TemporaryDirectory(dir=beside, ignore_cleanup_errors=True) as own:
+            new = Path(own) / "entry"
             new.mkdir()
-            write_entry(new, prepared)
-            _put(new, entry, Path(beside) / "replaced")
+            write_entry(new, prepared, contents, store.space.slice_axis)
+            _put(new, store.folder / key, Path(own) / "replaced")
+    except MedaeError as error:
+        return error
     except OSError as error:
-        raise _unwritable(store.folder, error) from error
+        return _unwritable(store.folder, error)
+    finally:
+        torch.set_num_threads(threads)
+    return None
 
 
 def _put(new: Path, entry: Path, aside: Path) -> None:

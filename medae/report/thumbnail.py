@@ -49,7 +49,9 @@ def thumbnail(image: RawImage, labels: RawImage | None) -> bytes:
         strip[top : top + height, left : left + width] = _panel(cut, (width, height), shades, label_IJK)
         left += width + GAP
     buffer = io.BytesIO()
-    Image.fromarray(strip).save(buffer, format="WEBP", quality=75)
+    Image.fromarray(strip).save(
+        buffer, format="WEBP", quality=75, method=1
+    )  # four times as fast as the default, a tenth larger
     return buffer.getvalue()
 
 

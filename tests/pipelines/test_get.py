@@ -366,7 +366,7 @@ def test_a_data_set_that_is_not_recognised_is_kept_and_said(web, tmp_path, capsy
     assert (tmp_path / "data" / "set" / "series" / "1.dcm").is_file()
     assert result["layout"] is None
     shown = capsys.readouterr()
-    assert "dcm2niix" in shown.err
+    assert "No data set is recognised" in shown.err
     assert "not recognised" in shown.out
     assert str(tmp_path) not in shown.out + shown.err
 

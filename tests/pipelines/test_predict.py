@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from medae.artifact import ArtifactMeta, save_artifact
-from medae.errors import ArtifactError, DataError, GeometryError
+from medae.errors import ArtifactError, ConfigError, DataError, GeometryError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
 from pipelines import evaluate, info, predict
+from pipelines.console import Screen
 from pipelines.networks import network_config, seeded_network
 
 
@@ -154,3 +156,29 @@ def test_results_never_go_among_the_scans(smoke, tmp_path, source, output):
         predict_with(smoke.stage("finetune") / "model-scratch", tmp_path / source, tmp_path / output)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["x.nii.gz"]
     assert (tmp_path / "in" / "x.nii.gz").read_bytes() == before
+
+
+def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number, name in enumerate(("a.nii.gz", "b.nii.gz"), start=2):
+        scan = np.random.default_rng(number).uniform(1, 9, (8, 8, 8)).astype(np.float32)
+        mask = np.zeros((8, 8, 8), dtype=np.uint8)
+        mask[:number, :number, :number] = 1
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(scan, np.eye(4)), tmp_path / "scans" / name)
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), masks / name)
+
+    def scans(source, mask, **space):
+        artifact = SimpleNamespace(meta=SimpleNamespace(plan=SimpleNamespace(space=SpacePlan(**space))))
+        return predict._scans(source, artifact, predict.Options(brain_mask=mask), Screen())
+
+    found = scans(tmp_path / "scans", masks, foreground="brain")
+    assert [load().shape for _, load in found] == [(2, 2, 2), (3, 3, 3)]
+    (_, load), *_ = scans(tmp_path / "scans" / "b.nii.gz", masks / "a.nii.gz", foreground="brain")
+    assert load().shape == (2, 2, 2)
+    (_, load), *_ = scans(tmp_path / "scans" / "b.nii.gz", None, foreground="brain")
+    with pytest.raises(DataError, match="no brain mask"):
+        load()
+    with pytest.raises(ConfigError, match="a brain mask has no effect"):
+        scans(tmp_path / "scans", masks, foreground="head")

@@ -4,11 +4,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 from medae.config import to_dict
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import DataError
-from medae.planning.fingerprint import Fingerprint, background_rule, fingerprint
+from medae.planning.facts import Fingerprint
+from medae.planning.fingerprint import background_rule, fingerprint, tail_weight
 
 
 def write(
@@ -51,7 +53,17 @@ def test_shapes_spacings_labels_and_percentiles(tmp_path):
     assert found.labels["organ"][1].share == pytest.approx((240 / 480 + 241 / 480) / 2)
     assert found.labels["organ"][3].cases == 1
     assert found.labels["organ"][3].share == pytest.approx(1 / 480 / 2)
+    # volumes in mm³: 240 and 241 voxels of 3 and 5 mm³; of the second case one voxel touches nothing
+    assert found.labels["organ"][1].volume[1] == pytest.approx((720 + 1205) / 2)
+    assert found.labels["organ"][1].pieces == pytest.approx(1.5)
+    assert found.labels["organ"][3].piece == pytest.approx((3.0, 3.0, 3.0))
     values = found.intensities["image"]
+    assert values.ranges == ((100.0, 200.0),) * 2
+    assert values.eight_bit == 0
+    # a uniform distribution: deviation 1 / sqrt(12), median absolute deviation 1 / 4 of its width
+    assert values.heaviness == pytest.approx(4 / (1.4826 * np.sqrt(12)), rel=0.01)
+    assert 100 < values.labelled[0] < values.labelled[2] < 200
+    assert values.labelled[1] == pytest.approx(125, abs=1), "the first half of the voxels"
     assert (values.modality, values.guessed) == ("MR", True)
     assert values.lower == pytest.approx(100.5, abs=0.15)
     assert values.median == pytest.approx(150.0, abs=0.05)
@@ -129,7 +141,30 @@ def test_axes_are_those_of_the_nearest_ras(tmp_path):
     case = Case(id="a", subject="a", images={"image": ImageRef(files=("psr.nii",), sha256="0", kind="intensity")})
     found = fingerprint(manifest_of(tmp_path, [case]))
     assert found.shapes == ((7, 5, 6),)
+    assert found.orientations == ("PSR",)
     assert found.median_spacing == pytest.approx((2.0, 3.0, 1.0))
+
+
+def test_heavy_tails_and_scans_in_8_bits(tmp_path):
+    draw = np.random.default_rng(0)
+    heavy = draw.laplace(0, 10, (32, 32, 32)).astype(np.float32) + 1000
+    whole = np.round(draw.uniform(20, 250, (32, 32, 32))).astype(np.float32)
+    assert tail_weight(heavy) == pytest.approx(1.3, abs=0.08)  # 1.38 before clipping
+    assert tail_weight(draw.normal(0, 1, 100_000)) == pytest.approx(1.0, abs=0.03)
+    assert tail_weight(np.r_[np.zeros(600), np.arange(400)]) is None
+    cases = [
+        Case(id=name, subject=name, images={"image": write(tmp_path, f"{name}.nii", image)})
+        for name, image in [("a", heavy), ("b", whole)]
+    ]
+    found = fingerprint(manifest_of(tmp_path, cases))
+    assert found.intensities["image"].eight_bit == 1
+    assert found.intensities["image"].tails == pytest.approx((1.3, 0.78), abs=0.1)
+    assert found.intensities["image"].labelled is None
+    read = yaml.safe_load(found.as_yaml())
+    assert read["data"] == {"cases": 2, "channels": ["image"]}
+    assert read["read"]["shapes"] == [[32, 32, 32]] * 2
+    assert read["intensities of image"]["eight_bit"] == 1
+    assert "# image: stored in 8 bits: 1 of 2 cases" in found.as_yaml()
 
 
 def test_absent_channels_and_unreadable_files(tmp_path):

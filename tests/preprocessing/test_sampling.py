@@ -1,4 +1,6 @@
+import ctypes
 import hashlib
+import mmap
 import os
 from collections import Counter
 from pathlib import Path
@@ -241,6 +243,39 @@ def test_only_the_needed_part_of_the_files_is_read(store, monkeypatch):
     monkeypatch.setattr(drawn, "_cut", lambda array, start, dtype: cut(array.view(Recorded), start, dtype))
     drawn.batch(0)
     assert read == [64, 64]
+
+
+@pytest.mark.parametrize(
+    ("slice_axis", "patch", "most"), [(None, (32, 32, 32), 0.12), (2, (64, 64), 0.05), (0, (48, 64), 0.05)]
+)
+def test_only_the_needed_pages_come_from_the_disk(tmp_path, slice_axis, patch, most):
+    """Counted by the kernel: the pages of the image's file that are in memory after a patch was drawn from a cold one."""
+    shape = (160, 160, 96)
+    image = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    space = SPACE.model_copy(update={"slice_axis": slice_axis, "spatial_dims": 3 if slice_axis is None else 2})
+    store = store_of(tmp_path, {"a": (image, np.zeros(shape, dtype=np.uint8))}, space)
+    drawn = sampler(store, space=space, patch=patch, batch=1, within="image")
+    path = store.folder / store.keys["a"][1] / "image.npy"
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident(path) > 0.01:
+        pytest.skip("the file system keeps its files in memory")
+    drawn.batch(0)
+    assert 0 < resident(path) < most
+
+
+def resident(path: Path) -> float:
+    """Share of a file's pages that are in memory, by mincore(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as mapped:
+        mapped.madvise(mmap.MADV_RANDOM)
+        pages = -(-len(mapped) // mmap.PAGESIZE)
+        start = np.frombuffer(mapped, dtype=np.uint8).__array_interface__["data"][0]
+        found = (ctypes.c_ubyte * pages)()
+        if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(mapped)), found):
+            raise OSError(ctypes.get_errno(), "mincore")
+        return float(np.mean(np.frombuffer(found, dtype=np.uint8) & 1))
 
 
 def test_errors_name_what_is_wrong(store, tmp_path):

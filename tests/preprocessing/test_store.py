@@ -175,9 +175,13 @@ def test_damaged_entries_are_made_again(manifest: Manifest, tmp_path: Path, dama
     assert {name: when for name, when in times(tmp_path / "store").items() if name != folder.name} == others
 
 
-def test_threads_make_the_same_store(manifest: Manifest, tmp_path: Path) -> None:
+def test_processes_make_the_same_store(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 1)
+    torch.set_num_threads(2)
     one = build_store(manifest, SPACE, tmp_path / "one", ["label"])
-    three = build_store(manifest, SPACE, tmp_path / "three", ["label"], workers=3)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    three = build_store(manifest, SPACE, tmp_path / "three", ["label"], workers=2)
     assert one.keys == three.keys
     for case in one.case_ids:
         np.testing.assert_array_equal(one[case].image, three[case].image)
@@ -280,8 +284,8 @@ def test_a_full_disk_is_one_clear_error_and_what_is_done_is_kept(
     folder = tmp_path / "store"
     real = store_module.write_entry
 
-    def full(path: Path, prepared) -> None:  # type: ignore[no-untyped-def]
-        real(path, prepared)
+    def full(path: Path, prepared, *more) -> None:  # type: ignore[no-untyped-def]
+        real(path, prepared, *more)
         if prepared.case_id == "c1":
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -327,12 +331,59 @@ def test_a_folder_that_cannot_be_made_is_named(manifest: Manifest, tmp_path: Pat
         build_store(manifest, SPACE, tmp_path / "file" / "store")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_one_bad_case_ends_the_build_with_its_file(manifest: Manifest, tmp_path: Path, workers: int) -> None:
-    (manifest.root / "1_image.nii.gz").write_bytes(b"broken")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_bad_case_ends_the_build_with_its_file(
+    manifest: Manifest, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 1)
+    path = manifest.root / "1_image.nii.gz"
+    path.write_bytes(path.read_bytes()[:-200])  # its header is whole, so that it is found while preparing
     with pytest.raises(DataError, match="cannot be read") as caught:
         build_store(manifest, SPACE, tmp_path / "store", workers=workers)
     assert caught.value.where == "1_image.nii.gz"
+    assert not list((tmp_path / "store").glob(".new-*"))
+
+
+def test_what_a_case_is_called_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same files under another id and subject, and beside a channel that the plan leaves out, are one entry."""
+    manifest = make_manifest(tmp_path / "data", 1, (48, 40, 30))
+    case = manifest.cases[0]
+    first = build_store(manifest, SPACE, tmp_path / "store", ["label"])
+    more = case.images | {"other": case.images["image"].model_copy(update={"sha256": "other"})}
+    renamed = case.model_copy(update={"id": "x", "subject": "y", "images": more})
+    other = manifest.model_copy(update={"cases": (renamed, case)})
+    assert build_store(other, SPACE, tmp_path / "fresh", ["label"]).keys["x"][1] == first.keys["c0"][1]
+    assert len(list((tmp_path / "fresh").iterdir())) == 1
+    monkeypatch.setattr(store_module, "prepare_case", None)
+    second = build_store(other, SPACE, tmp_path / "store", ["label"])
+    assert second["x"].case_id == "x"
+    assert second["x"].subject == "y"
+    for store in (second, build_store(other, SPACE, tmp_path / "fresh", ["label"])):
+        np.testing.assert_array_equal(store["x"].mask_voxels, first["c0"].mask_voxels)
+
+
+def test_a_process_that_dies_is_one_plain_error_and_a_second_build_is_whole(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the system kills a worker for its memory, in the middle of writing."""
+    monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 1)
+
+    class Killed:  # within the test, so that it travels to the worker by value
+        name = "killed"
+
+        def __call__(self, image_CIJK, affine):  # type: ignore[no-untyped-def]
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    brains = SPACE.model_copy(update={"foreground": "brain"})
+    with pytest.raises(DataError, match="One of 2 processes that prepare scans died") as caught:
+        build_store(manifest, brains, tmp_path / "store", workers=2, brain=Killed())
+    assert "--workers 1" in (caught.value.remedy or "")
+    assert list((tmp_path / "store").iterdir()) == []
+    store = build_store(manifest, SPACE, tmp_path / "store")
+    assert all(is_intact(tmp_path / "store" / key) for _, key in store.keys.values())
 
 
 def test_entries_hold_no_path_and_no_pickle(manifest: Manifest, tmp_path: Path) -> None:

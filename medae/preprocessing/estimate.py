@@ -1,0 +1,53 @@
+"""How large entries become, from the headers of their images alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from medae.data.case import Case, ImageRef, Manifest
+from medae.data.reading import read_grid
+from medae.errors import DataError
+from medae.plan import SpacePlan
+from medae.preprocessing.entry import VOXELS
+from medae.preprocessing.resample import plan_grid
+
+RECORD = 8192
+"""Bytes of an entry's JSON and the headers of its arrays, and what the file system rounds up."""
+
+PLACE = 6
+"""Bytes of a kept voxel coordinate."""
+
+
+def entry_bytes(manifest: Manifest, case: Case, space: SpacePlan, targets: Sequence[str]) -> int:
+    """The most that the case's entry takes on disk: as if nothing were cropped.
+
+    Raises DataError and GeometryError if the header of the case's first channel cannot be used.
+    """
+    ref = next((case.images[name] for name in space.channels if name in case.images), None)
+    if ref is None:
+        return 0  # the preparation says what is wrong
+    shape, affine = read_grid(manifest, ref).ras()
+    i, j, k = plan_grid(shape, affine, space.spacing)[0]
+    maps = [name for name in targets if isinstance(case.targets.get(name), ImageRef)]
+    regions = 1 + sum(max(1, len(manifest.labels.get(name, {}))) for name in maps)
+    return i * j * k * (4 * len(space.channels) + 1 + 2 * len(maps)) + regions * min(VOXELS, i * j * k) * PLACE + RECORD
+
+
+def refuse_small_disk(folder: Path, cases: int, needed: int) -> None:
+    """Raises DataError, with both numbers, if the folder's disk has less free than is needed (bytes)."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"The disk is too small: {cases} preprocessed cases need up to {readable(needed)}, {readable(free)} are free.",
+            where=folder,
+            remedy="Free space, set MEDAE_CACHE to a folder on a larger disk, or choose a coarser space.spacing.",
+        )
+
+
+def readable(size: int) -> str:
+    """A size for people: ``0.4 GB``, ``38 MB``, of 1000s."""
+    if size >= 99.5e6:
+        return f"{size / 1e9:.1f} GB"
+    return f"{max(1, round(size / 1e6))} MB"

@@ -1,0 +1,134 @@
+"""``medae plan``: real sets, the files that it writes, and a memory target in a stage's plan."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from medae.errors import ConfigError
+from medae.objectives.masked import MaskedConfig
+from medae.plan import NetworkPlan, Plan, SamplingPlan
+from medae.planning.fingerprint import fingerprint
+from medae.planning.memory import Estimator, usable
+from medae.planning.rules import make_plan
+from medae.training.config import FitConfig
+from pipelines import plan as program
+from pipelines.console import Screen
+from pipelines.data import open_folder
+from pipelines.memory import default_estimator, estimator_of
+from pipelines.plan import PlanChoice
+
+GIB = 2**30
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "keys", "dims", "spacing", "scheme", "stored"),
+    [
+        ("hippocampus", {}, 3, (1.0, 1.0, 1.0), "zscore", {"RAS"}),
+        ("lgg", {}, 2, (1.0, 1.0, None), "robust_z", {"PLS"}),
+        ("ixi_t1", {}, 3, (2.0, 2.0, 2.0), "zscore", {"PSR"}),
+        ("lidc", {"subject": "^.{14}", "modality": "CT"}, 3, None, "ct_window", {"LPS", "RAS"}),
+    ],
+)
+def test_real_sets_get_a_sensible_plan(data_root, name, keys, dims, spacing, scheme, stored):
+    found = fingerprint(open_folder(data_root / name, "auto", keys), limit=4)
+    plan = make_plan(found, default_estimator(found))
+    assert plan.space.spatial_dims == dims
+    assert spacing is None or plan.space.spacing == spacing
+    assert plan.space.intensity.kind == scheme
+    assert set(found.orientations) <= stored
+    assert set(plan.reasons) == {key for key, _, _ in plan.rows()}
+    assert "a training step of the unet" in plan.reasons["sampling.batch"]
+    if name == "lidc":
+        in_plane, slices = plan.space.spacing[0], plan.space.spacing[2]
+        assert 0.5 <= in_plane <= 1.0 <= slices <= 3.0
+        assert plan.network.strides[-1] == (2, 2, 1), "thin: the last halving is in the plane"
+        assert -1025 < plan.space.intensity.lower < -900 < 200 < plan.space.intensity.upper
+    if name == "lgg":
+        assert any("distance of the slices" in note for note in plan.notes)
+        assert found.intensities["FLAIR"].eight_bit == 4
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four scans with a label, as a plain folder."""
+    root = tmp_path / "scans"
+    root.mkdir()
+    for number in range(4):
+        draw = np.random.default_rng(number)
+        label = np.zeros((48, 56, 40), np.uint8)
+        label[20:30, 20:30, 15:20] = 1
+        nib.save(
+            nib.Nifti1Image(draw.normal(100, 10, label.shape).astype(np.float32), np.eye(4)), root / f"s{number}_T1w.nii"
+        )
+        nib.save(nib.Nifti1Image(label, np.eye(4)), root / f"s{number}_dseg.nii")
+    return root
+
+
+def test_the_plan_and_the_fingerprint_are_written_side_by_side(folder, tmp_path, capsys):
+    out = tmp_path / "made" / "knees.yaml"
+    plan = program.run(folder, "folder", ["batch=3"], out, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert Plan.read(out).choices() == plan.choices()
+    beside = (tmp_path / "made" / "knees.fingerprint.yaml").read_text()
+    assert yaml.safe_load(beside)["labels of label"][1]["volume"] == [500.0, 500.0, 500.0]
+    assert printed["fingerprint"]["labels"]["label"]["1"]["cases"] == 4
+    assert printed["sampling"] == {"patch": [48, 56, 40], "batch": 3}
+    assert str(tmp_path) not in out.read_text() + beside + json.dumps(printed)
+    assert "s0" not in beside, "no file's name"
+
+
+def test_a_memory_target_on_the_command_line(folder, tmp_path, capsys):
+    plan = program.run(folder, "folder", [], tmp_path / "plan.yaml", as_json=False, memory="1G")
+    screen = " ".join(capsys.readouterr().out.split())
+    found = fingerprint(open_folder(folder, "folder"))
+    assert default_estimator(found).bytes(plan) <= usable(GIB)
+    more = make_plan(found, default_estimator(found), memory="16G")
+    assert plan.sampling.batch < more.sampling.batch
+    assert plan.sampling.patch == more.sampling.patch
+    assert "cases read" in screen
+    assert plan.reasons["sampling.batch"].endswith(" of 1 GiB")
+    half = program.run(folder, "folder", [], tmp_path / "plan.yaml", as_json=True, memory="1G", precision="bf16")
+    assert half.sampling.batch > plan.sampling.batch
+
+
+def test_a_plan_file_can_be_looked_at_again(folder, tmp_path):
+    program.run(folder, "folder", [], tmp_path / "first.yaml", as_json=True)
+    again = program.run(folder, "folder", [f"file={tmp_path / 'first.yaml'}"], tmp_path / "second.yaml", as_json=True)
+    assert set(again.reasons.values()) == {"as in the plan file"}
+
+
+def test_a_pretrained_encoder_keeps_its_network_when_memory_is_short(folder):
+    manifest = open_folder(folder, "folder")
+    own = make_plan(fingerprint(manifest))
+    network = NetworkPlan(widths=(16, 32), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2)
+    pretrained = own.model_copy(update={"network": network, "sampling": SamplingPlan(patch=(8, 8, 8))})
+    asked: list[Plan] = []
+    estimator = estimator_of({"kind": "autoencoder"}, MaskedConfig(), FitConfig(steps=1))
+
+    def size(plan: Plan) -> int:
+        asked.append(plan)
+        return estimator.bytes(plan)
+
+    choice = PlanChoice(spatial_dims=3, memory="0.5G")
+    made = choice.around(pretrained, manifest, Screen(), Estimator(size, "a step"))
+    assert {plan.network for plan in asked} == {network}
+    assert made.network == network
+    assert estimator.bytes(made) <= usable(GIB // 2)
+    assert made.reasons["sampling.batch"].endswith(" of 0.5 GiB")
+
+
+@pytest.mark.parametrize("memory", ["a lot", "0"])
+def test_an_unreadable_target_is_refused(memory):
+    with pytest.raises(ValueError, match="no amount of memory"):
+        PlanChoice(memory=memory)
+
+
+def test_a_target_that_nothing_fits_names_what_the_smallest_would_need(folder, tmp_path):
+    with pytest.raises(ConfigError, match="the smallest, is estimated at"):
+        program.run(folder, "folder", [], tmp_path / "plan.yaml", as_json=True, memory="256M")
