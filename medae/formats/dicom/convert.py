@@ -78,9 +78,7 @@ def by_simpleitk(stack: Stack) -> np.ndarray:
     The slices may lie anywhere: each is compared with its own header. Frames of one file that have several slopes are
     decoded by pydicom, since GDCM applies the first frame's to all. Raises Unconverted.
     """
-    scales: dict[Path, set[tuple[float, float]]] = {}
-    for item in stack.slices:
-        scales.setdefault(item.path, set()).add((item.slope, item.intercept))
+    scales = _scales(stack)
     array = np.empty(stack.shape, dtype=np.float32)
     files: dict[Path, sitk.Image] = {}
     for place, item in enumerate(stack.slices):
@@ -101,11 +99,22 @@ def by_simpleitk(stack: Stack) -> np.ndarray:
 
 
 def by_simpleitk_slice(stack: Stack, place: int) -> np.ndarray | None:
-    """One slice as SimpleITK reads it, or None if it cannot."""
+    """One slice as SimpleITK reads it, or None if it cannot: GDCM applies one slope to all frames of a file."""
+    path = stack.slices[place].path
+    if len(_scales(stack)[path]) > 1:
+        return None
     try:
-        return _frame(_read(stack.slices[place].path), stack, place)
+        return _frame(_read(path), stack, place)
     except Unconverted:
         return None
+
+
+def _scales(stack: Stack) -> dict[Path, set[tuple[float, float]]]:
+    """The slopes and intercepts of each file."""
+    scales: dict[Path, set[tuple[float, float]]] = {}
+    for item in stack.slices:
+        scales.setdefault(item.path, set()).add((item.slope, item.intercept))
+    return scales
 
 
 def _read(path: Path) -> sitk.Image:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from medae.formats.dicom.frames import Slice
 from medae.formats.dicom.headers import Header
-from medae.formats.dicom.kinds import is_derived, is_localiser, refusal
+from medae.formats.dicom.kinds import is_derived, is_localiser, is_swapped, refusal
 from medae.formats.dicom.phases import phases_of, without_copies
 from medae.formats.dicom.pixels import content_of
 from medae.formats.dicom.problem import Problem
@@ -44,7 +44,7 @@ def judge(headers: Sequence[Header], rules: Rules) -> Verdict:
     rest = [header for header in headers if not is_localiser(header)]
     if not rest:
         return Verdict(problem=Problem("localiser", "is a localiser, a scout to plan others by", "Leave it out."))
-    problem = refusal(headers if len({(header.patient, header.study) for header in headers}) > 1 else rest)
+    problem = refusal(headers if is_swapped(headers) else rest)
     slices = [item for header in rest for item in header.slices]
     problem = problem or unstackable(slices)
     if problem is not None:
