@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -99,8 +100,8 @@ def _scans(source: Path, artifact: Artifact, choice: Options, screen: Screen) ->
     if source.is_dir():
         if choice.format != "auto" or choice.data or _is_data_set(source):
             manifest = open_folder(source, choice.format, choice.data)
-            for finding in manifest.findings:
-                screen.warn(f"{finding.file or 'The folder'} {finding.problem}. {finding.remedy}")
+            for (problem, remedy), count in Counter((each.problem, each.remedy) for each in manifest.findings).items():
+                screen.warn(f"{problem} ({count} x; medae check names them). {remedy}")
             return [(case.id, partial(prepare_case, manifest, case, space)) for case in manifest.cases]
         files = image_files(source)
         if not files:

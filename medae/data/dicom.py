@@ -12,7 +12,7 @@ from pydantic import Field
 
 from medae.data.case import Case, ImageKind, Manifest, Modality
 from medae.data.dicom_scan import Fault, scan
-from medae.data.dicom_series import Candidate, Series, candidates, series_of
+from medae.data.dicom_series import Candidate, Issuers, Series, candidates, series_of
 from medae.data.digests import reporter
 from medae.data.files import FileSource, image_refs, resolve_root
 from medae.data.finding import Finding, Level
@@ -27,9 +27,24 @@ ORDER = ("CT", "CTce", "T1", "T1ce", "T2", "FLAIR", "PD", "T2star", "SWI", "DWI"
 
 FAULTS: dict[Fault, tuple[Level, str, str, str]] = {
     "empty": ("error", "empty-file", "files are empty", "Copy or export them again: a slice may be missing."),
-    "damaged": ("error", "damaged-file", "files have a DICOM header that cannot be read", "Copy or export them again."),
+    "damaged": ("error", "damaged-file", "files cannot be read, or their DICOM header cannot", "Copy or export them again."),
+    "unreadable folder": (
+        "error",
+        "unreadable-folder",
+        "folders cannot be read, so nothing is known of what they hold",
+        "Give yourself the right to read them, or take them out of the tree.",
+    ),
+    "linked folder": (
+        "warning",
+        "linked-folder",
+        "folders are links and are not followed",
+        "Nothing to do, or put the folder itself in its place.",
+    ),
     "not DICOM": ("warning", "not-dicom", "files are not DICOM and are passed over", "Nothing to do, or remove them."),
 }
+
+NO_SCANS = {"not-ct-or-mr", "secondary-capture", "localiser"}
+"""Codes of series that were never meant as scans: a study that holds nothing else, such as a report, is no damaged case."""
 
 Candidates = dict[str, dict[str, list[Candidate]]]
 """By case and channel."""
@@ -61,10 +76,16 @@ class DICOMSource(FileSource):
         root = resolve_root(self.root)
         found = scan(root, min(self.workers, usable_cores()), reporter())
         if not found.headers:
-            raise DataError("The folder holds no DICOM files.", where=root, remedy="Check the folder.")
+            closed = found.faults["unreadable folder"]
+            text = (
+                f"No DICOM file is found; {closed} folders cannot be read." if closed else "The folder holds no DICOM files."
+            )
+            raise DataError(text, where=root, remedy="Check the folder.")
         key = pseudonym_key()
         rules = Rules(self.phases, self.tilt, self.resample_slices, self.derived)
-        series = sorted((series_of(headers, key, rules) for headers in found.headers.values()), key=lambda one: one.place)
+        issuers = Issuers(header for headers in found.headers.values() for header in headers)
+        judged = (series_of(headers, issuers, key, rules) for headers in found.headers.values())
+        series = sorted(judged, key=lambda one: one.place)
         by_case: Candidates = {}
         unwanted = 0
         for one in series:
@@ -91,12 +112,14 @@ class DICOMSource(FileSource):
         return series.case_id(self.cases == "study")
 
     def _of_series(self, series: Series, has_images: bool) -> Iterable[Finding]:
-        """What is to be said of one series. A problem is an error where its study has nothing else."""
+        """What is to be said of one series. A fault is an error where its study has no image; what is no scan never is."""
         problem = series.verdict.problem
         case_id = "" if problem and problem.code == "swapped-subject" else self._case_id(series)
         if problem is not None:
-            level: Level = "warning" if has_images and case_id else "error"
-            case_id = "" if level == "warning" and self.cases == "series" else case_id  # no case came of it
+            is_harmless = problem.code in NO_SCANS or (has_images and case_id)
+            level: Level = "warning" if is_harmless else "error"
+            if is_harmless and (self.cases == "series" or not has_images):
+                case_id = ""  # no case came of it
             yield Finding(case_id, series.place, level, problem.code, problem.problem, problem.remedy, series.role)
             return
         for warning in series.verdict.warnings:

@@ -24,22 +24,27 @@ WORTH_PROCESSES = 2000
 SNIFFED = 500
 """Files that are looked into to recognise a tree of DICOM files."""
 
-Fault = Literal["empty", "not DICOM", "damaged", "index"]
+Fault = Literal["empty", "not DICOM", "damaged", "index", "unreadable folder", "linked folder"]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """headers: by SeriesInstanceUID, in the order of paths. faults: number of files of each kind that gave none; an index
-    (DICOMDIR) is no fault."""
+    """headers: by SeriesInstanceUID, in the order of paths. faults: number of files and folders of each kind that gave none;
+    an index (DICOMDIR) is no fault."""
 
     headers: dict[str, list[Header]] = field(default_factory=dict, repr=False)
     faults: Counter[Fault] = field(default_factory=Counter)
 
 
-def files_beneath(root: Path) -> Iterator[Path]:
-    """Files at any depth, ordered; hidden ones and folders that are links are left out."""
-    for folder, folders, names in os.walk(root):
+def files_beneath(root: Path, faults: Counter[Fault] | None = None) -> Iterator[Path]:
+    """Files at any depth, ordered; hidden ones, and folders that are links or cannot be read, are left out.
+
+    faults: where folders of both kinds are counted.
+    """
+    faults = Counter() if faults is None else faults
+    for folder, folders, names in os.walk(root, onerror=lambda _: faults.update(["unreadable folder"])):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        faults.update("linked folder" for name in folders if Path(folder, name).is_symlink())
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
@@ -50,7 +55,8 @@ def holds_dicom(root: Path) -> bool:
 
 def scan(root: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> Scan:
     """The headers of all DICOM files beneath a folder. progress: called with the numbers of files done and of all files."""
-    paths = list(files_beneath(root))
+    whole = Scan()
+    paths = list(files_beneath(root, whole.faults))
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     results: list[list[Header | Fault]] = [[] for _ in chunks]
     done = 0
@@ -59,7 +65,6 @@ def scan(root: Path, workers: int = 1, progress: Callable[[int, int], None] | No
         done += len(found)
         if progress is not None:
             progress(done, len(paths))
-    whole = Scan()
     for item in (item for found in results for item in found):
         if isinstance(item, Header):
             whole.headers.setdefault(item.series, []).append(item)
@@ -82,8 +87,9 @@ def _read(paths: Sequence[Path]) -> list[Header | Fault]:
 
 def _fault(path: Path) -> Fault:
     try:
-        if path.stat().st_size == 0:
-            return "empty"
+        with path.open("rb") as file:
+            if not file.read(1):
+                return "empty"
     except OSError:
         return "damaged"
     return "damaged" if is_dicom(path) else "not DICOM"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +60,35 @@ class Candidate:
         return is_derived(self.header), -len(self.stack.slices), self.header.series_number, self.series.pseudonym
 
 
-def series_of(headers: Sequence[Header], key: bytes, rules: Rules) -> Series:
-    """Judge a series and name it."""
+class Issuers:
+    """Who is who in a tree: a PatientID is one person, unless the tree has it from two issuers.
+
+    Scanners and archives fill in IssuerOfPatientID now and then only, so one that is missing makes nobody another person.
+    Of a PatientID with two issuers, a file without one counts to the issuer of its study, if that is one.
+    """
+
+    def __init__(self, headers: Iterable[Header]) -> None:
+        self.of_patient: dict[str, set[str]] = {}
+        self.of_study: dict[tuple[str, str], set[str]] = {}
+        for header in headers:
+            if header.patient and header.issuer:
+                self.of_patient.setdefault(header.patient, set()).add(header.issuer)
+                self.of_study.setdefault((header.patient, header.study), set()).add(header.issuer)
+
+    def identity(self, headers: Sequence[Header]) -> str | None:
+        """What makes the person of a series' files, None without PatientID. Not to be shown."""
+        patient, study = headers[0].patient, headers[0].study
+        if patient is None or len(self.of_patient.get(patient, ())) < 2:
+            return patient
+        own = {header.issuer for header in headers if header.issuer} or self.of_study.get((patient, study), set())
+        return f"{patient}\x1f{min(own) if len(own) == 1 else ''}"
+
+
+def series_of(headers: Sequence[Header], issuers: Issuers, key: bytes, rules: Rules) -> Series:
+    """Judge a series and name it. issuers: of the whole tree."""
     one = headers[0]
     study = one.study or one.series
-    identity = one.patient or study
+    identity = issuers.identity(headers) or study
     verdict = judge(headers, rules)
     session = pseudonym(key, "ses", study)
     own = pseudonym(key, "ser", one.series)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -127,6 +128,42 @@ def test_two_subjects_and_two_studies_of_one(tmp_path):
     assert "PID" not in manifest.model_dump_json()
 
 
+@pytest.mark.parametrize(
+    ("issuers", "people"),
+    [
+        (["A", ""], [0, 0]),  # one issuer in the tree: the PatientID says it all
+        (["A", "A", "", "A"], [0, 0, 0, 0]),
+        (["A", "B"], [0, 1]),
+        (["A", "B", "A"], [0, 1, 0]),
+        (["A", "B", ""], [0, 1, 2]),  # nobody knows whose
+    ],
+)
+def test_an_issuer_counts_only_where_there_are_two(tmp_path, issuers, people):
+    folder = tmp_path / "tree"
+    for number, issuer in enumerate(issuers):
+        Writer(folder).series(ramp(SHAPE), name=f"study{number}", IssuerOfPatientID=issuer)
+    manifest = opened(Writer(folder))
+    subjects = {next(iter(case.images.values())).files[0].split("/")[1]: case.subject for case in manifest.cases}
+    found = [subjects[f"study{number}"] for number in range(len(issuers))]
+    assert [found.index(subject) for subject in found] == [people.index(person) for person in people]
+    assert len({case.split_key for case in manifest.cases}) == len(set(people))
+
+
+def test_of_two_issuers_that_of_the_study_counts_and_other_patients_keep_their_names(tmp_path):
+    folder = tmp_path / "tree"
+    here, there, other = Writer(folder), Writer(folder), Writer(folder, patient="PID9999")
+    other.series(ramp(SHAPE), name="other")
+    alone = opened(other).cases[0].subject
+    here.series(ramp(SHAPE), name="t1", number=1, SeriesDescription="T1", IssuerOfPatientID="A")
+    here.series(ramp(SHAPE), name="t2", number=2, SeriesDescription="T2")
+    there.series(ramp(SHAPE), name="there", IssuerOfPatientID="B")
+    manifest = opened(other)
+    assert sorted(len(case.images) for case in manifest.cases) == [1, 1, 2]
+    assert len({case.subject for case in manifest.cases}) == 3
+    assert alone in {case.subject for case in manifest.cases}
+    assert manifest.findings == ()
+
+
 def test_splits_stay_under_another_key(tmp_path, monkeypatch):
     folder = tmp_path / "tree"
     for number in range(8):
@@ -234,6 +271,69 @@ def test_files_that_are_no_slices_are_counted(writer):
         "not-dicom": ("warning", "1 "),
     }
     assert all(finding.case == finding.file == "" for finding in manifest.findings)
+
+
+def test_folders_that_cannot_be_read_or_are_links_are_counted(writer, monkeypatch):
+    study(writer)
+    Writer(writer.folder.with_name("elsewhere")).series(ramp(SHAPE))
+    (writer.folder / "linked").symlink_to(writer.folder.with_name("elsewhere"), target_is_directory=True)
+    closed = {Path(writer.folder, "Mustermann_Erika", name) for name in ("s3", "s7")}
+    listed = os.scandir
+
+    def refusing(folder):  # what the operating system does for a user without the right, and never for root
+        if Path(folder) in closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    manifest = opened(writer)
+    assert manifest.channels == ("T1",)
+    assert [(finding.level, finding.code, finding.problem.split()[0]) for finding in manifest.findings] == [
+        ("error", "unreadable-folder", "2"),
+        ("warning", "linked-folder", "1"),
+    ]
+    assert all(finding.case == finding.file == "" for finding in manifest.findings)
+    closed.add(writer.folder)
+    with pytest.raises(DataError, match="1 folders cannot be read"):
+        opened(writer)
+
+
+def test_a_file_that_may_not_be_read_is_an_error(writer, monkeypatch):
+    (_, paths) = writer.series(ramp(SHAPE), number=1), writer.series(ramp(SHAPE), number=2)
+    opening = Path.open
+
+    def refusing(path, *arguments, **keys):
+        if path == paths[0]:
+            raise PermissionError(13, "Permission denied")
+        return opening(path, *arguments, **keys)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    assert scan(writer.folder).faults == {"damaged": 1}
+
+
+def test_a_study_without_any_scan_is_no_damaged_case(writer):
+    writer.series(ramp(SHAPE), name="good")
+    for number, tags in enumerate(({"kind": "SR", "modality": "SR"}, {"kind": "PT", "modality": "PT"}, {"kind": "SC"})):
+        Writer(writer.folder).series(ramp(SHAPE), name=f"other{number}", **tags)
+    Writer(writer.folder).series(ramp(SHAPE), name="scout", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    for cases in ("study", "series"):
+        manifest = opened(writer, cases=cases)
+        assert len(manifest.cases) == 1
+        assert {(finding.case, finding.level) for finding in manifest.findings} == {("", "warning")}
+        assert sorted(finding.code for finding in manifest.findings) == [
+            "localiser", "not-ct-or-mr", "not-ct-or-mr", "secondary-capture",
+        ]  # fmt: skip
+        assert not manifest.excluded
+
+
+def test_a_fault_beside_a_report_stays_an_error(writer):
+    writer.series(ramp(SHAPE), name="good")
+    other = Writer(writer.folder)
+    other.series(ramp(SHAPE), name="report", kind="SR", modality="SR", number=1)
+    other.series(ramp(SHAPE), name="gap", places=[0, 1, 3, 4], number=2)
+    manifest = opened(writer)
+    assert codes(manifest) == {"not-ct-or-mr": "warning", "missing-slices": "error"}
+    assert len(manifest.excluded) == 1
 
 
 def test_one_series_of_two_patients_belongs_to_nobody(writer):

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+from medae.formats.dicom.pixels import values_of
 from medae.formats.dicom.stack import Stack
 from medae.formats.dicom.verify import same_grid, same_plane, same_values
 from medae.formats.nifti import UNREADABLE
@@ -74,15 +75,20 @@ def by_dcm2niix(stack: Stack) -> np.ndarray:
 def by_simpleitk(stack: Stack) -> np.ndarray:
     """The voxels of a stack, float32 ``[columns, rows, slices]``, each slice read by SimpleITK (GDCM) and verified.
 
-    The slices may lie anywhere: each is compared with its own header. Raises Unconverted.
+    The slices may lie anywhere: each is compared with its own header. Frames of one file that have several slopes are
+    decoded by pydicom, since GDCM applies the first frame's to all. Raises Unconverted.
     """
+    scales = _scales(stack)
     array = np.empty(stack.shape, dtype=np.float32)
     files: dict[Path, sitk.Image] = {}
     for place, item in enumerate(stack.slices):
         if item.path not in files:
             files = {item.path: _read(item.path)}  # frames of a file follow each other: one file at a time is enough
         image = files[item.path]
-        array[:, :, place] = _frame(image, stack, place)
+        values = _frame(image, stack, place) if len(scales[item.path]) == 1 else values_of(item)
+        if values is None:
+            raise Unconverted(f"slice {place + 1} has a slope of its own, and pydicom cannot decode it")
+        array[:, :, place] = values
         problem = same_plane(image, item)
         if problem:
             raise Unconverted(f"slice {place + 1}: {problem}")
@@ -93,11 +99,22 @@ def by_simpleitk(stack: Stack) -> np.ndarray:
 
 
 def by_simpleitk_slice(stack: Stack, place: int) -> np.ndarray | None:
-    """One slice as SimpleITK reads it, or None if it cannot."""
+    """One slice as SimpleITK reads it, or None if it cannot: GDCM applies one slope to all frames of a file."""
+    path = stack.slices[place].path
+    if len(_scales(stack)[path]) > 1:
+        return None
     try:
-        return _frame(_read(stack.slices[place].path), stack, place)
+        return _frame(_read(path), stack, place)
     except Unconverted:
         return None
+
+
+def _scales(stack: Stack) -> dict[Path, set[tuple[float, float]]]:
+    """The slopes and intercepts of each file."""
+    scales: dict[Path, set[tuple[float, float]]] = {}
+    for item in stack.slices:
+        scales.setdefault(item.path, set()).add((item.slope, item.intercept))
+    return scales
 
 
 def _read(path: Path) -> sitk.Image:

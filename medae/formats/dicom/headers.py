@@ -44,7 +44,8 @@ OLDEST = 90.0
 class Header:
     """What medae takes from a file's header. Identifiers are for grouping and for pseudonyms only, and are not shown.
 
-    syntax: UID of the transfer syntax. patient: PatientID and its issuer, None if there is none. image_type: upper case.
+    syntax: UID of the transfer syntax. patient: PatientID, None if there is none. issuer: IssuerOfPatientID, often empty.
+    image_type: upper case.
     size: columns and rows. missing_bytes: how much shorter the file is than its uncompressed pixels need.
     description, protocol: free text that the contrast is guessed from; not shown either. acquisition: ms and degrees.
     covariates: age in years, sex, scanner; no dates, no names. slices: one a frame.
@@ -55,6 +56,7 @@ class Header:
     sop_class: str
     instance: str = field(repr=False)
     patient: str | None = field(repr=False)
+    issuer: str = field(repr=False)
     study: str = field(repr=False)
     series: str = field(repr=False)
     modality: str
@@ -108,8 +110,6 @@ def _header(path: Path, dataset: Any, rest: int) -> Header:
         raise IndexFile("The file is an index of others (DICOMDIR).", where=path, remedy="Leave it out.")
     if not text(dataset, "SOPClassUID") or not text(dataset, "SeriesInstanceUID"):
         raise DataError("The file holds no DICOM object of a series.", where=path, remedy="Leave it out.")
-    identity = text(dataset, "PatientID")
-    issuer = text(dataset, "IssuerOfPatientID")
     columns, rows = int(number(dataset, "Columns") or 0), int(number(dataset, "Rows") or 0)
     syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian))
     slices = slices_of(path, dataset, (columns, rows))
@@ -119,7 +119,8 @@ def _header(path: Path, dataset: Any, rest: int) -> Header:
         syntax=syntax,
         sop_class=text(dataset, "SOPClassUID"),
         instance=text(dataset, "SOPInstanceUID"),
-        patient=f"{identity}\x1f{issuer}" if identity else None,
+        patient=text(dataset, "PatientID") or None,
+        issuer=text(dataset, "IssuerOfPatientID"),
         study=text(dataset, "StudyInstanceUID"),
         series=text(dataset, "SeriesInstanceUID"),
         modality=text(dataset, "Modality").upper(),

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from medae.formats.dicom.frames import Slice
 from medae.formats.dicom.headers import Header
-from medae.formats.dicom.kinds import is_derived, is_localiser, refusal
+from medae.formats.dicom.kinds import is_derived, is_localiser, is_swapped, refusal
 from medae.formats.dicom.phases import phases_of, without_copies
 from medae.formats.dicom.pixels import content_of
 from medae.formats.dicom.problem import Problem
@@ -44,7 +44,7 @@ def judge(headers: Sequence[Header], rules: Rules) -> Verdict:
     rest = [header for header in headers if not is_localiser(header)]
     if not rest:
         return Verdict(problem=Problem("localiser", "is a localiser, a scout to plan others by", "Leave it out."))
-    problem = refusal(headers if len({(header.patient, header.study) for header in headers}) > 1 else rest)
+    problem = refusal(headers if is_swapped(headers) else rest)
     slices = [item for header in rest for item in header.slices]
     problem = problem or unstackable(slices)
     if problem is not None:
@@ -53,14 +53,11 @@ def judge(headers: Sequence[Header], rules: Rules) -> Verdict:
     if scouts:
         text = f"holds {len(scouts)} localiser images beside its slices; they are left out"
         warnings.append(Problem("localiser-within", text, "Nothing to do."))
-    derived = sum(map(is_derived, rest))
-    if derived:
-        problem = Problem("derived", "is computed from other images (DERIVED or SECONDARY)", "Say 'derived: refuse'.")
+    if any(map(is_derived, rest)):
+        text = "is computed from other images (DERIVED or SECONDARY)"
         if rules.derived == "refuse":
-            return Verdict(problem=Problem(problem.code, problem.problem, "Say 'derived: keep' to take it."))
-        warnings.append(
-            Problem("derived", f"{problem.problem} and taken as it is", "Say 'derived: refuse' to leave it out.")
-        )
+            return Verdict(problem=Problem("derived", text, "Say 'derived: keep' to take it."))
+        warnings.append(Problem("derived", f"{text} and taken as it is", "Say 'derived: refuse' to leave it out."))
     kept, copies = without_copies(slices, content_of)
     if copies:
         text = f"holds {copies} slices twice, with the same contents; each is taken once"

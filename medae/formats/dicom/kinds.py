@@ -61,7 +61,7 @@ def modality_of(header: Header) -> Literal["CT", "MR", "unknown"]:
 
 def refusal(headers: Sequence[Header]) -> Problem | None:
     """Why a series is not read, by its headers alone; None if nothing speaks against it. Geometry is another matter."""
-    if len({(header.patient, header.study) for header in headers}) > 1:
+    if is_swapped(headers):
         text = "has files of several patients or studies under one series identifier"
         return Problem("swapped-subject", text, "Find out whose they are before anything else, and export them again.")
     one = headers[0]
@@ -73,8 +73,14 @@ def refusal(headers: Sequence[Header]) -> Problem | None:
         return Problem("mixed-objects", "mixes several kinds of DICOM objects", "Export one series a kind.")
     if modality_of(one) != one.modality:
         text = f"says that it is {one.modality or 'nothing'} and holds an object for {modality_of(one)}"
-        return Problem("not-ct-or-mr", text, "Leave it out.")
+        return Problem("modality-conflict", text, "Leave it out, or export it again.")
     return None
+
+
+def is_swapped(headers: Sequence[Header]) -> bool:
+    """Files of several patients or studies. An issuer that some files leave out makes no other patient; two do."""
+    patients = {(header.patient, header.study) for header in headers}
+    return len(patients) > 1 or len({header.issuer for header in headers if header.patient} - {""}) > 1
 
 
 def _object(header: Header) -> Problem | None:

@@ -58,16 +58,21 @@ def same_plane(image: sitk.Image, item: Slice) -> str | None:
 
 
 def same_values(array: np.ndarray, stack: Stack, other: Read | None = None) -> str | None:
-    """What is wrong with the values of the first, the middle and the last slice, ``[columns, rows, slices]``.
+    """What is wrong with the values of the first, the middle and the last slice, ``[columns, rows, slices]``; of all
+    slices, if they differ in slope or intercept: converters may apply one slice's to others, and an empty slice hides it.
 
     They are compared with what pydicom decodes, times slope plus intercept; where pydicom has no decoder, with what
-    ``other`` reads; where that cannot read them either, not at all.
+    ``other`` reads; where that cannot read them either, not at all, which is no agreement if slopes differ.
     """
-    for place in sorted({0, len(stack.slices) // 2, len(stack.slices) - 1}):
+    count = len(stack.slices)
+    has_one_scale = len({(item.slope, item.intercept) for item in stack.slices}) == 1
+    for place in sorted({0, count // 2, count - 1}) if has_one_scale else range(count):
         item = stack.slices[place]
         expected = values_of(item)
         if expected is None and other is not None:
             expected = other(stack, place)
+        if expected is None and other is not None and not has_one_scale:
+            return f"its values in slice {place + 1}, where slopes differ between slices, cannot be verified"
         if expected is None:
             continue
         scale = max(abs(item.slope), float(np.abs(expected).max()))

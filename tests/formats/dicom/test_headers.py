@@ -27,7 +27,7 @@ def test_a_header_shows_no_identity(writer):
     header = read_header(path)
     assert not any(word in repr(header) for word in SECRETS)
     assert "101112" not in repr(header)
-    assert header.patient == "PID4711\x1f"
+    assert (header.patient, header.issuer) == ("PID4711", "")
     assert header.covariates == {"age": 64.0, "sex": "F", "manufacturer": "MAKER", "model": "MODEL 1"}
 
 

@@ -93,7 +93,7 @@ def test_refused_by_what_the_headers_say(writer, name):
     ],
 )
 def test_variants_of_them(writer, changes):
-    expected = {"secondary-capture", "not-ct-or-mr", "colour", "no-geometry"}
+    expected = {"secondary-capture", "not-ct-or-mr", "modality-conflict", "colour", "no-geometry"}
     assert code(writer.series(ramp(SHAPE), **changes)) in expected
 
 
@@ -124,6 +124,19 @@ def test_two_patients_under_one_series(writer):
     dataset.PatientID = "PID9999"
     dataset.save_as(paths[1])
     assert code(paths) == "swapped-subject"
+
+
+@pytest.mark.parametrize(("issuers", "expected"), [("AAA", "none"), ("A A", "none"), ("ABA", "swapped-subject")])
+def test_an_issuer_that_is_missing_makes_no_other_patient(writer, issuers, expected):
+    def change(k: int, dataset) -> None:
+        dataset.IssuerOfPatientID = issuers[k].strip()
+
+    found = verdict(writer.series(ramp((6, 5, 3)), change=change))
+    assert (found.problem.code if found.problem else "none") == expected
+
+
+def test_an_object_that_contradicts_its_modality(writer):
+    assert code(writer.series(ramp(SHAPE), kind="MR", modality="CT")) == "modality-conflict"
 
 
 def test_a_scout_among_slices_is_left_out_with_a_warning(writer):

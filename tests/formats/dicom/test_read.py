@@ -13,7 +13,7 @@ import pydicom
 import pydicom.data
 import pytest
 import SimpleITK as sitk
-from dicomfiles import SECRETS, Geometry, Writer, compress, ramp, world
+from dicomfiles import SECRETS, Geometry, Writer, compress, item, ramp, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -111,6 +111,35 @@ def test_rescaling_of_ct_and_of_each_slice_by_itself(writer):
     assert np.allclose(mr.array, ramp() * factors - np.arange(5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_a_slope_of_two_slices_that_are_neither_first_middle_nor_last(writer, modality, empty):
+    """dcm2niix applies the first slice's to all. An empty slice, with nothing but zeros, does not show it."""
+
+    def scale(k: int, dataset) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = "2" if k in (2, 3) else "1", "0"
+
+    volume = ramp((7, 6, 9))
+    volume[:, :, 2] *= not empty
+    found = read_series(writer.series(volume, modality=modality, change=scale))
+    assert np.array_equal(found.array, volume * np.array([1.0, 1, 2, 2, 1, 1, 1, 1, 1]))
+
+
+def test_slopes_that_differ_and_cannot_be_verified_are_refused(writer, monkeypatch):
+    def scale(k: int, dataset) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = "2" if k in (2, 3) else "1", "0"
+
+    paths = writer.series(ramp((7, 6, 9)), change=scale)
+    monkeypatch.setattr("medae.formats.dicom.verify.values_of", lambda _: None)
+    monkeypatch.setattr(convert, "_read", _undecodable)
+    with pytest.raises(DataError, match=r"dcm2niix: its values in slice 1, where slopes differ .*; SimpleITK: "):
+        read_series(paths)
+
+
+def _undecodable(_):
+    raise convert.Unconverted("its pixels cannot be decoded")
+
+
 @pytest.mark.parametrize("way", [convert.by_dcm2niix, convert.by_simpleitk])
 @pytest.mark.parametrize("kind", ["RLE", "JPEG2000", "JPEG"])
 def test_compressed_series(writer, kind, way):
@@ -181,6 +210,48 @@ def test_one_volume_of_many_frames(writer, modality, shuffle):
     raw = read_series([path])
     assert np.array_equal(raw.array, ramp() * 2.0 - 10)
     assert np.abs(coordinates(raw) - world(geometry, ramp().shape)).max() < 0.01
+
+
+def test_frames_with_a_slope_of_their_own(writer):
+    path = writer.enhanced([ramp()])
+    dataset = pydicom.dcmread(path)
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        group.PixelValueTransformationSequence = item(RescaleSlope=f"{1 + k}", RescaleIntercept=f"{-k}", RescaleType="US")
+    dataset.save_as(path)
+    assert np.array_equal(read_series([path]).array, ramp() * (1.0 + np.arange(5)) - np.arange(5))
+
+
+def scaled_otherwise(writer, modality: str) -> tuple[Path, np.ndarray]:
+    """An enhanced file whose frames 2 and 6 have a slope and an intercept of their own, and its values."""
+    volume = ramp((7, 6, 9))
+    path = writer.enhanced([volume], modality=modality)
+    dataset = pydicom.dcmread(path)
+    shared = dataset.SharedFunctionalGroupsSequence[0].pop("PixelValueTransformationSequence")
+    assert shared is not None
+    slopes, intercepts = np.ones(9), np.zeros(9)
+    slopes[[2, 6]], intercepts[[2, 6]] = 3, 7
+    for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        group.PixelValueTransformationSequence = item(
+            RescaleSlope=f"{slopes[k]:g}", RescaleIntercept=f"{intercepts[k]:g}", RescaleType="US"
+        )
+    dataset.save_as(path)
+    return path, volume * slopes + intercepts
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_two_frames_that_are_scaled_otherwise(writer, modality):
+    path, expected = scaled_otherwise(writer, modality)
+    assert np.array_equal(read_series([path]).array, expected)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_two_frames_that_are_scaled_otherwise_without_pydicom_are_refused(writer, monkeypatch, modality):
+    path, _ = scaled_otherwise(writer, modality)
+    for module in ("verify", "convert"):
+        monkeypatch.setattr(f"medae.formats.dicom.{module}.values_of", lambda _: None)
+    with pytest.raises(DataError, match=r"dcm2niix: .*SimpleITK: .*slope of its own"):
+        read_series([path])
 
 
 def test_the_same_without_dcm2niix(writer, monkeypatch):
