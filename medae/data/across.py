@@ -113,12 +113,18 @@ def _duplicates(manifest: Manifest, inspections: Inspections) -> Iterator[Findin
             origin = f"the case {first.id}" if name == first_name else f"'{first_name}' of the case {first.id}"
             text = f"has the same voxels in '{name}' as {origin}{'' if same else ', of another subject'}"
             remedy = "Keep one of them." if same else "Find out whose scan it is, and keep one of them."
-            yield Finding(case.id, "", "warning" if same else "error", "duplicate", text, remedy, f"image {name}")
+            files = f"{_shown(case.images[name])} and {_shown(first.images[first_name])}"
+            yield Finding(case.id, files, "warning" if same else "error", "duplicate", text, remedy, f"image {name}")
     for (name, _), (original, *later) in maps.items():
         for case in later:
             if (original.id, case.id) not in copies:
                 text = f"has the same label map '{name}' as the case {original.id}, for another image"
                 yield _whole("duplicate_labels", text, "Find the right label map.", case.id)
+
+
+def _shown(ref: ImageRef) -> str:
+    """For the screen."""
+    return ref.files[0] if ref.series is None else ref.series
 
 
 def _place(ref: ImageRef) -> tuple[tuple[str, ...], int | None]:

@@ -202,6 +202,7 @@ def test_the_same_scan_under_two_subjects(folder):
     save(folder / "image" / "bob.nii.gz", (ramp() + ord("a") / 128).astype(np.float64))  # stored otherwise: other bytes
     finding = only(folder)
     assert (finding.level, finding.code) == ("error", "duplicate")
+    assert finding.file == "image/bob.nii.gz and image/ann.nii.gz"
     assert "the same voxels in 'image' as the case ann, of another subject" in finding.problem
 
 
