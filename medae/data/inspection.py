@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def inspect_case(
                 if role == "image" and first is None:
                     first = raw
                 elif role == "target" and drawn is None and is_drawable:
-                    drawn = raw
+                    drawn = replace(raw, array=as_labels(raw.array, is_mask=ref.kind == "mask"))
             noted += [Noted(role=role, name=name, **remark._asdict()) for remark in found]
     inspection = Inspection(noted=tuple(noted), images=facts["image"], targets=facts["target"])
     return inspection, None if picture is None or first is None else picture(first, drawn)

@@ -130,6 +130,13 @@ def test_what_reading_rounds_is_no_finding(folder):
     assert np.unique(read_array([folder / "mask" / "bob.nii.gz"], "labels")[0]).tolist() == [0, 1]
 
 
+def test_labels_are_drawn_as_they_are_read(folder):
+    save(folder / "mask" / "bob.nii.gz", blocks(np.float32, 0.99999))
+    manifest = open_manifest(FolderSource(root=folder, images="image", labels="mask", ids="names"))
+    check = check_manifest(manifest, picture=lambda _, labels: str(np.unique(labels.array).tolist()).encode())
+    assert check.pictures["bob"] == b"[0, 1]"
+
+
 def lungs(left, right):
     labels = np.zeros(SHAPE, np.float32)
     labels[left : left + 2, 1:3, 1:3], labels[right : right + 2, 1:3, 1:3] = 1.0000153, 2  # as a scale factor rounds
