@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import TypeVar
+
+from medae.errors import DataError
 
 MOST_WORKERS = 8
 """More processes than this wait for the disk."""
@@ -20,12 +23,12 @@ def usable_cores() -> int:
     return min(cores or 1, MOST_WORKERS)
 
 
-def unordered(function: Callable[[T], R], items: Sequence[T], workers: int = 1) -> Iterator[tuple[int, R]]:
+def unordered(function: Callable[[T], R], items: Sequence[T], workers: int = 1) -> Generator[tuple[int, R]]:
     """``(place, function(items[place]))`` of every item, as they are done.
 
     workers: processes; 1 works in this one, in order. With more, function, items and results are pickled, and an
     exception of one item ends the whole: let ``function`` return its failures. Each process has one thread for numerics.
-    Raises RuntimeError (joblib's TerminatedWorkerError) if a process dies, most often for want of memory.
+    Raises DataError if a process dies, most often for want of memory.
     """
     if workers <= 1 or len(items) <= 1:
         for place, item in enumerate(items):
@@ -39,6 +42,11 @@ def unordered(function: Callable[[T], R], items: Sequence[T], workers: int = 1) 
         try:
             for result in results:  # noqa: UP028 (yield from would close the pool before the warning is silenced)
                 yield result
+        except BrokenExecutor as error:
+            raise DataError(
+                f"One of {min(workers, len(items))} processes that read scans died.",
+                remedy="Most often memory ran out: use fewer workers (--workers 1 reads one scan at a time).",
+            ) from error
         finally:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that items are left when the caller has seen enough

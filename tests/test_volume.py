@@ -134,7 +134,7 @@ def test_labels_become_integers_whatever_they_are_stored_as(tmp_path: Path, dtyp
     assert read_volume([file], "mask").image.flatten().tolist() == [0, 1, 1, 0, 1]
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.5, "0.5"), (-1.0, "-1"), (40000.0, "40000"), (np.nan, "not finite")])
+@pytest.mark.parametrize(("value", "words"), [(0.5, "0.5"), (-1.0, "-1"), (40000.0, "40000"), (np.nan, "nan")])
 def test_labels_that_are_none_are_refused_by_name(tmp_path: Path, value: float, words: str) -> None:
     file = save(tmp_path / "broken_labels.nii.gz", np.array([[[0, 1, value]]], np.float32), np.eye(4))
     with pytest.raises(DataError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +15,20 @@ from medae.config import Config, digest
 from medae.data import remarks
 from medae.data.case import Case, ImageRef
 from medae.data.finding import Level
-from medae.data.reading import relative_to
 from medae.data.remarks import Remark
 from medae.data.sides import wrong_sides
 from medae.errors import GeometryError, MedaeError
-from medae.formats.endings import NIFTI
+from medae.formats.endings import NIFTI, PICTURES
+from medae.formats.labels import as_labels, count_labels, label_problem
 from medae.formats.raw import RawImage
 from medae.formats.read import read_raw
 from medae.volume import spacing_of
 
-VERSION = 3
+VERSION = 4
 """Raised whenever something else is found in the same contents, so that nothing older is remembered."""
 
 SAMPLE = 1_000_000
 """Voxels that percentiles are taken from."""
-
-WHOLE = 1e-4
-"""How far a stored label may be from a whole number: a header's scale factor rounds."""
-
-BINS = 1 << 16
-"""Labels up to here are counted without sorting."""
 
 Picture = Callable[[RawImage, RawImage | None], bytes]
 
@@ -125,7 +120,7 @@ def inspect_case(
                 if role == "image" and first is None:
                     first = raw
                 elif role == "target" and drawn is None and is_drawable:
-                    drawn = raw
+                    drawn = replace(raw, array=as_labels(raw.array, is_mask=ref.kind == "mask"))
             noted += [Noted(role=role, name=name, **remark._asdict()) for remark in found]
     inspection = Inspection(noted=tuple(noted), images=facts["image"], targets=facts["target"])
     return inspection, None if picture is None or first is None else picture(first, drawn)
@@ -140,8 +135,7 @@ def _read(root: Path, ref: ImageRef) -> tuple[RawImage | None, list[Remark]]:
         raw = read_raw(paths, resample_slices=ref.resample_slices, component=ref.component)
     except MedaeError as error:
         code = "geometry" if isinstance(error, GeometryError) else "unreadable"
-        what = error.what.replace(str(paths[0]), str(relative_to(root, str(paths[0]))))
-        text = f"cannot be used: {what[0].lower()}{what[1:].rstrip('.')}"
+        text = f"cannot be used: {error.what[0].lower()}{error.what[1:].rstrip('.')}"
         return None, [*found, Remark("error", code, text, error.remedy or "Restore or convert the file.")]
     return raw, [*found, *remarks.geometry(raw.native.shape, raw.native.matrix())]
 
@@ -151,15 +145,24 @@ def _intensities(raw: RawImage, ref: ImageRef, _: object) -> tuple[ImageFacts, l
 
 
 def _labels(raw: RawImage, ref: ImageRef, declared: Mapping[int, str] | None) -> tuple[ImageFacts, list[Remark]]:
-    counts = count_values(raw.array)
-    found = list(remarks.label_values(counts, None if ref.kind == "mask" else declared))
-    if any(remark.level == "error" and remark.code == "labels" for remark in found):
-        return _facts(raw, None), found
-    if ref.kind == "mask":  # every other value than 0 is read as 1
-        inside = sum(count for value, count in counts.items() if value)
-        counts = {value: count for value, count in ((0.0, counts.get(0.0, 0)), (1.0, inside)) if count}
-    found += wrong_sides(raw.array, raw.native.matrix(), declared or {})
-    return _facts(raw, {int(value): count for value, count in counts.items()}), found
+    is_mask = ref.kind == "mask"
+    problem = label_problem(raw.array, is_mask=is_mask)
+    if problem is not None:
+        remedy = "Replace them by 0 or 1." if is_mask else "Store labels 0, 1, 2, ..."
+        return _facts(raw, None), [Remark("error", "labels", problem, remedy)]
+    labels = as_labels(raw.array, is_mask=is_mask)
+    counts = count_labels(labels)
+    if is_mask:
+        return _facts(raw, counts), []
+    found = list(remarks.undeclared_labels(counts, declared))
+    found += wrong_sides(labels, raw.native.matrix(), declared or {}, are_stated=_states_sides(raw, ref))
+    return _facts(raw, counts), found
+
+
+def _states_sides(raw: RawImage, ref: ImageRef) -> bool:
+    """Whether the file says where left is: pictures and NIfTI without sform and qform do not."""
+    is_picture = ref.files[0].lower().endswith(PICTURES)
+    return not is_picture and (raw.native.sform_code, raw.native.qform_code) != (0, 0)
 
 
 def _facts(raw: RawImage, labels: dict[int, int] | None) -> ImageFacts:
@@ -185,21 +188,6 @@ def _digest(array: np.ndarray) -> str:
     total = hashlib.sha256(str(array.shape).encode())
     total.update(np.ascontiguousarray(array, dtype=np.float32).data)
     return total.hexdigest()
-
-
-def count_values(array: np.ndarray) -> dict[float, int]:
-    """Voxels by value; values that differ from a whole number by the rounding of a header's scale count as that number."""
-    if array.dtype.kind in "biu":
-        whole = array
-        fits = int(array.min()) >= 0 and int(array.max()) < BINS
-    else:
-        whole = np.rint(array.real) if np.isfinite(array).all() else array.real
-        fits = bool(np.abs(array - whole).max() <= WHOLE) and whole.min() >= 0 and whole.max() < BINS
-    if not fits:
-        values, numbers = np.unique(array.real, return_counts=True)
-        return {float(value): int(number) for value, number in zip(values, numbers, strict=True)}
-    numbers = np.bincount(whole.astype(np.intp, copy=False).ravel(order="K"))
-    return {float(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
 
 
 def _against(first: RawImage, other: RawImage) -> Iterator[Remark]:

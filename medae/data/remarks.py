@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 
 from medae.data.case import Modality
 from medae.data.finding import Level
-from medae.formats.nifti import UNREADABLE
+from medae.formats.nifti import UNREADABLE, unit_of
 
 SMALLEST_MM, LARGEST_MM = 0.005, 100.0
 """A voxel size outside of these is a slip of the unit."""
@@ -43,7 +43,7 @@ def nifti_header(path: Path) -> Iterator[Remark]:
     """What a NIfTI header says of itself that cannot all be true, or that nobody can rely on."""
     try:
         header: Any = nib.load(path).header
-        units = header.get_xyzt_units()[0]
+        units = unit_of(header)
         sform, qform = header.get_sform(), header.get_qform()
     except UNREADABLE:
         return  # whoever reads the image will say so
@@ -105,18 +105,13 @@ def intensities(voxels: np.ndarray, modality: Modality) -> Iterator[Remark]:
         yield Remark("warning", "not_hounsfield", text, remedy)
 
 
-def label_values(counts: Mapping[float, int], declared: Mapping[int, str] | None) -> Iterator[Remark]:
-    """Of a label map. counts: voxels by value. declared: the names that the data set gives to values, if any."""
-    odd = [value for value in counts if not (np.isfinite(value) and value >= 0 and value == round(value))]
-    if odd:
-        text = f"has labels that are not whole numbers from 0 on, such as {odd[0]:g}"
-        yield Remark("error", "labels", text, "Store labels 0, 1, 2, ...")
-    elif declared:
-        unknown = [int(value) for value in counts if value != 0 and int(value) not in declared]
-        if unknown:
-            shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            text = f"has labels that are not declared: {shown}"
-            yield Remark("error", "undeclared", text, "Declare them, or correct the label map.")
+def undeclared_labels(values: Iterable[int], declared: Mapping[int, str] | None) -> Iterator[Remark]:
+    """Labels of a map that the data set gives no names to, where it gives any. declared: names by value."""
+    unknown = [value for value in values if value != 0 and value not in declared] if declared else []
+    if unknown:
+        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        text = f"has labels that are not declared: {shown}"
+        yield Remark("error", "undeclared", text, "Declare them, or correct the label map.")
 
 
 def grid(shape: tuple[int, ...], affine: np.ndarray, other_shape: tuple[int, ...], other: np.ndarray) -> str | None:

@@ -39,11 +39,14 @@ def side_pairs(names: Mapping[int, str]) -> list[tuple[int, int, str]]:
     return [(pair["left"], pair["right"], " ".join(rest)) for rest, pair in found.items() if len(pair) == 2]
 
 
-def wrong_sides(labels_IJK: np.ndarray, affine: np.ndarray, names: Mapping[int, str]) -> Iterator[Remark]:
+def wrong_sides(
+    labels_IJK: np.ndarray, affine: np.ndarray, names: Mapping[int, str], *, are_stated: bool = True
+) -> Iterator[Remark]:
     """A remark if left structures lie to the right of their counterparts.
 
-    labels: on any axes; affine: 4x4, voxel -> world mm, RAS, so that left has the smaller first coordinate. An error if that
-    holds for every pair that can be told apart, which a flipped image or affine explains; a warning if for some.
+    labels: integers, on any axes; affine: 4x4, voxel -> world mm, RAS, so that left has the smaller first coordinate.
+    are_stated: whether the file says where left is. An error if it does and the remark holds for every pair that can be
+    told apart, which a flipped image or affine explains; else a warning.
     """
     pairs = side_pairs(names)
     if not pairs:
@@ -61,12 +64,14 @@ def wrong_sides(labels_IJK: np.ndarray, affine: np.ndarray, names: Mapping[int, 
     name, offset = wrong[0]
     text = f"has 'left {name}' {offset:.0f} mm to the right of 'right {name}' ({len(wrong)} of {told} pairs)"
     remedy = "Left and right are swapped: in the affine, in the array, or in the label names."
-    yield Remark("error" if len(wrong) == told else "warning", "sides", text, remedy)
+    if not are_stated:
+        remedy = "Its file does not say where left is: convert it from its source again, or make sure of its sides."
+    yield Remark("error" if are_stated and len(wrong) == told else "warning", "sides", text, remedy)
 
 
 def _centres(labels_IJK: np.ndarray, values: list[int]) -> dict[int, np.ndarray]:
     """Mean voxel coordinates of each label that occurs."""
-    boxes = ndimage.find_objects(labels_IJK.astype(np.int32), max_label=max(values))
+    boxes = ndimage.find_objects(labels_IJK, max_label=max(values))
     centres = {}
     for value in values:
         box = boxes[value - 1] if value > 0 else None

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from medae.errors import DataError
 from medae.formats.endings import NIFTI
-from medae.formats.nifti import UNREADABLE
+from medae.formats.nifti import UNREADABLE, unit_of
 from medae.formats.raw import not_three_dimensional, rows_of, unreadable
 from medae.volume import MM_PER_UNIT, NativeGrid
 
@@ -66,6 +66,6 @@ def _nifti(path: Path, component: int | None) -> NativeGrid:
     if len(shape) < 2 or 0 in shape or any(size != 1 for size in shape[3:]):
         raise not_three_dimensional(path, shape)
     affine = file.affine.astype(np.float64)
-    affine[:3] *= MM_PER_UNIT[file.header.get_xyzt_units()[0]]
+    affine[:3] *= MM_PER_UNIT[unit_of(file.header)]
     i, j, k = (*shape, 1)[:3]
     return NativeGrid(shape=(i, j, k), affine=rows_of(affine, path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +14,28 @@ from nibabel.spatialimages import HeaderDataError
 from medae.formats.raw import RawImage, no_component, rows_of, three_dimensional, unreadable
 from medae.volume import MM_PER_UNIT, NativeGrid
 
-UNREADABLE = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+)
 """What nibabel raises for a file that is damaged or of another kind."""
+
+Unit = Literal["unknown", "mm", "meter", "micron"]
+
+UNITS: dict[int, Unit] = {1: "meter", 2: "mm", 3: "micron"}
+"""Units of length by NIfTI's code."""
+
+
+def unit_of(header: Any) -> Unit:
+    """The unit of length that a header states; ``unknown`` where its code is none of NIfTI's."""
+    return UNITS.get(int(header["xyzt_units"]) % 8, "unknown")  # the other bits are the unit of time
 
 
 def volume_of(file: Any, component: int, path: Path) -> np.ndarray:
@@ -36,7 +56,7 @@ def read_nifti(path: Path, component: int | None = None) -> RawImage:
     except UNREADABLE as error:
         raise unreadable(path, error) from error
     header = file.header
-    units = header.get_xyzt_units()[0]
+    units = unit_of(header)
     affine = file.affine.astype(np.float64)
     affine[:3] *= MM_PER_UNIT[units]
     quaternion = [header[name].item() for name in ("quatern_b", "quatern_c", "quatern_d")]

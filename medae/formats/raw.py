@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medae.errors import DataError, GeometryError
+from medae.formats.endings import stem
 from medae.volume import NativeGrid, Rows
 
 
@@ -39,8 +41,10 @@ def rows_of(affine: np.ndarray, path: Path) -> Rows:
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
-    """The error for a file that its library could not read."""
+    """The error for a file that its library could not read. What is wrong does not name the file, as libraries do."""
     reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    for name in filter(None, (str(path.resolve()), str(path), path.name, stem(path))):
+        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "it", reason)
     return DataError(f"The image cannot be read: {reason}", where=path, remedy="Copy or export the file again.")
 
 

@@ -13,16 +13,12 @@ from medae.formats.dicom.read import read_series
 from medae.formats.dicom.sniff import is_dicom
 from medae.formats.endings import NIFTI, is_image
 from medae.formats.itk import read_itk
+from medae.formats.labels import LARGEST_LABEL, as_labels, label_problem
 from medae.formats.nifti import read_nifti
 from medae.formats.raw import RawImage
 from medae.volume import NativeGrid, Volume, to_ras
 
 Kind = Literal["intensity", "labels", "mask"]
-
-LARGEST_LABEL = int(np.iinfo(np.int16).max)
-
-WHOLE = 1e-4
-"""How far a stored label may be from a whole number: a header's scale factor rounds."""
 
 
 def read_volume(paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False, component: int | None = None) -> Volume:
@@ -48,9 +44,7 @@ def read_array(
     label values that are negative, above 32767 or not whole numbers); GeometryError for an unusable affine.
     """
     raw = read_raw(paths, resample_slices=resample_slices, component=component)
-    values = _intensities(raw.array, paths[0]) if kind == "intensity" else _labels(raw.array, paths[0])
-    if kind == "mask":
-        values = (values != 0).astype(np.int16)
+    values = _intensities(raw.array, paths[0]) if kind == "intensity" else _labels(raw.array, kind == "mask", paths[0])
     return np.ascontiguousarray(to_ras(values[None], raw.native.matrix())), raw.native
 
 
@@ -87,15 +81,11 @@ def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
     return values
 
 
-def _labels(array: np.ndarray, path: Path) -> np.ndarray:
-    remedy = "A label map holds whole numbers from 0 to 32767; correct the file or declare it as an image."
-    found = np.unique(array)
-    if np.iscomplexobj(found) or not np.isfinite(found).all():
-        raise DataError("The label map holds values that are not finite numbers.", where=path, remedy=remedy)
-    fractions = found[np.abs(found - np.round(found)) > WHOLE]
-    if fractions.size:
-        raise DataError(f"The label map holds {fractions[0]:g}, not a whole number.", where=path, remedy=remedy)
-    outside = found[(found < 0) | (found > LARGEST_LABEL)]
-    if outside.size:
-        raise DataError(f"The label map holds the value {outside[0]:g}.", where=path, remedy=remedy)
-    return np.rint(array).astype(np.int16)
+def _labels(array: np.ndarray, is_mask: bool, path: Path) -> np.ndarray:
+    problem = label_problem(array, is_mask=is_mask)
+    if problem is not None:
+        remedy = f"A label map holds whole numbers from 0 to {LARGEST_LABEL}; correct the file or declare it as an image."
+        if is_mask:
+            remedy = "Replace them in the file; every value but 0 is inside of a mask."
+        raise DataError(f"The {'mask' if is_mask else 'label map'} {problem}.", where=path, remedy=remedy)
+    return as_labels(array, is_mask=is_mask)

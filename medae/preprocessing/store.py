@@ -10,7 +10,7 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -110,8 +110,8 @@ def build_store(
     processes = min(workers, max(1, needed * (SLOW if slow else 1) // WORTH_A_PROCESS))
     with _temporary(folder) as beside:
         prepare = partial(_ensure, manifest.model_copy(update={"cases": ()}), store, brain, Path(beside))
-        with closing(_in_processes(prepare, to_do, processes)) as failures:
-            for count, failure in enumerate(failures, start=1):
+        with closing(unordered(prepare, to_do, processes)) as results:
+            for count, (_, failure) in enumerate(results, start=1):
                 if failure is not None:
                     raise failure
                 if progress is not None:
@@ -147,22 +147,6 @@ def _missing(manifest: Manifest, store: Store, workers: int) -> list[Case]:
     with ThreadPoolExecutor(max(1, workers)) as threads:
         intact = list(threads.map(is_intact, [store.folder / key for key in cases]))
     return [case for case, whole in zip(cases.values(), intact, strict=True) if not whole]
-
-
-def _in_processes(
-    prepare: Callable[[Case], MedaeError | None], cases: Sequence[Case], processes: int
-) -> Generator[MedaeError | None]:
-    try:
-        for _, failure in unordered(prepare, cases, processes):
-            yield failure
-    except RuntimeError as error:
-        if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
-            raise
-        raise DataError(
-            f"One of {processes} processes that prepare scans died.",
-            remedy="Most often memory ran out: use fewer workers (--workers 1 prepares one scan at a time). What is done "
-            "is kept.",
-        ) from error
 
 
 def _temporary(folder: Path) -> tempfile.TemporaryDirectory[str]:

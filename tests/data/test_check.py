@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import os
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from medae.data.check import check_manifest
 from medae.data.files import resolve_root
 from medae.data.folder import FolderSource
 from medae.data.sources import AutoSource, open_manifest
+from medae.errors import DataError
+from medae.formats.header import read_grid
+from medae.formats.read import read_array
 
 SHAPE = (6, 5, 4)
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
@@ -43,8 +48,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def findings(root):
-    source = FolderSource(root=root, images="image", labels="mask", ids="names", label_names={0: "background", 1: "lesion"})
+def findings(root, names=("background", "lesion")):
+    source = FolderSource(root=root, images="image", labels="mask", ids="names", label_names=dict(enumerate(names)))
     return list(check_manifest(open_manifest(source)).findings)
 
 
@@ -109,12 +114,89 @@ def test_constant_image(folder):
     assert (finding.level, finding.problem) == ("error", "has the value 7 everywhere")
 
 
-@pytest.mark.parametrize("value", [0.5, -1.0, np.nan])
+@pytest.mark.parametrize("value", [0.5, -1.0, np.nan, np.inf, 32768, 40000, 65535])
 def test_labels_that_are_not_labels(folder, value):
     save(folder / "mask" / "bob.nii.gz", blocks(np.float32, value))
     finding = only(folder)
     assert (finding.level, finding.file) == ("error", "mask/bob.nii.gz")
-    assert f"{value:g}" in finding.problem
+    assert f"such as {value:g}" in finding.problem
+    with pytest.raises(DataError, match="not whole numbers from 0 to 32767"):  # reading says the same
+        read_array([folder / "mask" / "bob.nii.gz"], "labels")
+
+
+def test_what_reading_rounds_is_no_finding(folder):
+    save(folder / "mask" / "bob.nii.gz", blocks(np.float64, 1.00001) - 1e-6)
+    assert findings(folder) == []
+    assert np.unique(read_array([folder / "mask" / "bob.nii.gz"], "labels")[0]).tolist() == [0, 1]
+
+
+def test_labels_are_drawn_as_they_are_read(folder):
+    save(folder / "mask" / "bob.nii.gz", blocks(np.float32, 0.99999))
+    manifest = open_manifest(FolderSource(root=folder, images="image", labels="mask", ids="names"))
+    check = check_manifest(manifest, picture=lambda _, labels: str(np.unique(labels.array).tolist()).encode())
+    assert check.pictures["bob"] == b"[0, 1]"
+
+
+def lungs(left, right):
+    labels = np.zeros(SHAPE, np.float32)
+    labels[left : left + 2, 1:3, 1:3], labels[right : right + 2, 1:3, 1:3] = 1.0000153, 2  # as a scale factor rounds
+    return labels
+
+
+@pytest.mark.parametrize(("affine", "level"), [(AFFINE, "error"), (None, "warning")])
+def test_wrong_sides_are_an_error_only_where_the_file_states_sides(folder, affine, level):
+    for name in ("ann", "bob", "cyd"):
+        save(folder / "mask" / f"{name}.nii.gz", lungs(0, 4))
+    names = ("background", "left lung", "right lung")
+    assert "sides" not in {finding.code for finding in findings(folder, names)}
+    save(folder / "image" / "bob.nii.gz", ramp(), affine)
+    save(folder / "mask" / "bob.nii.gz", lungs(0, 4) if affine is None else lungs(4, 0), affine)  # None: nibabel takes LAS
+    found = [finding for finding in findings(folder, names) if finding.code == "sides"]
+    assert [(finding.case, finding.level) for finding in found] == [("bob", level)]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_pictures_do_not_state_sides(tmp_path, ending):
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:15, 5:15], labels[5:15, 40:50] = 1, 2
+    for name, voxels in (("image", ramp((40, 60), np.uint8)), ("mask", labels)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(voxels).save(tmp_path / name / f"bob.{ending}")
+    found = [finding for finding in findings(tmp_path, ("background", "left lung", "right lung")) if finding.code == "sides"]
+    assert [finding.level for finding in found] == ["warning"]
+
+
+def test_a_process_that_dies_is_a_users_error(folder, monkeypatch):
+    """As when the system kills a worker for its memory."""
+    monkeypatch.setattr("medae.data.check.WORTH_A_PROCESS", 1)
+    with pytest.raises(DataError, match="One of 2 processes that read scans died") as caught:
+        check_manifest(open_manifest(FolderSource(root=folder, images="image")), workers=2, picture=lambda *_: os._exit(1))
+    assert "--workers 1" in caught.value.remedy
+
+
+@pytest.mark.parametrize("field", ["vox_offset", "dim"])
+def test_absurd_numbers_in_a_header(folder, field):
+    path = folder / "image" / "bob.nii"
+    (folder / "image" / "bob.nii.gz").unlink()
+    save(path, ramp())
+    raw = bytearray(path.read_bytes())
+    if field == "vox_offset":
+        raw[108:112] = np.float32(1e30).tobytes()
+    else:
+        raw[42:48] = np.array([32767] * 3, np.int16).tobytes()
+    path.write_bytes(bytes(raw))
+    finding = only(folder)
+    assert (finding.level, finding.code) == ("error", "unreadable")
+
+
+def test_a_unit_that_nifti_does_not_know_is_taken_for_mm(folder):
+    path = folder / "image" / "bob.nii.gz"
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[123] = 7
+    path.write_bytes(gzip.compress(bytes(raw)))
+    assert (only(folder).level, only(folder).code) == ("warning", "units")
+    for native in (read_array([path], "intensity")[1], read_grid([path])):
+        assert native.matrix().tolist() == AFFINE.tolist()
 
 
 def test_whole_numbers_stored_as_floats_are_labels(folder):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from medae.data import remarks
-from medae.data.inspection import count_values
 
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 
@@ -41,6 +40,11 @@ def test_a_sound_header_has_no_remark(tmp_path):
 def test_neither_sform_nor_qform(tmp_path):
     found = list(remarks.nifti_header(nifti(tmp_path / "a.nii", sform_code=0, qform_code=0)))
     assert codes(found) == [("warning", "no_position")]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(4, [("warning", "units")]), (7 + 8, [("warning", "units")]), (2 + 56, [])])
+def test_a_unit_that_nifti_does_not_know(tmp_path, code, expected):
+    assert codes(remarks.nifti_header(nifti(tmp_path / "a.nii", xyzt_units=code))) == expected
 
 
 @pytest.mark.parametrize(("shift", "is_said"), [(0.04, False), (3.0, True)])
@@ -96,25 +100,10 @@ def test_values(voxels, modality, expected):
         ([0, 1, 2], {0: "background", 1: "a", 2: "b"}, []),
         ([0, 1, 2], None, []),
         ([0, 1, 2], {1: "a"}, [("error", "undeclared")]),
-        ([0.0, 0.5], None, [("error", "labels")]),
-        ([-1, 0], None, [("error", "labels")]),
-        ([0.0, np.nan], None, [("error", "labels")]),
-        ([0.0, 1.00001], None, []),  # a scale factor's rounding
     ],
 )
-def test_label_values(values, declared, expected):
-    assert codes(remarks.label_values(count_values(np.array(values)), declared)) == expected
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32, np.float64])
-def test_values_are_counted(dtype):
-    array = np.array([[0, 3, 3], [7, 0, 3]], dtype)
-    assert count_values(array) == {0.0: 2, 3.0: 3, 7.0: 1}
-    assert count_values(array.T) == count_values(array)
-
-
-def test_values_beyond_what_is_counted_by_bins():
-    assert count_values(np.array([-2, 0, 1 << 20])) == {-2.0: 1, 0.0: 1, float(1 << 20): 1}
+def test_undeclared_labels(values, declared, expected):
+    assert codes(remarks.undeclared_labels(values, declared)) == expected
 
 
 def turned(degrees: float) -> np.ndarray:

@@ -41,11 +41,20 @@ def run(folder: Path, **options: bool) -> None:
     check.run(folder, "auto", "given", [], Path("out"), workers=1, **options)
 
 
-def test_names_are_on_the_screen_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("ending", "harm"), [(".nii.gz", None), (".nii.gz", b"garbage" * 100), (".nii", b""), (".nrrd", b"")]
+)
+def test_names_are_on_the_screen_only(
+    folder: Path, capsys: pytest.CaptureFixture[str], ending: str, harm: bytes | None
+) -> None:
+    broken = folder / "scans" / f"{NAMES[2]}.nii.gz"
+    if harm is not None:
+        broken.unlink()
+        (folder / "scans" / f"{NAMES[2]}{ending}").write_bytes(harm)
     with pytest.raises(DataError, match="1 of 3 cases have an error"):
         run(folder)
     screen = capsys.readouterr().out
-    assert f"scans/{NAMES[2]}.nii.gz" in screen
+    assert f"scans/{NAMES[2]}{ending}" in screen
     written = {path.name: path.read_text() for path in Path("out").iterdir()}
     assert set(written) == {"report.html", "cases-001.html", "result.json", "manifest.json"}
     for content in written.values():

@@ -240,7 +240,7 @@ ONE_CASE: dict[str, tuple[Callable[[Set], object], str, str, str]] = {
         lambda s: save(s.label, labels() * np.float32(0.5)),
         "error",
         "labels",
-        "not whole numbers from 0 on, such as 0.5",
+        "not whole numbers from 0 to 32767, such as 0.5",
     ),
     "negative labels": (lambda s: save(s.label, with_values(labels(), -1)), "error", "labels", "such as -1"),
     "label not a number": (lambda s: save(s.label, with_values(labels(), np.nan)), "error", "labels", "such as nan"),

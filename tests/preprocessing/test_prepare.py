@@ -108,7 +108,7 @@ def test_no_channel_of_the_plan_is_an_error(root: Path) -> None:
         (ref("moved.nii.gz", "labels"), GeometryError, "different grids"),
         (ref("smaller.nii.gz", "labels"), GeometryError, "11 x 14 x 8"),
         (ref("half.nii.gz", "labels"), None, ""),
-        (ref("flair.nii.gz", "labels"), DataError, "not a whole number"),
+        (ref("flair.nii.gz", "labels"), DataError, "not whole numbers"),
         (ref("missing.nii.gz", "labels"), DataError, "does not exist"),
         ("glioma", DataError, "not a label map"),
     ],

@@ -378,7 +378,7 @@ def test_a_process_that_dies_is_one_plain_error_and_a_second_build_is_whole(
             os.kill(os.getpid(), signal.SIGKILL)
 
     brains = SPACE.model_copy(update={"foreground": "brain"})
-    with pytest.raises(DataError, match="One of 2 processes that prepare scans died") as caught:
+    with pytest.raises(DataError, match="One of 2 processes that read scans died") as caught:
         build_store(manifest, brains, tmp_path / "store", workers=2, brain=Killed())
     assert "--workers 1" in (caught.value.remedy or "")
     assert list((tmp_path / "store").iterdir()) == []
