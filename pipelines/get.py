@@ -21,7 +21,7 @@ from medae.data.catalogue import KNOWN, PublicSet
 from medae.data.download import GOES_ON, fetch, verify
 from medae.data.files import absolute_root
 from medae.data.origin import read_record, stated_licence, write_record
-from medae.data.part import Checksum, Part, public_url
+from medae.data.part import Checksum, Part, public_url, url_digest
 from medae.errors import DataError
 from pipelines.console import Screen, shown
 from pipelines.wish import Wish, file_name, wish_of
@@ -149,6 +149,7 @@ def _get(screen: Screen, wish: Wish, target: Path, work: Path, keep_archive: boo
         "name": wish.name,
         "set": wish.known.task if wish.known else None,
         "url": public_url(url),
+        "url_sha256": url_digest(url),
         **digests,
         "bytes": part.size,
         "files": content.files,

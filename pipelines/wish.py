@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from medae.data.archive import ENDINGS
 from medae.data.catalogue import PublicSet, find_known
-from medae.data.part import Checksum, public_url
+from medae.data.part import Checksum, public_url, url_digest
 from medae.errors import ConfigError
 
 DIGITS = {"sha256": 64, "md5": 32}
@@ -25,8 +25,14 @@ class Wish:
     known: PublicSet | None = None
 
     def is_met_by(self, record: Mapping[str, object]) -> bool:
-        """Whether a data set with this record came from the same source."""
-        return record.get("set") == self.known.task if self.known else record.get("url") == public_url(self.url)
+        """Whether a data set with this record came from the same source, or from an address that differs in its query
+        only, if there is a checksum to be compared.
+        """
+        if self.known:
+            return record.get("set") == self.known.task
+        digest = record.get("url_sha256", "" if urlsplit(self.url).query else url_digest(self.url))
+        is_same = digest == url_digest(self.url)
+        return record.get("url") == public_url(self.url) and (is_same or bool(self.expected))
 
 
 def wish_of(wanted: str, name: str | None, checksums: Mapping[str, str | None]) -> Wish:

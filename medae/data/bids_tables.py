@@ -63,10 +63,14 @@ def _sessions(files: Files, subject: str) -> dict[str, Covariates]:
     return {name: {key: value(cell) for key, cell in row.items()} for name, row in zip(names, rows, strict=True)}
 
 
-def dseg_names(root: Path, derivative: Path | None) -> dict[int, str]:
-    """Value -> name from the only ``dseg.tsv`` or ``*_dseg.tsv`` of the derivative, else of the data set."""
+def dseg_names(root: Path, derivative: Path | None, is_only: bool) -> dict[int, str]:
+    """Value -> name from the only ``dseg.tsv`` or ``*_dseg.tsv`` of the derivative, else of the data set.
+
+    is_only: there is one kind of label map; beside others, tables with a ``desc`` are theirs.
+    """
     for folder in [derivative, root]:
         tables = sorted(folder.glob("*dseg.tsv")) if folder else []
+        tables = [table for table in tables if is_only or "desc-" not in table.name]
         if len(tables) == 1:
             rows = read_table(tables[0], ("index", "name")).values()
             if not all(row["index"].isdecimal() for row in rows):

@@ -23,7 +23,7 @@ from rich.filesize import decimal
 from urllib3.exceptions import HTTPError, NameResolutionError
 
 import medae
-from medae.data.part import Checksum, Part, Version, public_url
+from medae.data.part import Checksum, Part, Version, public_url, url_digest
 from medae.errors import DataError
 
 CHUNK = 1 << 20
@@ -158,6 +158,7 @@ def _version(response: requests.Response, url: str) -> Version:
     length = re.fullmatch(r"\d+", response.headers.get("Content-Length", ""))
     return Version(
         url=public_url(url),
+        url_sha256=url_digest(url),
         etag=response.headers.get("ETag"),
         modified=response.headers.get("Last-Modified"),
         size=int(length[0]) if length else None,
@@ -170,6 +171,8 @@ def _goes_on(response: requests.Response, start: int, before: Version | None, no
     match = re.fullmatch(pattern, response.headers.get("Content-Range", ""))
     if before is None or match is None:
         return False
+    if before.url_sha256 != now.url_sha256:  # nothing else says that it is the same file
+        return before.strong_etag is not None and now.etag == before.etag and match[1] == str(before.size)
     same_size = match[1] == "*" or before.size in (None, int(match[1]))
     same_tag = not now.etag or now.etag == before.etag
     return same_size and same_tag and (not now.modified or now.modified == before.modified)

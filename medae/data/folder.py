@@ -14,7 +14,7 @@ from medae.data.case import Manifest
 from medae.data.files import FileSource, modality_of, resolve_root
 from medae.data.gather import Files
 from medae.errors import DataError
-from medae.formats.endings import ENDINGS, PICTURES, image_files, is_image, stem, without_previews
+from medae.formats.endings import ENDINGS, PICTURES, image_files, is_image, is_picture, stem, without_previews
 
 LABEL_WORDS = re.compile(r"seg|label|lbl|mask|annot|truth|(?<![a-z])rois?(?![a-z])", re.IGNORECASE)
 IMAGE_WORDS = re.compile(r"(image|img|scan|volume|nii|nifti)s?", re.IGNORECASE)
@@ -30,8 +30,8 @@ class FolderSource(FileSource):
     images, labels: a folder, or channel (target) name -> folder; an image and its label map have the same file name.
     image_pattern, label_pattern: such as ``"*_T1w.nii.gz"`` or ``"*/*-t1n.nii.gz"``, or name -> pattern; relative to the
     root, ``*`` stands for anything within a name, and what the stars stand for, doubles left out, is the case's name. An
-    ending may be left out: then it is any image's, and PNG and TIFF count only where there are no volumes. Files that a
-    label pattern takes are no images.
+    ending may be left out: then it is any image's, and a PNG or TIFF beside a volume of the same name is its preview, not
+    an image. Files that a label pattern takes are no images.
     subject: pattern that finds the subject in the case's name (group 1 or the whole match); without it a leading
     ``sub-X``, else the whole name. Scans of one person that count as two subjects end up on both sides of a split.
     label_names: value -> name. ids: ``hashed`` keeps file names, which often are patients' names, out of everything
@@ -170,7 +170,8 @@ def _guess_folders(root: Path) -> tuple[dict[str, str], dict[str, str]] | None:
 
 def _guess_suffixes(root: Path) -> tuple[dict[str, str], dict[str, str]] | None:
     """Files in the folder itself: ``CASE_SUFFIX``, ``CASE`` beside ``CASE_seg``, or images with nothing in common."""
-    stems = [stem(path) for path in image_files(root)]
+    paths = image_files(root)
+    stems = [stem(path) for path in paths if not is_picture(path)] or [stem(path) for path in paths]
     if not stems:
         return None
     split = [name.rpartition("_") for name in stems]

@@ -43,6 +43,7 @@ class Files:
     targets: Table = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     ambiguous: str = "Keep one of them in the data set, or name the files with a narrower pattern."
+    _noted: set[Finding] = field(default_factory=set, init=False, repr=False)
 
     def add_image(self, case_id: str, channel: str, path: Path, component: int | None = None) -> None:
         """Take a file as an image."""
@@ -58,7 +59,8 @@ class Files:
         """Note a finding. path: absolute, beneath the root."""
         file = "" if path is None else relative(path, self.root)
         finding = Finding(case, file, level, code, problem, remedy, role)
-        if finding not in self.findings:
+        if finding not in self._noted:
+            self._noted.add(finding)
             self.findings.append(finding)
 
     def _add(self, table: Table, case_id: str, name: str, entry: Entry) -> None:

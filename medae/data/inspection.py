@@ -24,7 +24,7 @@ from medae.formats.raw import RawImage
 from medae.formats.read import read_raw
 from medae.volume import spacing_of
 
-VERSION = 4
+VERSION = 5
 """Raised whenever something else is found in the same contents, so that nothing older is remembered."""
 
 SAMPLE = 1_000_000
@@ -115,7 +115,7 @@ def inspect_case(
                 values, about = (_labels if role == "target" else _intensities)(raw, ref, declared)
                 facts[role][name] = values
                 found += about
-                found += [] if first is None else _against(first, raw)
+                found += [] if first is None else _against(first, raw, role)
                 is_drawable = not any(remark.level == "error" for remark in found)
                 if role == "image" and first is None:
                     first = raw
@@ -190,10 +190,12 @@ def _digest(array: np.ndarray) -> str:
     return total.hexdigest()
 
 
-def _against(first: RawImage, other: RawImage) -> Iterator[Remark]:
+def _against(first: RawImage, other: RawImage, role: str) -> Iterator[Remark]:
     """Every image of a case against its first one, on nearest-RAS axes, since stored axes may differ."""
     (shape, affine), (other_shape, other_affine) = first.native.ras(), other.native.ras()
     problem = remarks.grid(shape, affine, other_shape, other_affine)
     if problem:
         text = f"is not on the grid of the case's first image: {problem}"
-        yield Remark("error", "grid", text, "Resample it to that image, or find the right file.")
+        of_image = "Take one channel (the key 'channels'), or bring the channels onto one grid."
+        remedy = of_image if role == "image" else "Resample it to that image, or find the right file."
+        yield Remark("error", "grid", text, remedy)

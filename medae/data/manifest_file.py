@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
 
 from pydantic import ValidationError
@@ -81,9 +82,10 @@ class Record(Config):
     def write(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(json.dumps(to_dict(self), indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:  # another process may write there too
+            beside = Path(own) / path.name
+            beside.write_text(json.dumps(to_dict(self), indent=1) + "\n", encoding="utf-8")
+            beside.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -24,13 +25,22 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Version:
-    """What a server said of a file. url: as ``public_url`` gives it. size: bytes. refused: checksums it did not have."""
+    """What a server said of a file.
+
+    url: as ``public_url`` gives it. url_sha256: as ``url_digest`` gives it. size: bytes. refused: checksums it did not have.
+    """
 
     url: str
+    url_sha256: str = ""
     etag: str | None = None
     modified: str | None = None
     size: int | None = None
     refused: tuple[str, ...] = ()
+
+    @property
+    def strong_etag(self) -> str | None:
+        """An ETag that two files only share if they are the same byte by byte."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else None
 
 
 class Part:
@@ -69,8 +79,7 @@ class Part:
         known = self.version
         if known is None or (known.size is not None and self.size >= known.size):
             return 0, ""
-        strong = known.etag if known.etag and not known.etag.startswith("W/") else None
-        validator = strong or known.modified
+        validator = known.strong_etag or known.modified
         return (self.size, validator) if validator else (0, "")
 
     def begin(self, version: Version) -> None:
@@ -90,11 +99,24 @@ class Part:
             self._write(replace(self.version, refused=(*self.version.refused, str(checksum))))
 
     def drop_if_useless(self, url: str, expected: Sequence[Checksum]) -> None:
-        """Remove a part of another file, and one without an expected checksum unless others are expected now."""
-        refused = self.version.refused if self.version else ()
+        """Remove a part of another file, and one without an expected checksum unless others are expected now.
+
+        Another query may be a new signature or another file: with an expected checksum the part stays, else if the server
+        can be asked for a rest, and by the answer's strong ETag and size whether it is of the same file; therefore a
+        whole part gives its last byte back.
+        """
+        known = self.version
+        refused = known.refused if known else ()
         is_refused = refused and (not expected or any(str(checksum) in refused for checksum in expected))
-        if self.version is None or self.version.url != public_url(url) or is_refused:
+        if known is None or known.url != public_url(url) or is_refused:
             self.remove()
+        elif known.url_sha256 != url_digest(url):
+            if expected:
+                self._write(replace(known, url_sha256=url_digest(url)))
+            elif known.strong_etag is None or not known.size:
+                self.remove()
+            elif self.is_whole():
+                os.truncate(self.file, known.size - 1)
 
     def remove(self) -> None:
         """Both files are gone."""
@@ -107,6 +129,13 @@ class Part:
         beside.write_text(json.dumps(asdict(version)), encoding="utf-8")
         beside.replace(self.note)
         self.version = version
+
+
+def url_digest(url: str) -> str:
+    """The SHA-256 of a whole address with its query, which may say which file is meant, but without user and password."""
+    parts = urlsplit(url)
+    whole = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def public_url(url: str) -> str:

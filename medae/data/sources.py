@@ -108,12 +108,26 @@ def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids
 
     case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net, tables and phantoms and the pseudonyms of DICOM, and hashes file
     names of plain folders, unless their source says ``ids: names``; ``hashed`` hashes all. A manifest file keeps the ids
-    that it was written with. Raises DataError if the data set cannot be opened.
+    that it was written with. Raises DataError if the data set cannot be opened, and ConfigError if ``hashed`` is asked
+    for of a manifest file with given ids.
     """
     if isinstance(source, ManifestSource):
         record = source.record()
+        if case_ids == "hashed" and record.case_ids == "given":
+            raise ConfigError(
+                "Hashed ids are asked for, but the manifest file was written with given ones.",
+                where="case_ids",
+                remedy="Check the data set again with --case-ids hashed, and use the manifest file that this writes.",
+            )
         content = {**record.source, "root": source.root}
-        concrete: ConcreteSource = validate(CONCRETE[content["format"]], content, source.file)
+        model = CONCRETE.get(str(content.get("format")))
+        if model is None:
+            raise DataError(
+                f"The manifest file names the unknown layout '{content.get('format')}'.",
+                where=source.file,
+                remedy="Write it again with medae check.",
+            )
+        concrete: ConcreteSource = validate(model, content, source.file)
         return frozen(record, open_manifest(concrete, record.case_ids))
     if isinstance(source, AutoSource):
         source = recognise(source)

@@ -28,8 +28,14 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def without_previews(paths: list[Path]) -> list[Path]:
-    """The files that are scans: pictures (PNG, TIFF) beside volumes are previews of them."""
-    return [path for path in paths if not path.name.lower().endswith(PICTURES)] or paths
+    """The files that are scans: a picture (PNG, TIFF) beside a volume of the same name is a preview of it."""
+    volumes = {path.with_name(stem(path)) for path in paths if not is_picture(path)}
+    return [path for path in paths if not is_picture(path) or path.with_name(stem(path)) not in volumes]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name is that of a picture."""
+    return path.name.lower().endswith(PICTURES)
 
 
 def stem(path: Path) -> str:

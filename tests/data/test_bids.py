@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,14 @@ def test_real_covariates_and_label_files(data_root):
 def test_bids_label_maps_beside_the_images_and_chosen_by_pattern(bids, touch):
     touch(bids, "sub-01/anat/sub-01_desc-manual_dseg.nii.gz", "sub-01/anat/sub-01_defacemask.nii.gz")
     manifest = auto(bids)
-    assert "sub-01" in manifest.excluded
-    assert {found.role for found in manifest.findings} == {"target label"}
+    assert table(manifest)["sub-01"] == (["FLAIR", "T1w"], [])
+    assert [(found.level, found.code, found.role) for found in manifest.findings] == [
+        ("warning", "ambiguous", "target label")
+    ] * 2
     assert "label_pattern" in manifest.findings[0].remedy
+    touch(bids, "sub-01/anat/sub-01_desc-second_dseg.nii.gz")
+    beside = open_manifest(BIDSSource(root=bids, derivatives="none"))
+    assert beside.excluded == ("sub-01",), "those that a person put beside the images are an error"
     case = open_manifest(BIDSSource(root=bids, label_pattern="*_desc-manual_*", target_name="tumour")).case("sub-01")
     assert list(case.images) == ["FLAIR", "T1w"]
     label = case.targets["tumour"]
@@ -249,3 +255,71 @@ def test_columns_of_sessions_go_before_those_of_participants(bids):
     (bids / "sub-02/sub-02_sessions.tsv").write_text("age\n40\n")
     (finding,) = auto(bids).findings
     assert (finding.level, finding.code, finding.case) == ("warning", "sessions", "sub-02")
+
+
+FMRIPREP = (
+    "desc-preproc_T1w",
+    "desc-brain_mask",
+    "dseg",
+    "desc-aseg_dseg",
+    "desc-aparcaseg_dseg",
+    "label-CSF_probseg",
+    "space-MNI152NLin2009cAsym_res-2_desc-brain_mask",
+    "space-MNI152NLin2009cAsym_res-2_dseg",
+)
+
+
+def fmriprep(root: Path, touch: Any, *folders: str) -> Path:
+    """What fMRIPrep leaves in the folders, such as ``sub-1`` or ``sub-1/ses-a``, and the tables of its label maps."""
+    base = "derivatives/fmriprep"
+    for folder in folders:
+        touch(root, *(f"{base}/{folder}/anat/{folder.replace('/', '_')}_{name}.nii.gz" for name in FMRIPREP))
+    (root / base / "desc-aseg_dseg.tsv").write_text("index\tname\n0\tUnknown\n10\tLeft-Thalamus-Proper\n")
+    return root
+
+
+def test_each_kind_of_label_map_of_fmriprep_is_a_target(tmp_path, touch):
+    touch(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", "sub-2/ses-a/anat/sub-2_ses-a_T1w.nii.gz")
+    manifest = auto(fmriprep(tmp_path, touch, "sub-1", "sub-2/ses-a"))
+    assert manifest.findings == ()
+    targets = ["aparcaseg", "aseg", "brain_mask", "label"]
+    assert table(manifest) == {"sub-1": (["T1w"], targets), "sub-2_ses-a": (["T1w"], targets)}
+    found = manifest.case("sub-1").targets
+    for name, file in (("label", "sub-1_dseg"), ("aseg", "sub-1_desc-aseg_dseg")):
+        ref = found[name]
+        assert isinstance(ref, ImageRef)
+        assert (ref.kind, ref.files) == ("labels", (f"derivatives/fmriprep/sub-1/anat/{file}.nii.gz",))
+    assert "label" not in manifest.labels, "the table of another kind of label map"
+
+
+def test_the_only_kind_of_label_map_is_the_target_however_it_is_named(tmp_path, touch):
+    touch(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", "derivatives/x/sub-1/anat/sub-1_space-orig_desc-DLMUSE_dseg.nii.gz")
+    (tmp_path / "derivatives/x/desc-DLMUSE_dseg.tsv").write_text("index\tname\n0\tbackground\n4\tventricle\n")
+    manifest = auto(tmp_path)
+    assert table(manifest) == {"sub-1": (["T1w"], ["label"])}
+    assert manifest.labels == {"label": {0: "background", 4: "ventricle"}}
+    touch(tmp_path, "sub-1/anat/sub-1_dseg.nii.gz")
+    assert table(auto(tmp_path)) == {"sub-1": (["T1w"], ["dlmuse", "label"])}
+
+
+def test_derivatives_of_a_subject_over_all_sessions_are_left_out_and_said(tmp_path, touch):
+    touch(tmp_path, *(f"sub-1/ses-{name}/anat/sub-1_ses-{name}_T1w.nii.gz" for name in "ab"))
+    manifest = auto(fmriprep(tmp_path, touch, "sub-1", "sub-2"))
+    assert table(manifest) == {"sub-1_ses-a": (["T1w"], []), "sub-1_ses-b": (["T1w"], [])}
+    assert manifest.excluded == ()
+    assert {(found.level, found.code, found.case) for found in manifest.findings} == {("warning", "orphan", "")}
+    assert len(manifest.findings) == 2 * 4
+
+
+def test_a_label_map_of_a_derivative_that_fits_several_or_none_costs_no_case(tmp_path, touch):
+    touch(tmp_path, "sub-1/anat/sub-1_run-1_T1w.nii.gz", "sub-1/anat/sub-1_run-2_T1w.nii.gz", "sub-2/anat/sub-2_T1w.nii.gz")
+    fmriprep(tmp_path, touch, "sub-1", "sub-2")
+    touch(tmp_path, "derivatives/fmriprep/sub-2/anat/sub-2_space-T1w_desc-aseg_dseg.nii.gz")
+    manifest = auto(tmp_path)
+    assert table(manifest) == {
+        "sub-1_run-1": (["T1w"], []),
+        "sub-1_run-2": (["T1w"], []),
+        "sub-2": (["T1w"], ["aparcaseg", "brain_mask", "label"]),
+    }
+    counts = Counter((found.level, found.code, found.case) for found in manifest.findings)
+    assert counts == {("warning", "entities", ""): 4, ("warning", "ambiguous", "sub-2"): 2}

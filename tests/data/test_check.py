@@ -215,6 +215,15 @@ def test_label_map_of_another_shape(folder):
     finding = only(folder)
     assert finding.level == "error"
     assert "is not on the grid of the case's first image: shape (5, 5, 4), not (6, 5, 4)" in finding.problem
+    assert finding.remedy.startswith("Resample it to that image")
+
+
+def test_channels_on_different_grids(tmp_path):
+    save(tmp_path / "T1" / "a.nii.gz", blocks(np.float32))
+    save(tmp_path / "T2" / "a.nii.gz", blocks(np.float32)[:-1])
+    (finding,) = check_manifest(open_manifest(FolderSource(root=tmp_path, images={"T1": "T1", "T2": "T2"}))).findings
+    assert (finding.code, finding.role) == ("grid", "image T2")
+    assert finding.remedy == "Take one channel (the key 'channels'), or bring the channels onto one grid."
 
 
 @pytest.mark.parametrize(("shift", "is_found"), [(0.5, True), (0.001, False)])

@@ -357,3 +357,66 @@ def test_secrets_are_sent_but_neither_shown_nor_stored(web, part):
     fetch(plain.replace("http://", "http://me:s3cret@") + "?token=another", later)  # addresses may be signed anew
     assert later.file.read_bytes() == CONTENT
     assert web.asked[-1] == f"bytes={HALF}-"
+
+
+A, B = "?files=A.zip", "?files=B.zip"
+OTHER = CONTENT[::-1]
+
+
+@pytest.mark.parametrize("begun", ["half", "whole"])
+@pytest.mark.parametrize("blind", [False, True], ids=["server compares", "server does not"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"etag": '"two"'}),
+        ({}, {"etag": None}),
+        ({"etag": None, "modified": "Mon, 01 Jan 2024 00:00:00 GMT"}, {}),
+        ({"etag": 'W/"one"', "modified": "Mon, 01 Jan 2024 00:00:00 GMT"}, {}),
+    ],
+    ids=["other tag", "no tag any more", "date only", "weak tag"],
+)
+def test_another_query_is_another_file_unless_a_strong_tag_says_that_it_is_not(web, part, begun, blind, before, after):
+    url, served = half(web, **before)
+    later = broken(url + A, part)
+    if begun == "whole":
+        fetch(url + A, later)
+        assert later.is_whole()
+    served.content, served.blind = OTHER, blind
+    for name, value in after.items():
+        setattr(served, name, value)
+    later = again(part)
+    fetch(url + B, later)
+    assert later.file.read_bytes() == OTHER
+
+
+def test_a_blind_server_whose_other_file_has_the_tag_but_not_the_size(web, part):
+    url, served = half(web, blind=True)
+    later = broken(url + A, part)
+    served.content = OTHER + b"more"
+    fetch(url + B, later)
+    assert later.file.read_bytes() == OTHER + b"more"
+
+
+def test_of_a_whole_file_under_an_address_signed_anew_one_byte_is_asked_for(web, part):
+    url = web.put("set.tar", CONTENT)
+    fetch(url + "?signature=1", part)
+    later = again(part)
+    fetch(url + "?signature=2", later)
+    assert later.file.read_bytes() == CONTENT
+    assert web.asked == [None, f"bytes={len(CONTENT) - 1}-"]
+
+
+def test_with_a_checksum_another_query_needs_no_tag(web, part):
+    url, served = half(web, etag=None, modified="Mon, 01 Jan 2024 00:00:00 GMT")
+    right = Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
+    later = broken(url + A, part)
+    fetch(url + B, later, [right])
+    assert web.asked[-1] == f"bytes={HALF}-"
+    verify(later, [right])
+    served.content = OTHER
+    other = Checksum("sha256", hashlib.sha256(OTHER).hexdigest())
+    fetch(url + A, later, [other])
+    with pytest.raises(DataError, match="has another sha256"):
+        verify(later, [other])
+    fetch(url + A, later, [other])
+    verify(later, [other])

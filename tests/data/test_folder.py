@@ -140,6 +140,17 @@ def test_pictures_beside_volumes_are_previews(tmp_path, touch):
     assert open_manifest(stated).case("a").images["image"].files == ("image/a.png",)
 
 
+def test_pictures_of_other_names_beside_volumes_are_images(tmp_path, touch):
+    touch(tmp_path, "image/a.nii.gz", "image/b.png", "mask/a.nii.gz", "mask/b.png")
+    manifest = open_manifest(FolderSource(root=tmp_path, ids="names"))
+    assert table(manifest) == {"a": (["image"], ["label"]), "b": (["image"], ["label"])}
+
+
+def test_a_figure_beside_volumes_does_not_change_how_they_are_told_apart(tmp_path, touch):
+    touch(tmp_path, "a_T1w.nii.gz", "a_dseg.nii.gz", "figure.png")
+    assert table(open_manifest(FolderSource(root=tmp_path, ids="names"))) == {"a": (["T1w"], ["label"])}
+
+
 @pytest.mark.data
 def test_real_suffix_patterns_and_guess_agree(data_root):
     stated = FolderSource(root=data_root / "oasis_t1", image_pattern={"T1w": "*_T1w.nii.gz"}, label_pattern="*_dseg.nii.gz")

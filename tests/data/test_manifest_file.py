@@ -10,11 +10,12 @@ import pytest
 
 from medae.data.case import Manifest
 from medae.data.folder import FolderSource
+from medae.data.manifest_file import Record
 from medae.data.phantom import PhantomSource
 from medae.data.sources import AutoSource, CaseIds, ManifestSource, open_manifest, write_manifest
 from medae.data.split import SplitConfig, split_subjects
 from medae.data.table import TableSource
-from medae.errors import DataError
+from medae.errors import ConfigError, DataError
 
 LAYOUTS = ("msd", "nnunet", "bids", "plain", "listing")
 
@@ -107,6 +108,39 @@ def test_a_case_that_went_and_one_that_came(msd, file, touch):
         ("error", "gone", "la_2"),
         ("warning", "new", "la_7"),
     ]
+
+
+def test_ids_that_were_written_are_not_hashed_later_without_a_word(bids, file):
+    source = ManifestSource(root=bids, file=file)
+    write(bids, file)
+    with pytest.raises(ConfigError, match=r"(?s)written with given ones.*--case-ids hashed"):
+        open_manifest(source, "hashed")
+    manifest = write(bids, file, "hashed")
+    assert open_manifest(source, "hashed") == open_manifest(source, "given") == manifest
+
+
+@pytest.mark.parametrize("source", [{"format": "other"}, {"format": None}, {}])
+def test_a_file_with_an_unknown_layout(bids, file, source):
+    write(bids, file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"source": source}))
+    with pytest.raises(DataError, match="names the unknown layout"):
+        open_manifest(ManifestSource(root=bids, file=file))
+
+
+def test_two_checks_that_write_one_file_do_not_collide(msd, file, monkeypatch):
+    """The second writes all of its file just before the first gives its own the name."""
+    manifest = write(msd, file)
+    replace = Path.replace
+
+    def late(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        Record.of(manifest, {"format": "msd"}, "given").write(file)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    Record.of(manifest, {"format": "msd"}, "hashed").write(file)
+    assert Record.read(file).case_ids == "hashed"
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_cases_that_the_check_left_out_stay_out(bids, file):

@@ -29,11 +29,13 @@ def test_names(name, expected):
     assert stem(Path(name)) == (expected or name if name[0] != "." else ".a")
 
 
-def test_pictures_count_where_there_are_no_volumes(tmp_path):
-    for name in ("b.png", "a.nii", ".c.nii", "d.txt"):
+def test_only_a_picture_of_a_volumes_name_is_a_preview(tmp_path):
+    for name in ("a.PNG", "a.tif", "b.png", "ab.tiff", "a.nii.gz", ".c.nii", "d.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in image_files(tmp_path)] == ["a.nii"]
-    (tmp_path / "a.nii").unlink()
-    assert [path.name for path in image_files(tmp_path)] == ["b.png"]
+    assert [path.name for path in image_files(tmp_path)] == ["a.nii.gz", "ab.tiff", "b.png"]
+    (tmp_path / "a.nii.gz").unlink()
+    assert [path.name for path in image_files(tmp_path)] == ["a.PNG", "a.tif", "ab.tiff", "b.png"]
+    elsewhere = [Path("x/a.nii"), Path("y/a.png")]
+    assert without_previews(elsewhere) == elsewhere
     assert image_files(tmp_path / "none") == []
     assert without_previews([]) == []

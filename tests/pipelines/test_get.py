@@ -114,6 +114,34 @@ def test_what_is_there_is_not_fetched_again(web, tmp_path, capsys):
     assert "there already" in capsys.readouterr().out
 
 
+def test_an_address_that_differs_in_its_query_is_another_source(web, tmp_path):
+    url = web.put("set.tar", ARCHIVE)
+    first = fetched(f"{url}?files=A.tar")
+    with pytest.raises(DataError, match="from another source"):
+        fetched(f"{url}?files=B.tar")
+    with pytest.raises(DataError, match="from an archive with another checksum"):
+        fetched(f"{url}?files=B.tar", sha256="0" * 64)
+    assert not fetched(f"{url}?files=B.tar", sha256=first["sha256"])["fetched"], "the same bytes, such as signed anew"
+    assert not fetched(f"{url}?files=A.tar")["fetched"]
+    record = tmp_path / "data/set" / RECORD
+    record.write_text(json.dumps({key: value for key, value in first.items() if key != "url_sha256"}))
+    with pytest.raises(DataError, match="from another source"):
+        fetched(f"{url}?files=A.tar")
+    assert len(web.asked) == 1
+
+
+def test_a_part_of_another_query_does_not_become_the_data_set(web, monkeypatch):
+    """The archive is there, whole, when the unpacking fails; the next command asks for another one."""
+    url = web.put("set.tar", ARCHIVE, etag=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(get, "unpack", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fetched(f"{url}?files=A.tar")
+    other = packed("Other/")
+    web.put("set.tar", other, etag=None)
+    assert fetched(f"{url}?files=B.tar")["sha256"] == hashlib.sha256(other).hexdigest()
+
+
 def test_the_given_checksum_is_compared_with_what_is_there(web):
     url = web.put("set.tar", ARCHIVE)
     fetched(url)
