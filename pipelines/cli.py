@@ -52,7 +52,8 @@ Force = Annotated[bool, typer.Option("--force", help="Run again although nothing
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
 Format = Annotated[
-    str, typer.Option("--format", help="Layout of the data: auto, msd, nnunet, bids, folder, table, dicom, phantom.")
+    str,
+    typer.Option("--format", help="Layout: auto, msd, nnunet, bids, folder, table, dicom, manifest, phantom."),
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes that read and prepare scans (default: 4, or fewer cores).")

@@ -21,7 +21,7 @@ from medae.data.split import Split, SplitConfig, split_subjects
 from medae.errors import DataError
 from medae.parallel import usable_cores
 from medae.plan import SpacePlan
-from medae.preprocessing.estimate import readable
+from medae.preprocessing.estimate import free_bytes, readable
 from medae.preprocessing.store import Store, build_store
 from pipelines.console import Screen, shown
 
@@ -109,7 +109,12 @@ def preprocess(
     """The scans in plan space, from the cache where they are there already."""
 
     def starting(cases: int, needed: int) -> None:
-        screen.note(f"Preprocessing {cases} cases, at most {readable(needed)} in {shown(cache_folder())}")
+        text = f"Preprocessing {cases} cases, at most {readable(needed)} in {shown(cache_folder())}"
+        free = free_bytes(cache_folder())
+        if free < needed:
+            screen.warn(f"{text}, where {readable(free)} are free: it may not be enough. MEDAE_CACHE sets another folder.")
+        else:
+            screen.note(text)
 
     workers = workers or min(MOST_WORKERS, usable_cores())
     with screen.progress("Preprocessing") as report:

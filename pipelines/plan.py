@@ -93,7 +93,8 @@ class PlanChoice(PlanHints):
                 where="plan.spatial_dims",
                 remedy="Set plan.spatial_dims (and plan.slice_axis) to the encoder's, or use another encoder.",
             )
-        space = pretrained.space.model_copy(update={"channels": own.space.channels})
+        brain = self._brain(own)
+        space = pretrained.space.model_copy(update={"channels": own.space.channels, **brain})
         for part, kept, other in (("space", space, own.space), ("network", pretrained.network, own.network)):
             for key, value in to_dict(kept).items():
                 instead = to_dict(other)[key]
@@ -103,7 +104,15 @@ class PlanChoice(PlanHints):
         reasons = {key: reason for key, reason in fitted.reasons.items() if key.startswith("sampling.")}
         for part, kept in (("space", space), ("network", pretrained.network)):
             reasons |= {f"{part}.{key}": "kept from the encoder" for key in to_dict(kept)}
+        reasons |= {f"space.{key}": own.reasons[f"space.{key}"] for key in brain}
         return Plan(space=space, network=pretrained.network, sampling=sampling_plan, reasons=reasons, notes=fitted.notes)
+
+    def _brain(self, own: Plan) -> dict[str, Any]:
+        """Where the user says that the brains of these cases come from, in hints or in a plan file for brains."""
+        if self.file is not None and own.space.foreground != "brain":
+            return {}
+        keys = ("brain_from", "brain_extraction")
+        return {key: getattr(own.space, key) for key in keys if self.file is not None or getattr(self, key) is not None}
 
     def _within(self, pretrained: Plan, plan: Plan) -> Plan:
         """A plan with a pretrained encoder's network, and its patch in whole cells of that, unless it was given."""

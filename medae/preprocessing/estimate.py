@@ -16,6 +16,9 @@ from medae.preprocessing.resample import plan_grid
 RECORD = 8192
 """Bytes of an entry's JSON and the headers of its arrays, and what the file system rounds up."""
 
+TOO_HIGH = 4
+"""By how many times an estimate can exceed what is written: cropping to a small foreground makes it up to 3."""
+
 PLACE = 6
 """Bytes of a kept voxel coordinate."""
 
@@ -35,10 +38,15 @@ def entry_bytes(manifest: Manifest, case: Case, space: SpacePlan, targets: Seque
     return i * j * k * (4 * len(space.channels) + 1 + 2 * len(maps)) + regions * min(VOXELS, i * j * k) * PLACE + RECORD
 
 
+def free_bytes(folder: Path) -> int:
+    """What the folder's disk has free."""
+    return shutil.disk_usage(folder).free
+
+
 def refuse_small_disk(folder: Path, cases: int, needed: int) -> None:
-    """Raises DataError, with both numbers, if the folder's disk has less free than is needed (bytes)."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    """Raises DataError, with both numbers, if the disk is certainly too small for what is needed at most (bytes)."""
+    free = free_bytes(folder)
+    if free < needed / TOO_HIGH:
         raise DataError(
             f"The disk is too small: {cases} preprocessed cases need up to {readable(needed)}, {readable(free)} are free.",
             where=folder,

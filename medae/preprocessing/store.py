@@ -10,9 +10,9 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,7 @@ def build_store(
     targets: names of the label maps to keep; a case may lack them. workers: processes at most; as many are used as the
     work is worth. progress: called with the number of cases done and of all. brain: as in `prepare_case`. starting: called
     before the work, if there is any, with the number of cases and the bytes that they take at most.
-    Raises DataError and GeometryError for a case that cannot be prepared, and DataError if the disk is too small, before
+    Raises DataError and GeometryError for a case that cannot be prepared, and DataError if the disk is far too small, before
     any work, if the folder cannot be written, or if a process dies; the entries that are done stay valid.
     """
     brain = brain or extraction_of(space)
@@ -162,8 +162,9 @@ def _sweep(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".new-*"):
-            if time.time() - leftover.stat().st_mtime > ABANDONED:
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process is done with it
+                if time.time() - leftover.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -174,9 +175,10 @@ def _ensure(manifest: Manifest, store: Store, brain: BrainExtraction | None, bes
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would change the last digits of sums, and so make the entries depend on the machine
     try:
-        prepared = prepare_case(manifest, case, store.space, store.targets, brain)
         contents = digest(_identities(case.images, store.space.channels))
         with tempfile.TemporaryDirectory(dir=beside, ignore_cleanup_errors=True) as own:
+            with _reading(case, own):
+                prepared = prepare_case(manifest, case, store.space, store.targets, brain)
             new = Path(own) / "entry"
             new.mkdir()
             write_entry(new, prepared, contents, store.space.slice_axis)
@@ -190,17 +192,39 @@ def _ensure(manifest: Manifest, store: Store, brain: BrainExtraction | None, bes
     return None
 
 
+@contextmanager
+def _reading(case: Case, folder: str) -> Iterator[None]:
+    """What the system says of a case's files is about them, not about the store.
+
+    folder: for temporary files, so that a converted DICOM volume is swept if the process is killed.
+    """
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    except OSError as error:
+        remedy = "See whether its files can be read, and whether the disk has room; what is done is kept."
+        raise DataError(f"The case cannot be read: {error.strerror or error}.", where=case.id, remedy=remedy) from error
+    finally:
+        tempfile.tempdir = before
+
+
 def _put(new: Path, entry: Path, aside: Path) -> None:
-    """Rename a written entry to its place. Another process may have done the same in the meantime: either will do."""
-    if is_intact(entry):
-        return
-    with suppress(FileNotFoundError):
-        entry.rename(aside)
+    """Rename a written entry to its place. Another process may have done the same in the meantime: either will do.
+
+    An entry in the place is moved aside only if it is damaged, so that none is taken from those who read it.
+    """
     try:
         new.rename(entry)
     except OSError:
-        if not is_intact(entry):
-            raise
+        if is_intact(entry):
+            return
+        with suppress(FileNotFoundError):
+            entry.rename(aside)
+        try:
+            new.rename(entry)
+        except OSError:
+            if not is_intact(entry):
+                raise
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:

@@ -123,6 +123,27 @@ def test_a_pretrained_encoder_keeps_its_network_when_memory_is_short(folder):
     assert made.reasons["sampling.batch"].endswith(" of 0.5 GiB")
 
 
+def test_where_brains_come_from_is_the_new_datas_affair(folder, tmp_path):
+    """An encoder pretrained with masks meets scans without: what the user says of these counts."""
+    manifest = open_folder(folder, "folder")
+    own = make_plan(fingerprint(manifest), foreground="brain", brain_from=("label",))
+    asked = PlanChoice(foreground="brain", brain_from=("skull_strip",), brain_extraction="deepbet")
+    made = asked.around(own, manifest, Screen())
+    assert (made.space.brain_from, made.space.brain_extraction) == (("skull_strip",), "deepbet")
+    assert made.reasons["space.brain_from"] == "given"
+    assert made.reasons["space.foreground"] == "kept from the encoder"
+    assert PlanChoice().around(own, manifest, Screen()).space == own.space
+    part = PlanChoice(brain_extraction="deepbet").around(own, manifest, Screen())
+    assert (part.space.brain_from, part.space.brain_extraction) == (("label",), "deepbet")
+    (tmp_path / "brains.yaml").write_text(made.as_yaml())
+    filed = PlanChoice(file=tmp_path / "brains.yaml").around(own, manifest, Screen())
+    assert filed.space == made.space
+    assert filed.reasons["space.brain_from"] == "as in the plan file"
+    heads = made.model_copy(update={"space": made.space.model_copy(update={"foreground": "head"})})
+    (tmp_path / "heads.yaml").write_text(heads.as_yaml())
+    assert PlanChoice(file=tmp_path / "heads.yaml").around(own, manifest, Screen()).space == own.space
+
+
 @pytest.mark.parametrize("memory", ["a lot", "0"])
 def test_an_unreadable_target_is_refused(memory):
     with pytest.raises(ValueError, match="no amount of memory"):

@@ -171,7 +171,8 @@ def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
 
     def scans(source, mask, **space):
         artifact = SimpleNamespace(meta=SimpleNamespace(plan=SimpleNamespace(space=SpacePlan(**space))))
-        return predict._scans(source, artifact, predict.Options(brain_mask=mask), Screen())
+        choice = predict.Options(brain_mask=mask)
+        return predict._scans(source, artifact, choice, predict._is_data_set(source), tmp_path / "out", Screen())[0]
 
     found = scans(tmp_path / "scans", masks, foreground="brain")
     assert [load().shape for _, load in found] == [(2, 2, 2), (3, 3, 3)]
@@ -182,3 +183,53 @@ def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
         load()
     with pytest.raises(ConfigError, match="a brain mask has no effect"):
         scans(tmp_path / "scans", masks, foreground="head")
+    with pytest.raises(ConfigError, match="One brain mask is given for 2 scans"):
+        scans(tmp_path / "scans", masks / "a.nii.gz", foreground="brain")
+    (tmp_path / "cases.csv").write_text("subject,image\nP1,scans/a.nii.gz\n")
+    with pytest.raises(ConfigError, match="masks are among its targets"):
+        scans(tmp_path / "cases.csv", masks, foreground="brain")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A model and a table of two scans, one of which lies outside the data set."""
+    plan = Plan(
+        space=SpacePlan(channels=("T1",)),
+        network=NetworkPlan(widths=(4, 4), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3), (3, 3, 3))),
+        sampling=SamplingPlan(patch=(8, 8, 8)),
+    )
+    model = seeded_network(network_config({"kind": "unet"}, plan, classes=2), 0)
+    meta = ArtifactMeta(kind="segmenter", network=model.config, plan=plan, target="label", labels={0: "background", 1: "a"})
+    save_artifact(tmp_path / "model", model, meta)
+    scan = np.random.default_rng(0).uniform(1, 9, (8, 8, 8)).astype(np.float32)
+    (tmp_path / "study" / "scans").mkdir(parents=True)
+    for path in ("study/scans/P1.nii.gz", "outside.nii.gz"):
+        nib.save(nib.Nifti1Image(scan, np.eye(4)), tmp_path / path)
+    (tmp_path / "study" / "cases.csv").write_text("subject,image:T1\nP1,scans/P1.nii.gz\nP2,../outside.nii.gz\n")
+    return tmp_path / "study" / "cases.csv"
+
+
+def test_a_table_is_predicted_and_a_scan_that_it_refuses_is_a_failure(table, tmp_path, medae):
+    done = medae("predict", "model", "study/cases.csv", "out", "--device", "cpu", "--json", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["cases"]) == {"P1"}
+    assert result["failed"] == {"P2": "is a file outside the data set, in line 3"}
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
+    assert "1 of 2 scans failed" in done.stderr
+    assert nib.load(tmp_path / "out" / "P1.nii.gz").shape == (8, 8, 8)
+
+
+def test_results_of_a_table_never_take_the_place_of_its_scans(table, tmp_path):
+    before = (tmp_path / "study" / "scans" / "P1.nii.gz").read_bytes()
+    with pytest.raises(DataError, match="among the scans"):
+        predict_with(tmp_path / "model", table, tmp_path / "study" / "scans")
+    assert (tmp_path / "study" / "scans" / "P1.nii.gz").read_bytes() == before
+
+
+def test_a_folder_named_on_the_command_line_is_not_looked_for_in_the_data_folder(table, tmp_path, monkeypatch):
+    """Where MEDAE_DATA is set, a path on the command line still begins in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDAE_DATA", str(tmp_path / "elsewhere"))
+    table.write_text("subject,image:T1\nP1,scans/P1.nii.gz\n")
+    assert set(predict_with("model", table.relative_to(tmp_path), tmp_path / "out")["cases"]) == {"P1"}

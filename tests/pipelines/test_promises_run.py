@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from medae.tracking.client import open_client
 from pipelines import finetune, outcome, pretrain
 from pipelines.configs import read_config
 from pipelines.console import Screen
-from pipelines.data import open_dataset
+from pipelines.data import Opened, open_dataset
 from pipelines.outcome import Finished, Outcome
 from pipelines.run import run
 from pipelines.stage import _fingerprint, program_of, run_stage
@@ -293,6 +294,21 @@ def test_how_the_data_is_read_and_split_counts_where_it_lies_does_not(work, tmp_
     assert fingerprint("split.salt=another") != base
     shutil.copytree(work / "runs" / "smoke-phantoms", tmp_path / "elsewhere")
     assert fingerprint(f"data.root={tmp_path / 'elsewhere'}") == base
+
+
+def test_how_many_processes_read_headers_and_where_the_manifest_lies_do_not_count():
+    """The digests cover the contents."""
+    dataset = SimpleNamespace(digest="d", split=SimpleNamespace(train=("a",), validation=("b",), test=()))
+
+    def fingerprint(**data):
+        source = validate(Opened, {"source": data}, where="data").source
+        return _fingerprint("pretrain", small("pretrain").model_copy(update={"data": source}), dataset, {})
+
+    two, four = (fingerprint(format="dicom", root="clinic", workers=count) for count in (2, 4))
+    assert two == four
+    assert fingerprint(format="dicom", root="clinic", tilt="refuse") != two
+    here, there = (fingerprint(format="manifest", root="clinic", file=folder + "/manifest.json") for folder in ("a", "b"))
+    assert here == there
 
 
 def test_a_finished_run_without_its_model_is_not_skipped(work, tmp_path, monkeypatch, capsys):

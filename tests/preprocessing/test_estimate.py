@@ -22,6 +22,8 @@ from medae.preprocessing import estimate as estimate_module
 from medae.preprocessing import store as store_module
 from medae.preprocessing.estimate import entry_bytes, readable
 from medae.preprocessing.store import build_store
+from pipelines.console import Screen
+from pipelines.data import preprocess
 
 AFFINE = np.array([[0.0, -2, 0, 5], [0.9, 0, 0, -3], [0, 0, 1.5, 11], [0, 0, 0, 1]])
 
@@ -112,16 +114,31 @@ def test_real_sets_take_no_more_than_estimated_and_at_least_half(data_root: Path
     assert size <= said[0][1] <= 2 * size
 
 
-def test_a_small_disk_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_far_too_small_disk_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = one_case(tmp_path, shape=(200, 100, 30))
     space = SpacePlan(spacing=(None,) * 3)
     monkeypatch.setattr(store_module, "prepare_case", None)
-    monkeypatch.setattr(estimate_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2_500_000))
-    with pytest.raises(DataError, match=r"1 preprocessed cases need up to 3 MB, 2 MB are free") as caught:
+    monkeypatch.setattr(estimate_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=700_000))
+    with pytest.raises(DataError, match=r"1 preprocessed cases need up to 3 MB, 1 MB are free") as caught:
         build_store(manifest, space, tmp_path / "store")
     assert caught.value.where == str(tmp_path / "store")
     assert "MEDAE_CACHE" in (caught.value.remedy or "")
     assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize(("free", "warned"), [(800_000, True), (4_000_000, False)])
+def test_a_disk_that_may_be_too_small_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free: int, warned: bool
+) -> None:
+    """The estimate is an upper bound, so the work goes on."""
+    manifest = one_case(tmp_path, shape=(200, 100, 30))
+    monkeypatch.setenv("MEDAE_CACHE", str(tmp_path / "store"))
+    monkeypatch.setattr(estimate_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    store = preprocess(manifest, SpacePlan(spacing=(None,) * 3), [], Screen(), workers=1)
+    assert store["a"].image.shape == (1, 100, 200, 30)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Preprocessing 1 cases, at most 3 MB" in said
+    assert ("1 MB are free: it may not be enough" in said) is warned
 
 
 def test_what_is_there_needs_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import resource
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -247,6 +248,73 @@ def test_a_race_for_one_entry_keeps_a_whole_one(manifest: Manifest, tmp_path: Pa
     store = build_store(manifest, SPACE, folder, ["label"])
     assert sorted(each.name for each in folder.iterdir()) == sorted(key for _, key in store.keys.values())
     np.testing.assert_array_equal(store["c0"].image, other["c0"].image)
+
+
+def test_an_entry_that_another_process_just_finished_stays_in_its_place(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads it in that moment must find it."""
+    build_store(manifest, SPACE, tmp_path / "other", ["label"])
+    real = Path.rename
+    moved: list[Path] = []
+
+    def late(path: Path, target: Path) -> Path:
+        place = tmp_path / "store" / (target if path.name == "entry" else path).name
+        if not is_intact(place):
+            shutil.rmtree(place)
+            shutil.copytree(tmp_path / "other" / place.name, place)
+        moved.append(path)
+        return real(path, target)
+
+    shutil.copytree(tmp_path / "other", tmp_path / "store")
+    for folder in (tmp_path / "store").iterdir():
+        damage_flip(folder)
+    monkeypatch.setattr(Path, "rename", late)
+    store = build_store(manifest, SPACE, tmp_path / "store", ["label"])
+    assert {path.name for path in moved} == {"entry"}
+    assert all(is_intact(tmp_path / "store" / key) for _, key in store.keys.values())
+
+
+def test_remains_that_another_process_removes_first_are_no_fault(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.glob
+    gone = tmp_path / "store" / ".new-gone"
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [gone, *real(path, pattern)])
+    assert len(build_store(manifest, SPACE, tmp_path / "store")) == 3
+
+
+def test_a_scan_that_cannot_be_read_is_not_blamed_on_the_store(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_):  # type: ignore[no-untyped-def]
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(store_module, "prepare_case", broken)
+    with pytest.raises(DataError, match=r"The case cannot be read: Input/output error") as caught:
+        build_store(manifest, SPACE, tmp_path / "store")
+    assert caught.value.where == "c0"
+    assert "store" not in caught.value.what
+
+
+def test_temporary_files_of_reading_lie_where_they_are_swept(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converted DICOM volume of a killed process must not stay in the system's temporary folder for good."""
+    places: list[Path] = []
+    real = store_module.prepare_case
+    before = tempfile.gettempdir()
+
+    def noting(*arguments):  # type: ignore[no-untyped-def]
+        with tempfile.TemporaryDirectory(prefix="medae-") as folder:
+            places.append(Path(folder))
+        return real(*arguments)
+
+    monkeypatch.setattr(store_module, "prepare_case", noting)
+    build_store(manifest, SPACE, tmp_path / "store")
+    assert len(places) == 3
+    assert all(place.relative_to(tmp_path / "store").parts[0].startswith(".new-") for place in places)
+    assert tempfile.gettempdir() == before
 
 
 def test_a_killed_process_leaves_no_entry_and_its_remains_are_removed(manifest: Manifest, tmp_path: Path) -> None:
