@@ -42,6 +42,7 @@ class RobustZ(Config):
 
 
 IntensityScheme = Annotated[CTWindow | ZScore | RobustZ, Field(discriminator="kind")]
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Foreground = Literal["all", "nonzero", "head", "brain"]
 
 
@@ -61,7 +62,7 @@ class SpacePlan(Config):
     spatial_dims: Literal[2, 3] = 3
     slice_axis: Literal[0, 1, 2] | None = None
     orientation: Literal["RAS"] = "RAS"
-    spacing: tuple[float | None, float | None, float | None] = (1.0, 1.0, 1.0)
+    spacing: tuple[Millimetres | None, Millimetres | None, Millimetres | None] = (1.0, 1.0, 1.0)
     intensity: IntensityScheme = ZScore()
     foreground: Foreground = "nonzero"
     brain_from: tuple[str, ...] = ("brain_mask",)

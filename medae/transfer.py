@@ -29,7 +29,7 @@ ENCODER, DECODER = "encoder.", "decoder."
 
 # What the whole encoder computes hangs on these, in the encoder's configuration and in the space of its input.
 WHOLE = ("spatial_dims", "stem", "block", "blocks", "norm", "activation")
-SPACE = ("spatial_dims", "slice_axis", "spacing", "intensity", "foreground", "channels")
+SPACE = ("spatial_dims", "slice_axis", "spacing", "intensity", "foreground", "bias_correction", "channels")
 # These have an entry a level: levels finer than the first that differs compute what they did.
 BY_LEVEL = ("widths", "strides", "kernels")
 

@@ -13,12 +13,12 @@ from pydantic import Field
 from medae.artifact import Artifact
 from medae.config import Config, digest, validate
 from medae.data.case import Manifest
-from medae.data.check import check_manifest
+from medae.data.check import Check, check_manifest
 from medae.data.digests import cache_folder, reporting
 from medae.data.finding import Finding
 from medae.data.sources import SourceConfig, open_manifest
 from medae.data.split import Split, SplitConfig, split_subjects
-from medae.errors import DataError
+from medae.errors import ConfigError, DataError
 from medae.parallel import usable_cores
 from medae.plan import SpacePlan
 from medae.preprocessing.estimate import free_bytes, readable
@@ -76,8 +76,18 @@ def located(source: SourceConfig) -> SourceConfig:
 
 
 def open_folder(folder: Path, format: str = "auto", keys: Mapping[str, Any] | None = None) -> Manifest:
-    """The data set in a folder that was named on the command line: relative to the working folder."""
-    content = {**(keys or {}), "format": format, "root": folder.expanduser().absolute()}
+    """The data set in a folder that was named on the command line: relative to the working folder.
+
+    keys: of the source; a ``format`` among them overrules. Raises ConfigError for a ``root`` among them.
+    """
+    keys = keys or {}
+    if "root" in keys:
+        raise ConfigError(
+            "The root of the data is the folder that the command names.",
+            where="data.root",
+            remedy="Name the folder on the command line, and leave out data.root.",
+        )
+    content = {"format": format, **keys, "root": folder.expanduser().absolute()}
     return open_manifest(validate(Opened, {"source": content}, where="--format").source)
 
 
@@ -87,20 +97,24 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
         manifest = open_manifest(located(config.data), config.case_ids)
     if config.max_cases is not None:
         manifest = manifest.model_copy(update={"cases": manifest.cases[: config.max_cases]})
+    check = checked(manifest, config.data.root, screen, config.workers)
+    kept = check.usable
+    total = digest({"manifest": manifest.digest(), "ids": [case.id for case in kept.cases]})
+    return Dataset(kept, check.findings, check.excluded, split_subjects(kept, config.split), total)
+
+
+def checked(manifest: Manifest, root: Path, screen: Screen, workers: int | None = None) -> Check:
+    """Check all scans and say what is wrong. root: for the DataError that is raised if no case is usable."""
     with screen.progress("Checking scans") as report:
-        check = check_manifest(manifest, workers=config.workers or usable_cores(), progress=report)
+        check = check_manifest(manifest, workers=workers or usable_cores(), progress=report)
     for finding in check.findings:
         if finding.level == "error":
             screen.warn(f"{finding.case or 'A file'} left out: {finding.problem} ({finding.file}) {finding.remedy}")
     for problem, count in Counter(finding.problem for finding in check.findings if finding.level == "warning").items():
         screen.warn(f"{problem} ({count} files; medae check names them)")
-    kept = check.usable
-    if not kept.cases:
-        raise DataError(
-            "No case is left after the check.", where=str(config.data.root), remedy="Run medae check to see why."
-        )
-    total = digest({"manifest": manifest.digest(), "ids": [case.id for case in kept.cases]})
-    return Dataset(kept, check.findings, check.excluded, split_subjects(kept, config.split), total)
+    if not check.usable.cases:
+        raise DataError("No case is left after the check.", where=str(root), remedy="Run medae check to see why.")
+    return check
 
 
 def preprocess(

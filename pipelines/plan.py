@@ -23,7 +23,7 @@ from medae.planning.rules import make_plan
 from medae.planning.strides import Shapes, total_strides
 from medae.training.precision import Precision
 from pipelines.console import Screen, shown
-from pipelines.data import open_folder
+from pipelines.data import checked, open_folder
 from pipelines.files import write_text
 from pipelines.memory import default_estimator
 
@@ -172,18 +172,23 @@ def run(
     """Plan for a folder; writes YAML, and the fingerprint beside it. memory: that a training step may take, such as 8G.
 
     precision: in which such a step would be computed. Overrides are hints, or keys of the source: ``data.subject=…``.
+    Cases with an error are left out and named. Raises ConfigError if ``out`` is a folder.
     """
+    beside = out.with_name(f"{out.stem}.fingerprint.yaml") if out.name else out
+    for file in (out, beside):
+        if file.is_dir():
+            raise ConfigError("The plan cannot be written: this is a folder.", where=file, remedy="Name a file in --out.")
     screen = Screen(as_json)
     content = apply_overrides({}, overrides)
     source = content.pop("data", {})
     choice = validate(PlanChoice, content if memory is None else {**content, "memory": memory}, where="--set")
     with screen.progress("Reading files") as report, reporting(report):
         manifest = open_folder(data, format, source)
+    manifest = checked(manifest, data, screen).usable
     found = _read(manifest, screen)
     plan = (
         _from_file(choice.file) if choice.file else make_plan(found, default_estimator(found, precision), **choice.hints())
     )
-    beside = out.with_name(f"{out.stem}.fingerprint.yaml")
     write_text(out, plan.as_yaml())
     write_text(beside, found.as_yaml())
     screen.table("Fingerprint", ["", ""], found.rows(manifest.labels))

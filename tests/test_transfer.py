@@ -136,6 +136,7 @@ def test_a_difference_of_configuration_is_never_loaded(
         ({"intensity": {"kind": "robust_z"}}, "space.intensity"),
         ({"intensity": {"kind": "zscore", "upper_percentile": 99.0}}, "space.intensity"),
         ({"foreground": "head"}, "space.foreground"),
+        ({"bias_correction": "n4"}, "space.bias_correction"),
     ],
 )
 def test_another_space_is_a_difference(tmp_path: Path, change: dict[str, Any], key: str) -> None:

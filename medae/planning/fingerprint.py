@@ -39,17 +39,19 @@ SAMPLE = 20_000
 
 
 def fingerprint(manifest: Manifest, limit: int = 32, progress: Callable[[int, int], None] | None = None) -> Fingerprint:
-    """Read at most ``limit`` cases, evenly spread over the manifest, and describe them.
+    """Read at most ``limit`` cases, evenly spread over all in the order of their contents' digests, and describe them.
 
-    progress: called with the number of cases read and to read. The result depends on the files only.
+    progress: called with the number of cases read and to read. The result depends on the contents only: it is the same
+    whatever the files and the cases are called.
     Raises DataError for an empty manifest and for files that cannot be used.
     """
     if not manifest.cases:
         raise DataError("The data set has no cases.", remedy="Check the root and the format of the data.")
     places = np.unique(np.linspace(0, len(manifest.cases) - 1, min(limit, len(manifest.cases))).astype(int))
+    cases = sorted(manifest.cases, key=_contents)
     reading = _Reading(manifest)
     for done, place in enumerate(places, start=1):
-        reading.add(manifest.cases[place])
+        reading.add(cases[place])
         if progress is not None:
             progress(done, len(places))
     return reading.result()
@@ -157,11 +159,11 @@ class _Reading:
         self.spacings.append(spacing_of(first.image.affine.numpy()))
         self.orientations.append("".join(nib.aff2axcodes(first.native.matrix())))
         self.foreground.append(rule)
-        inside = self._labels(case, first)
+        inside, own = self._labels(case, first), _contents(case)[0]
         for channel, (name, modality) in zip(image.numpy(), modalities.items(), strict=True):
-            self.channels[name].add(channel, mask.numpy(), modality, numpy_generator(0, "fingerprint", case.id, name))
+            self.channels[name].add(channel, mask.numpy(), modality, numpy_generator(0, "fingerprint", own, name))
             if inside is not None and inside.shape == channel.shape:
-                values, draw = channel[inside], numpy_generator(0, "fingerprint", case.id, name, "labelled")
+                values, draw = channel[inside], numpy_generator(0, "fingerprint", own, name, "labelled")
                 self.channels[name].labelled.append(draw.choice(values, min(SAMPLE, len(values)), replace=False))
 
     def _labels(self, case: Case, image: Volume) -> np.ndarray | None:
@@ -198,6 +200,12 @@ class _Reading:
         )
 
 
+def _contents(case: Case) -> list[str]:
+    """Digests of a case's images, then of its label maps: an order of cases that no name and no secret changes."""
+    labels = [target.sha256 for target in case.targets.values() if isinstance(target, ImageRef)]
+    return sorted(ref.sha256 for ref in case.images.values()) + sorted(labels)
+
+
 def _modality(declared: Modality, volume: Volume) -> tuple[Modality, bool]:
     """The modality, and whether it was guessed from the intensities."""
     if declared != "unknown":
@@ -207,6 +215,9 @@ def _modality(declared: Modality, volume: Volume) -> tuple[Modality, bool]:
 
 
 def _box(mask_IJK: Tensor) -> Triple:
+    """Voxels of the box around the foreground; of the whole image if it has none."""
+    if not mask_IJK.any():
+        return _triple(mask_IJK.shape)
     places = [mask_IJK.any(dim=tuple(other for other in range(3) if other != axis)).nonzero() for axis in range(3)]
     return _triple([int(found[-1] - found[0]) + 1 for found in places])
 

@@ -7,7 +7,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 from pydantic import Field, field_validator
 
 from medae.config import Config
-from medae.plan import Foreground, IntensityScheme
+from medae.plan import Foreground, IntensityScheme, Millimetres
 from medae.planning.memory import bytes_of
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ class PlanHints(Config):
 
     spatial_dims: Literal[2, 3] | None = None
     slice_axis: Literal[0, 1, 2] | None = None
-    spacing: tuple[float | None, float | None, float | None] | None = None
+    spacing: tuple[Millimetres | None, Millimetres | None, Millimetres | None] | None = None
     intensity: IntensityScheme | None = None
     foreground: Foreground | None = None
     brain_from: tuple[str, ...] | None = None

@@ -65,17 +65,18 @@ def _space(found: Fingerprint, hints: PlanHints) -> tuple[SpacePlan, dict[str, s
     brain_from = or_default(hints.brain_from, default.brain_from, "targets that hold the brain, for foreground: brain")
     extraction = or_default(hints.brain_extraction, default.brain_extraction, "or deepbet, for cases without one of them")
     bias = or_default(hints.bias_correction, default.bias_correction, "or n4, against the shading of MR: 10 to 40 s a scan")
-    space = SpacePlan(
-        spatial_dims=dims.value,
-        slice_axis=across.value,
-        spacing=steps.value,
-        intensity=scheme.value,
-        foreground=rule.value,
-        brain_from=brain_from.value,
-        brain_extraction=extraction.value,
-        bias_correction=bias.value,
-        channels=found.channels,
-    )
+    content = {
+        "spatial_dims": dims.value,
+        "slice_axis": across.value,
+        "spacing": steps.value,
+        "intensity": scheme.value,
+        "foreground": rule.value,
+        "brain_from": brain_from.value,
+        "brain_extraction": extraction.value,
+        "bias_correction": bias.value,
+        "channels": found.channels,
+    }
+    space = validate(SpacePlan, content, where="plan")
     stored = ", ".join(sorted(set(found.orientations)))
     reasons = {
         "spatial_dims": dims.reason,

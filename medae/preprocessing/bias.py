@@ -25,7 +25,8 @@ def correct_bias(image_CIJK: Tensor, mask_1IJK: Tensor, spacing: Sequence[float]
     estimate. spacing: mm along I, J, K. The field is estimated on voxels of about 4 mm with SimpleITK's defaults and one
     thread, since more change the last digits, and applied to the image as it is. Its mean logarithm inside the mask is 0,
     so the image keeps its scale.
-    Raises DataError if half of the foreground is not above 0, as in an image that is centred at 0.
+    Raises DataError if half of the foreground is not above 0, as in an image that is centred at 0, and if no field can be
+    fitted, as to a single slice.
     Source: Tustison et al. 2010, "N4ITK: Improved N3 bias correction".
     """
     inside = mask_1IJK[0].numpy()
@@ -45,8 +46,15 @@ def _corrected(image_IJK: np.ndarray, mask_IJK: np.ndarray, spacing: Sequence[fl
     factors = [max(1, min(int(COARSE / step), size // FEWEST)) for step, size in zip(spacing, image_IJK.shape, strict=True)]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetNumberOfThreads(1)
-    n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
-    field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    try:
+        n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
+        field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    except RuntimeError as error:  # ITK's message names its own source files
+        raise DataError(
+            f"The shading cannot be estimated: no field fits {' x '.join(map(str, image_IJK.shape))} voxels, "
+            f"{np.count_nonzero(bright)} of them bright foreground.",
+            remedy="Set space.bias_correction to none.",
+        ) from error
     field -= field[bright].mean()
     return np.where(mask_IJK, image_IJK / np.exp(field), image_IJK).astype(np.float32)
 

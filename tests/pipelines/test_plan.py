@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from medae.errors import ConfigError
+from medae.data.finding import Finding
+from medae.errors import ConfigError, DataError
 from medae.objectives.masked import MaskedConfig
 from medae.plan import NetworkPlan, Plan, SamplingPlan
 from medae.planning.fingerprint import fingerprint
@@ -81,6 +82,45 @@ def test_the_plan_and_the_fingerprint_are_written_side_by_side(folder, tmp_path,
     assert printed["sampling"] == {"patch": [48, 56, 40], "batch": 3}
     assert str(tmp_path) not in out.read_text() + beside + json.dumps(printed)
     assert "s0" not in beside, "no file's name"
+
+
+def test_one_bad_file_is_named_and_left_out(folder, tmp_path, capsys):
+    (folder / "s1_T1w.nii").write_bytes(b"not an image")
+    (folder / "s2_dseg.nii").unlink()
+    plan = program.run(folder, "folder", [], tmp_path / "plan.yaml", as_json=True)
+    out, notes = capsys.readouterr()
+    assert plan.sampling.patch == (48, 56, 40)
+    found = json.loads(out)["fingerprint"]
+    assert (found["cases"], found["labels"]["label"]["1"]["cases"]) == (3, 2)
+    assert "s1_T1w.nii" in notes
+    for image in folder.glob("*_T1w.nii"):
+        image.write_bytes(b"not an image")
+    with pytest.raises(DataError, match="No case is left"):
+        program.run(folder, "folder", [], tmp_path / "plan.yaml", as_json=True)
+
+
+def test_what_the_source_noticed_is_said(folder, tmp_path, capsys, monkeypatch):
+    noticed = Finding("", "stray.nii", "warning", "stray", "belongs to no case", "Remove it.")
+    manifest = open_folder(folder, "folder").model_copy(update={"findings": (noticed,)})
+    monkeypatch.setattr(program, "open_folder", lambda *_: manifest)
+    program.run(folder, "folder", [], tmp_path / "plan.yaml", as_json=True)
+    assert "belongs to no case" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("taken", ["", "plan.fingerprint.yaml"])
+def test_a_folder_in_place_of_the_plan_is_refused(folder, tmp_path, taken):
+    (tmp_path / "made" / taken).mkdir(parents=True)
+    out = tmp_path / "made" / "plan.yaml" if taken else tmp_path / "made"
+    with pytest.raises(ConfigError, match="this is a folder"):
+        program.run(folder, "folder", [], out, as_json=True)
+
+
+def test_keys_of_the_source_are_honoured_or_refused(folder, tmp_path):
+    with pytest.raises(ConfigError, match="format"):
+        program.run(folder, "auto", ["data.format=nothing"], tmp_path / "plan.yaml", as_json=True)
+    assert open_folder(folder, "auto", {"format": "folder", "ids": "names"}).source == "folder"
+    with pytest.raises(ConfigError, match=r"leave out data\.root"):
+        program.run(folder, "auto", [f"data.root={tmp_path}"], tmp_path / "plan.yaml", as_json=True)
 
 
 def test_a_memory_target_on_the_command_line(folder, tmp_path, capsys):

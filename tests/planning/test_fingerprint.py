@@ -8,6 +8,7 @@ import yaml
 
 from medae.config import to_dict
 from medae.data.case import Case, ImageRef, Manifest
+from medae.data.sources import hash_ids
 from medae.errors import DataError
 from medae.planning.facts import Fingerprint
 from medae.planning.fingerprint import background_rule, fingerprint, tail_weight
@@ -130,7 +131,8 @@ def test_only_so_many_cases_are_read_spread_over_the_data_set_and_always_the_sam
     done = []
     found = fingerprint(manifest_of(tmp_path, cases), limit=3, progress=lambda *counts: done.append(counts))
     assert found.cases == 9
-    assert [shape[0] for shape in found.shapes] == [4, 8, 12]
+    by_contents = sorted(cases, key=lambda case: case.images["image"].sha256)
+    assert [shape[0] for shape in found.shapes] == [4 + int(by_contents[place].id) for place in (0, 4, 8)]
     assert done == [(1, 3), (2, 3), (3, 3)]
     assert fingerprint(manifest_of(tmp_path, cases), limit=3) == found
 
@@ -185,3 +187,35 @@ def test_absent_channels_and_unreadable_files(tmp_path):
     odd = Case(id="d", subject="d", images={"T1": first, "T2": smaller})
     with pytest.raises(DataError, match="'T2' does not have the same number of voxels"):
         fingerprint(manifest_of(tmp_path, [odd], ("T1", "T2")))
+
+
+def test_a_constant_image_has_no_foreground_and_stops_nothing(tmp_path):
+    images = [write(tmp_path, "even.nii", np.full((8, 8, 8), -5, np.float32)), write(tmp_path, "a.nii", noise((6, 7, 8)))]
+    cases = [Case(id=str(place), subject="s", images={"image": image}) for place, image in enumerate(images)]
+    found = fingerprint(manifest_of(tmp_path, cases))
+    assert set(found.boxes) == {(8, 8, 8), (6, 7, 8)}, "the whole box where there is no foreground"
+    assert found.intensities["image"].lower >= 10
+    with pytest.raises(DataError, match="None of 1 cases has an image with foreground"):
+        fingerprint(manifest_of(tmp_path, cases[:1]))
+
+
+def test_it_does_not_depend_on_ids_or_on_a_secret(tmp_path, monkeypatch):
+    cases = []
+    for number in range(9):
+        image = write(tmp_path, f"{number}.nii", noise((30, 31, 32 + number), seed=number))
+        label = write(tmp_path, f"{number}_label.nii", np.ones((30, 31, 32 + number), np.uint8), kind="labels")
+        cases.append(Case(id=f"{number}", subject=f"{number}", images={"image": image}, targets={"organ": label}))
+    # the same image twice, with different label maps
+    other = write(tmp_path, "other.nii", np.full((30, 31, 32), 2, np.uint8), kind="labels")
+    cases.append(cases[0].model_copy(update={"id": "twin", "targets": {"organ": other}}))
+    given = manifest_of(tmp_path, cases)
+    monkeypatch.delenv("MEDAE_CASE_SALT", raising=False)
+    hidden = [hash_ids(given)]
+    for secret in ("a", "b"):
+        monkeypatch.setenv("MEDAE_CASE_SALT", secret)
+        hidden.append(hash_ids(given))
+    orders = {tuple(case.images["image"].files for case in manifest.cases) for manifest in (given, *hidden)}
+    assert len(orders) == 4, "or the test would show nothing"
+    first = fingerprint(given, limit=5)
+    assert len(first.shapes) == 5
+    assert all(fingerprint(manifest, limit=5) == first for manifest in hidden)

@@ -18,6 +18,33 @@ LUNG = found((44, 44, 6), (0.7, 0.7, 1.25), modality="CT", guessed=True)
 GLIOMA = found((256, 256, 36), foreground="head", boxes=(183, 237, 22))
 
 
+@pytest.mark.parametrize(
+    ("hints", "words"),
+    [
+        ({"bias_correction": "n4", "intensity": {"kind": "ct_window"}}, "bias_correction is for MR"),
+        ({"spacing": (1.0, 0.0, 1.0)}, "spacing.1"),
+        ({"spacing": (1.0, 1.0, -2.0)}, "spacing.2"),
+        ({"spacing": (float("nan"), 1.0, 1.0)}, "spacing.0"),
+    ],
+)
+def test_hints_that_make_no_space_are_named(hints, words):
+    with pytest.raises(ConfigError, match=words):
+        make_plan(HIPPOCAMPUS, **hints)
+
+
+def test_bias_correction_is_refused_for_ct():
+    with pytest.raises(ConfigError, match="bias_correction is for MR"):
+        make_plan(LUNG, bias_correction="n4")
+
+
+def test_a_plan_file_with_a_senseless_spacing_is_refused(tmp_path):
+    text = make_plan(HIPPOCAMPUS).as_yaml()
+    assert "spacing: [1.0, 1.0, 1.0]" in text
+    (tmp_path / "plan.yaml").write_text(text.replace("spacing: [1.0, 1.0, 1.0]", "spacing: [1.0, 0, 1.0]"))
+    with pytest.raises(ConfigError, match=r"space\.spacing\.1"):
+        Plan.read(tmp_path / "plan.yaml")
+
+
 def test_hippocampus():
     plan = make_plan(HIPPOCAMPUS)
     assert (plan.space.spatial_dims, plan.space.slice_axis, plan.space.spacing) == (3, None, (1.0, 1.0, 1.0))

@@ -53,6 +53,13 @@ def test_an_even_image_and_a_centred_one() -> None:
         correct_bias(centred, mask, (1, 1, 1))
 
 
+def test_a_single_slice_is_an_error_with_a_remedy() -> None:
+    image = torch.from_numpy(np.random.default_rng(0).uniform(50, 100, (1, 40, 48, 1)).astype(np.float32))
+    with pytest.raises(DataError, match="no field fits 40 x 48 x 1 voxels") as caught:
+        correct_bias(image, image > 0, (1, 1, 1))
+    assert "bias_correction to none" in str(caught.value.remedy)
+
+
 def test_it_is_for_mr(shaded, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match="bias_correction is for MR"):
         validate(SpacePlan, {"bias_correction": "n4", "intensity": {"kind": "ct_window"}}, where="plan")
