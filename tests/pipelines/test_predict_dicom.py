@@ -100,7 +100,7 @@ def test_a_single_file_of_many_frames(writer, model, tmp_path):
 
 def test_check_reads_every_series_and_names_nobody(writer, tmp_path, capsys):
     writer.series(brain(), SeriesDescription="T1", number=1)
-    writer.series(brain(), SeriesDescription="FLAIR", number=2)
+    writer.series(brain() + np.int16(1), SeriesDescription="FLAIR", number=2)
     writer.series(brain(), SeriesDescription="T2", number=3, places=[*range(6), *range(7, 13)])
     result = check.run(writer.folder, "auto", "given", [], tmp_path / "check", as_json=False)
     assert [finding["code"] for finding in result["findings"]] == ["missing-slices"]
