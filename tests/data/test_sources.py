@@ -84,10 +84,10 @@ def test_a_label_map_without_image_is_listed_and_changes_nothing_else(layout, re
     touch(root, file := lost.get(layout, "labelsTr/lost.nii.gz"))
     manifest = auto(root)
     assert [(found.level, found.code, found.file, found.role) for found in manifest.findings] == [
-        ("error", "orphan", file, "target label")
+        ("warning" if layout == "bids" else "error", "orphan", file, "target label")  # a derivative's may cover others
     ]
     assert manifest.cases == whole.cases
-    assert len(manifest.excluded) == 1
+    assert len(manifest.excluded) == (0 if layout == "bids" else 1)
 
 
 @pytest.mark.parametrize(
