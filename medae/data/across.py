@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medae.data.case import Case, ImageRef, Manifest
-from medae.data.finding import Finding
+from medae.data.finding import Finding, some_of
 from medae.data.inspection import ImageFacts, Inspection
 from medae.formats.endings import stem
 
@@ -124,7 +124,7 @@ def _duplicates(manifest: Manifest, inspections: Inspections) -> Iterator[Findin
 
 def _shown(ref: ImageRef) -> str:
     """For the screen."""
-    return ref.files[0] if ref.series is None else ref.series
+    return some_of(ref.files)
 
 
 def _place(ref: ImageRef) -> tuple[tuple[str, ...], int | None]:

@@ -9,7 +9,7 @@ from functools import partial
 from medae.data.across import across_cases
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.digests import Memory
-from medae.data.finding import Finding
+from medae.data.finding import Finding, some_of
 from medae.data.inspection import Inspection, Picture, inspect_case, inspection_key
 from medae.parallel import unordered
 
@@ -95,7 +95,7 @@ def _findings(case: Case, inspection: Inspection) -> list[Finding]:
         ref = (case.images if noted.role == "image" else case.targets)[noted.name]
         file = noted.name
         if isinstance(ref, ImageRef):
-            file = ref.files[0] if ref.series is None else ref.series
+            file = some_of(ref.files)
         role = f"{noted.role} {noted.name}"
         found.append(Finding(case.id, file, noted.level, noted.code, noted.problem, noted.remedy, role))
     return found

@@ -14,8 +14,8 @@ from medae.data.case import Case, ImageKind, Manifest, Modality
 from medae.data.dicom_scan import Fault, scan
 from medae.data.dicom_series import Candidate, Issuers, Series, candidates, series_of
 from medae.data.digests import reporter
-from medae.data.files import FileSource, image_refs, resolve_root
-from medae.data.finding import Finding, Level
+from medae.data.files import FileSource, image_refs, relative, resolve_root
+from medae.data.finding import Finding, Level, some_of
 from medae.data.pseudonyms import pseudonym_key
 from medae.errors import DataError
 from medae.formats.dicom.judge import Rules
@@ -42,6 +42,8 @@ FAULTS: dict[Fault, tuple[Level, str, str, str]] = {
     ),
     "not DICOM": ("warning", "not-dicom", "files are not DICOM and are passed over", "Nothing to do, or remove them."),
 }
+
+SHOWN = 3
 
 NO_SCANS = {"not-ct-or-mr", "secondary-capture", "localiser"}
 """Codes of series that were never meant as scans: a study that holds nothing else, such as a report, is no damaged case."""
@@ -76,7 +78,7 @@ class DICOMSource(FileSource):
         root = resolve_root(self.root)
         found = scan(root, min(self.workers, usable_cores()), reporter())
         if not found.headers:
-            closed = found.faults["unreadable folder"]
+            closed = len(found.faults.get("unreadable folder", []))
             text = (
                 f"No DICOM file is found; {closed} folders cannot be read." if closed else "The folder holds no DICOM files."
             )
@@ -84,8 +86,8 @@ class DICOMSource(FileSource):
         key = pseudonym_key()
         rules = Rules(self.phases, self.tilt, self.resample_slices, self.derived)
         issuers = Issuers(header for headers in found.headers.values() for header in headers)
-        judged = (series_of(headers, issuers, key, rules) for headers in found.headers.values())
-        series = sorted(judged, key=lambda one: one.place)
+        judged = (series_of(headers, root, issuers, key, rules) for headers in found.headers.values())
+        series = sorted(judged, key=lambda one: (one.session, one.headers[0].series_number, one.pseudonym))
         by_case: Candidates = {}
         unwanted = 0
         for one in series:
@@ -99,7 +101,7 @@ class DICOMSource(FileSource):
         }
         sessions = {candidate.series.session for images in chosen.values() for candidate in images.values()}
         findings = [
-            *_files(found.faults),
+            *_files(found.faults, root),
             *_unwanted(unwanted),
             *(finding for one in series for finding in self._of_series(one, one.session in sessions)),
             *_rivals(by_case, chosen),
@@ -171,9 +173,11 @@ def _place(name: str, patterns: Mapping[str, object]) -> tuple[int, str]:
     return (order.index(contrast) if contrast in order else len(order)), f"{contrast} {number:>4}"
 
 
-def _files(faults: Counter[Fault]) -> list[Finding]:
-    rows = [(faults[kind], *FAULTS[kind]) for kind in FAULTS if faults[kind]]
-    return [Finding("", "", level, code, f"{count} {problem}", remedy) for count, level, code, problem, remedy in rows]
+def _files(faults: Mapping[Fault, Sequence[Path]], root: Path) -> Iterable[Finding]:
+    for kind, (level, code, problem, remedy) in FAULTS.items():
+        if paths := faults.get(kind):
+            places = some_of([relative(path, root) for path in paths], SHOWN)
+            yield Finding("", places, level, code, f"{len(paths)} {problem}", remedy)
 
 
 def _unwanted(count: int) -> list[Finding]:

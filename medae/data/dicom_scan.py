@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,22 +28,27 @@ Fault = Literal["empty", "not DICOM", "damaged", "index", "unreadable folder", "
 
 @dataclass(frozen=True)
 class Scan:
-    """headers: by SeriesInstanceUID, in the order of paths. faults: number of files and folders of each kind that gave none;
-    an index (DICOMDIR) is no fault."""
+    """headers: by SeriesInstanceUID, in the order of paths. faults: files and folders that gave none, by kind; an index
+    (DICOMDIR) is no fault."""
 
     headers: dict[str, list[Header]] = field(default_factory=dict, repr=False)
-    faults: Counter[Fault] = field(default_factory=Counter)
+    faults: dict[Fault, list[Path]] = field(default_factory=dict, repr=False)
 
 
-def files_beneath(root: Path, faults: Counter[Fault] | None = None) -> Iterator[Path]:
+def files_beneath(root: Path, faults: dict[Fault, list[Path]] | None = None) -> Iterator[Path]:
     """Files at any depth, ordered; hidden ones, and folders that are links or cannot be read, are left out.
 
-    faults: where folders of both kinds are counted.
+    faults: gets the folders of both kinds.
     """
-    faults = Counter() if faults is None else faults
-    for folder, folders, names in os.walk(root, onerror=lambda _: faults.update(["unreadable folder"])):
+    faults = {} if faults is None else faults
+
+    def refused(error: OSError) -> None:
+        faults.setdefault("unreadable folder", []).append(Path(error.filename))
+
+    for folder, folders, names in os.walk(root, onerror=refused):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        faults.update("linked folder" for name in folders if Path(folder, name).is_symlink())
+        if links := [path for path in (Path(folder, name) for name in folders) if path.is_symlink()]:
+            faults.setdefault("linked folder", []).extend(links)
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
@@ -65,11 +69,11 @@ def scan(root: Path, workers: int = 1, progress: Callable[[int, int], None] | No
         done += len(found)
         if progress is not None:
             progress(done, len(paths))
-    for item in (item for found in results for item in found):
+    for path, item in zip(paths, (item for found in results for item in found), strict=True):
         if isinstance(item, Header):
             whole.headers.setdefault(item.series, []).append(item)
-        else:
-            whole.faults[item] += 1
+        elif item != "index":
+            whole.faults.setdefault(item, []).append(path)
     return whole
 
 

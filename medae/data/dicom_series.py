@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medae.data.contrast import contrast_of
+from medae.data.finding import some_of
 from medae.data.pseudonyms import pseudonym
 from medae.formats.dicom.headers import Header
 from medae.formats.dicom.judge import Rules, Verdict, judge
@@ -19,11 +20,11 @@ Patterns = Mapping[str, re.Pattern[str]]
 
 @dataclass(frozen=True)
 class Series:
-    """A series with its verdict. Every name in it was made by medae.
+    """A series with its verdict. Every name in it was made by medae, but for that of its place.
 
-    subject, session, pseudonym: ``sub-``, ``ses-`` and ``ser-`` with a keyed hash. place, role: for findings, such as
-    ``ses-0a1b2c3d4e5f/series-003`` and ``series 3``. split_key: what orders subjects in a split, never written. headers:
-    of its files.
+    subject, session, pseudonym: ``sub-``, ``ses-`` and ``ser-`` with a keyed hash. place, role: for findings; its first file
+    and how many more there are, for the screen only, and such as ``series 3``. split_key: what orders subjects in a
+    split, never written. headers: of its files.
     """
 
     subject: str
@@ -84,8 +85,8 @@ class Issuers:
         return f"{patient}\x1f{min(own) if len(own) == 1 else ''}"
 
 
-def series_of(headers: Sequence[Header], issuers: Issuers, key: bytes, rules: Rules) -> Series:
-    """Judge a series and name it. issuers: of the whole tree."""
+def series_of(headers: Sequence[Header], root: Path, issuers: Issuers, key: bytes, rules: Rules) -> Series:
+    """Judge a series and name it. root, issuers: of the whole tree."""
     one = headers[0]
     study = one.study or one.series
     identity = issuers.identity(headers) or study
@@ -97,7 +98,7 @@ def series_of(headers: Sequence[Header], issuers: Issuers, key: bytes, rules: Ru
         subject=pseudonym(key, "sub", identity),
         session=session,
         pseudonym=own,
-        place=own if is_swapped else f"{session}/series-{one.series_number:03d}",
+        place=some_of([path.relative_to(root).as_posix() for path in dict.fromkeys(header.path for header in headers)]),
         role="series" if is_swapped else f"series {one.series_number}",
         split_key=identity,
         has_patient=one.patient is not None,

@@ -87,6 +87,8 @@ class FolderSource(FileSource):
                 raise DataError(f"No image fits '{pattern}'.", where=channel, remedy="Correct the folder or pattern.")
             for name, path in found:
                 files.add_image(name, channel, path)
+        is_guessed = self.images is None and self.image_pattern is None
+        files.report_passed_over(None if is_guessed else files.folders(), images=is_guessed)
         subjects = files.subjects(self.subject)
         if self.subject is None:
             subjects = {name: leading.group() if (leading := BIDS_SUBJECT.match(name)) else name for name in subjects}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from medae.data.case import Case, ImageKind, ImageRef, Manifest, Modality
 from medae.data.digests import sha256_of_files
 from medae.data.files import relative, subject_of, why_unreadable
 from medae.data.finding import Finding, Level
+from medae.data.passed_over import passed_over
 from medae.errors import DataError
 from medae.formats.endings import ENDINGS
 
@@ -85,6 +86,25 @@ class Files:
         if failure is not None and not found:
             raise failure
         return found
+
+    def report_passed_over(
+        self, beneath: Sequence[Path] | None = None, *, images: bool = True, considered: Iterable[Path] = ()
+    ) -> None:
+        """Note files that look like images and are in no case; see ``passed_over``.
+
+        beneath: the root if None. considered: files that the source knows and left out for a reason.
+        """
+        taken = {entry.path for _, _, entry in self._places()}
+        named = {self.root / finding.file for finding in self.findings if finding.file} | set(considered)
+        self.findings.extend(passed_over(self.root, taken, named, beneath or [self.root], images=images))
+
+    def folders(self) -> list[Path]:
+        """The folders that hold files of cases, without those inside another one."""
+        outer: list[Path] = []
+        for folder in sorted({entry.path.parent for _, _, entry in self._places()}):
+            if not outer or not folder.is_relative_to(outer[-1]):
+                outer.append(folder)
+        return outer
 
     def manifest(
         self,

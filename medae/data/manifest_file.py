@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from medae.config import Config, to_dict
 from medae.data.case import Case, ImageRef, Manifest
-from medae.data.finding import Finding
+from medae.data.finding import Finding, some_of
 from medae.errors import DataError
 
 
@@ -145,7 +145,7 @@ def _changes(recorded: RecordedCase, case: Case | None, opened: Manifest) -> Ite
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 ref = refs[kind].get(name)
-                file = (ref.series or ref.files[0]) if isinstance(ref, ImageRef) else ""
+                file = some_of(ref.files) if isinstance(ref, ImageRef) else ""
                 yield Finding(case.id, file, "error", "changed", "changed since the check", remedy, f"{kind} {name}")
     if case.split_key is None and recorded.subject != now.subject:  # the hash of a subject changes with its other scans
         yield Finding(case.id, "", "error", "changed", "has another subject since the check", remedy)

@@ -45,6 +45,8 @@ class MSDSource(FileSource):
                 files.add_target(case_id, self.target_name, label)
         for label in _unlisted_labels(files):
             files.add_target(stem(label), self.target_name, label)
+        considered = [root / image for image, _ in listed_files(content) if isinstance(image, str)]
+        files.report_passed_over(considered=considered)
         declared = content.get("labels")
         return files.manifest(
             self.format,

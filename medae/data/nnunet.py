@@ -46,6 +46,7 @@ class NNUNetSource(FileSource):
                 partitions[case_id] = PARTITIONS[part]
             for path in _of_ending(files, f"labels{part}", ending):
                 files.add_target(stem(path), self.target_name, path)
+        files.report_passed_over()
         declared = content.get("labels")
         return files.manifest(
             self.format,

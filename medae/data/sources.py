@@ -24,6 +24,7 @@ from medae.data.folder import FolderSource, guess_patterns
 from medae.data.manifest_file import ManifestSource, Record, frozen
 from medae.data.msd import MSDSource, listed_files
 from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
+from medae.data.passed_over import hint
 from medae.data.phantom import PhantomSource
 from medae.data.pseudonyms import SALT_VARIABLE
 from medae.data.table import TableSource, is_table
@@ -207,7 +208,7 @@ def _hint(root: Path) -> str:
     inside = sorted(path.parent.name for name in ("dataset.json", "participants.tsv") for path in root.glob(f"*/{name}"))
     if inside:
         return f"Did you mean a folder inside it ({', '.join(inside)})?"
-    return "Use 'format: folder' with image_pattern to say which files are images."
+    return hint(root) or "Use 'format: folder' with image_pattern to say which files are images."
 
 
 def hash_ids(manifest: Manifest) -> Manifest:

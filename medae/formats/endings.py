@@ -16,10 +16,28 @@ PICTURES = (".png", ".tif", ".tiff")
 ENDINGS = (*NIFTI, *ITK)
 """How the names of image files end. DICOM files are told by their contents instead."""
 
+UNREAD = (
+    *(".mgz", ".mgh", ".hdr", ".img", ".img.gz", ".mhd", ".nhdr", ".nii.bz2", ".nii.xz", ".nii.zst", ".mnc", ".par"),
+    *(".gipl", ".gipl.gz", ".head", ".dcm", ".ima", ".npy", ".npz", ".jpg", ".jpeg", ".bmp"),
+)
+"""Endings of other files that hold images."""
+
 
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of an image; hidden files, such as macOS' ``._scan.nii``, are none."""
     return path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
+
+
+def unread_ending(path: Path) -> str:
+    """The ending of a file's name in a format of images that is not read; empty for others, and for hidden files."""
+    name = path.name.lower()
+    found = [ending for ending in UNREAD if name.endswith(ending)]
+    return "" if name.startswith(".") else max(found, key=len, default="")
+
+
+def is_unread(path: Path) -> bool:
+    """Whether a file's name is that of an image in a format that is not read."""
+    return bool(unread_ending(path))
 
 
 def image_files(folder: Path) -> list[Path]:

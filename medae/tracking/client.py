@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import mlflow  # noqa: F401  (configures its loggers on import, so this comes before they are turned down)
 import requests
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from medae.errors import TrackingError
+
+PATIENCE = 300
+"""Seconds that a process waits for another one to make a database."""
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -59,7 +64,9 @@ def open_client(uri: str | None = None) -> MlflowClient:
         # MLflow keeps one store an address: a relative one would go on meaning the folder it was first opened in.
         address = f"sqlite:///{database.as_posix()}"
     try:
-        return MlflowClient(tracking_uri=address, registry_uri=address)
+        # Two processes that make the tables of a new database at the same time get in each other's way.
+        with nullcontext() if database is None else FileLock(f"{database}.lock", timeout=PATIENCE):
+            return MlflowClient(tracking_uri=address, registry_uri=address)
     except STORE_ERRORS as error:
         raise TrackingError(
             f"The tracking store cannot be opened: {reason(error)}",
@@ -82,7 +89,12 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     location = None
     if database is not None:
         location = (database.parent / "mlruns" / (re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment")).as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # another process made it in between
+            return experiment_id(client, name)
+        raise
 
 
 def refused(error: BaseException) -> bool:

@@ -40,7 +40,8 @@ def writer(tmp_path) -> Writer:
 
 def opened(writer: Writer, **keys: Any) -> Manifest:
     manifest = open_manifest(DICOMSource(root=writer.folder, **keys))
-    said = json.dumps([manifest.model_dump(mode="json", exclude={"root"}), [vars(finding) for finding in manifest.findings]])
+    public = [vars(finding.public()) for finding in manifest.findings]
+    said = json.dumps([manifest.model_dump(mode="json", exclude={"root", "findings"}), public])
     hidden = re.sub(r"Mustermann_Erika(/|\\\\)", "", said)  # files are named by where they are; nothing else may be
     assert not any(word in hidden for word in SECRETS), hidden
     return manifest
@@ -209,7 +210,11 @@ def test_of_two_with_one_contrast_the_original_with_most_slices_is_taken(writer)
     (ref,) = manifest.cases[0].images.values()
     assert len(ref.files) == 6
     rivals = [finding for finding in manifest.findings if finding.code == "second-of-channel"]
-    assert [finding.file.rpartition("/")[2] for finding in rivals] == ["series-004", "series-006"]
+    assert [finding.file for finding in rivals] == [
+        "Mustermann_Erika/s4/0001 and 4 more",
+        "Mustermann_Erika/s6/0001 and 8 more",
+    ]
+    assert [finding.role for finding in rivals] == ["series 4", "series 6"]
     assert all("series 5 is taken" in finding.problem and "channels" in finding.remedy for finding in rivals)
     assert codes(manifest) == {"second-of-channel": "warning", "derived": "warning"}
 
@@ -221,7 +226,7 @@ def test_a_refused_series_beside_good_ones_is_a_warning_alone_an_error(writer, t
     (finding,) = manifest.findings
     (case,) = manifest.cases
     text = "is a localiser, a scout to plan others by"
-    said = Finding(case.id, f"{case.session}/series-001", "warning", "localiser", text, "Leave it out.", "series 1")
+    said = Finding(case.id, "Mustermann_Erika/s1/0001 and 3 more", "warning", "localiser", text, "Leave it out.", "series 1")
     assert finding == said
     Writer(writer.folder).series(ramp(SHAPE), name="other", places=[0, 1, 3, 4])
     manifest = opened(writer)
@@ -270,7 +275,8 @@ def test_files_that_are_no_slices_are_counted(writer):
         "damaged-file": ("error", "1 "),
         "not-dicom": ("warning", "1 "),
     }
-    assert all(finding.case == finding.file == "" for finding in manifest.findings)
+    assert {finding.file for finding in manifest.findings} == {"empty", "cut", "Mustermann.txt"}
+    assert not any(finding.case or finding.public().file for finding in manifest.findings)
 
 
 def test_folders_that_cannot_be_read_or_are_links_are_counted(writer, monkeypatch):
@@ -292,7 +298,7 @@ def test_folders_that_cannot_be_read_or_are_links_are_counted(writer, monkeypatc
         ("error", "unreadable-folder", "2"),
         ("warning", "linked-folder", "1"),
     ]
-    assert all(finding.case == finding.file == "" for finding in manifest.findings)
+    assert [finding.file for finding in manifest.findings] == ["Mustermann_Erika/s3, Mustermann_Erika/s7", "linked"]
     closed.add(writer.folder)
     with pytest.raises(DataError, match="1 folders cannot be read"):
         opened(writer)
@@ -308,7 +314,7 @@ def test_a_file_that_may_not_be_read_is_an_error(writer, monkeypatch):
         return opening(path, *arguments, **keys)
 
     monkeypatch.setattr(Path, "open", refusing)
-    assert scan(writer.folder).faults == {"damaged": 1}
+    assert scan(writer.folder).faults == {"damaged": [paths[0]]}
 
 
 def test_a_study_without_any_scan_is_no_damaged_case(writer):
@@ -344,7 +350,7 @@ def test_one_series_of_two_patients_belongs_to_nobody(writer):
     dataset.save_as(paths[1])
     (finding,) = opened(writer).findings
     assert (finding.code, finding.level, finding.case) == ("swapped-subject", "error", "")
-    assert re.fullmatch(r"ser-[0-9a-f]{12}", finding.file)
+    assert finding.file == "Mustermann_Erika/s1/0001 and 3 more"
 
 
 def test_no_patient_id(tmp_path):

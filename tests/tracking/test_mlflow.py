@@ -10,6 +10,8 @@ import re
 import socket
 import sqlite3
 import time
+from multiprocessing import Queue, get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from medae.errors import TrackingError
-from medae.tracking.client import open_client
+from medae.tracking.client import experiment_id, open_client
 from medae.tracking.mlflow import MlflowTracker
 
 
@@ -29,6 +31,25 @@ def begin(folder: Path, **options: object) -> MlflowTracker:
 def history(tracker: MlflowTracker, name: str) -> list[tuple[int, float]]:
     rows = open_client(tracker.uri).get_metric_history(tracker.run_id, name)
     return sorted((row.step, row.value) for row in rows)
+
+
+def open_new(address: str, started: Barrier, found: Queue[str]) -> None:
+    """In a process of its own: open a store that does not exist at the same time as another one."""
+    started.wait(timeout=120)
+    found.put(experiment_id(open_client(address), "project"))
+
+
+def test_two_processes_may_make_one_database(tmp_path: Path) -> None:
+    context = get_context("spawn")
+    started, found = context.Barrier(2), context.Queue()
+    address = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    processes = [context.Process(target=open_new, args=(address, started, found)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert found.get() == found.get()
 
 
 def test_a_run_holds_what_was_logged(store: str, tmp_path: Path) -> None:
