@@ -17,7 +17,8 @@ DATA is the folder that holds the data sets of SETS. Cells:
   cache; that of a virtual machine's host, and of the disk itself, may still hold it. The entry lies in the folder for
   temporary files (TMPDIR). Bytes are what the kernel fetched for the process; Linux only.
 - ``size:SET``: every case prepared with the plan that ``medae plan`` makes, in a fresh store. The estimate, made from
-  the headers, is compared with the lengths of the files of the entries.
+  the headers, is compared with the lengths of the entries' files. What these occupy on the disk is more by what the
+  file system rounds up, and stands beside.
 
 A line is added to ``results/preprocessing.jsonl`` for each run.
 """
@@ -233,7 +234,9 @@ def _size(data: Path, scratch: Path, name: str) -> dict[str, Any]:
     store = build_store(manifest, space, scratch / "store", targets)
     cases = {store.keys[case.id][1]: case for case in manifest.cases}  # one scan under two names is one entry
     estimated = [entry_bytes(manifest, case, space, targets) for case in cases.values()]
-    written = [sum(path.stat().st_size for path in (store.folder / key).iterdir()) for key in cases]
+    files = [[path.stat() for path in (store.folder / key).iterdir()] for key in cases]
+    written = [sum(file.st_size for file in entry) for entry in files]
+    occupied = [sum(512 * file.st_blocks for file in entry) for entry in files]
     ratios = [most / size for most, size in zip(estimated, written, strict=True)]
     return {
         "cases": len(cases),
@@ -241,6 +244,7 @@ def _size(data: Path, scratch: Path, name: str) -> dict[str, Any]:
         "targets": targets,
         "estimated_bytes": sum(estimated),
         "written_bytes": sum(written),
+        "occupied_bytes": sum(occupied),
         "least": round(min(ratios), 3),
         "most": round(max(ratios), 3),
     }
@@ -282,14 +286,14 @@ def _read_rows(runs: Runs, known: list[str]) -> Iterator[str]:
 
 
 def _size_rows(runs: Runs, known: list[str]) -> Iterator[str]:
-    yield "| data | cases | foreground | MB estimated | MB written | estimated / written | of single cases |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| data | cases | foreground | MB estimated | MB written | MB occupied | estimated / written | of single cases |"
+    yield "|---|---|---|---|---|---|---|---|"
     for name in (name for name in known if name.startswith("size:")):
         last = runs[name][-1]
         most, size = last["estimated_bytes"], last["written_bytes"]
         what = f"`{name.partition(':')[2]}` | {last['cases']} | {last['foreground']}"
-        sizes = f"{most / 1e6:.1f} | {size / 1e6:.1f} | {most / size:.2f} | {last['least']:.2f}-{last['most']:.2f}"
-        yield f"| {what} | {sizes} |"
+        sizes = f"{most / 1e6:.1f} | {size / 1e6:.1f} | {last['occupied_bytes'] / 1e6:.1f}"
+        yield f"| {what} | {sizes} | {most / size:.2f} | {last['least']:.2f}-{last['most']:.2f} |"
 
 
 def _spread(runs: list[dict[str, Any]], key: str, digits: int) -> str:
