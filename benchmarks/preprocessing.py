@@ -230,7 +230,7 @@ def _size(data: Path, scratch: Path, name: str) -> dict[str, Any]:
 
     manifest = open_manifest(AutoSource(root=data / name, **SETS[name]))
     space = make_plan(manifest).space
-    targets = tuple(manifest.labels)
+    targets = tuple(manifest.labels) or ("label",)  # a parcellation may come without a table of its regions
     store = build_store(manifest, space, scratch / "store", targets)
     cases = {store.keys[case.id][1]: case for case in manifest.cases}  # one scan under two names is one entry
     estimated = [entry_bytes(manifest, case, space, targets) for case in cases.values()]
