@@ -299,7 +299,7 @@ def _size_rows(runs: Runs, known: list[str]) -> Iterator[str]:
 def _spread(runs: list[dict[str, Any]], key: str, digits: int) -> str:
     values = [run[key] for run in runs]
     middle, low, high = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle} ({low}-{high}, {len(values)} runs)"
+    return f"{middle} ({low}-{high}, {len(values)} runs)" if len(values) > 1 else f"{middle} (1 run)"
 
 
 if __name__ == "__main__":
