@@ -193,7 +193,8 @@ def _train(
     """Train one arm; both draw the same batches."""
     objective = config.objective.model_copy(update={"target": config.target})
     cases = [case.id for case in training.cases]
-    source = PatchSampler(store, cases, plan.space, config.drawing.sampler(plan), config.fit.seed, target=config.target)
+    drawing, augment = config.drawing.sampler(plan), Augmentation.of_plan(config.augmentation, plan)
+    source = PatchSampler(store, cases, plan.space, drawing, config.fit.seed, target=config.target, margin=augment.margin)
 
     def choose(model: Any) -> dict[str, float]:
         """Scores on the labelled cases that are kept for choosing the weights."""
@@ -218,7 +219,7 @@ def _train(
         config.fit,
         folder=stage.folder / arm,
         tracker=Arm(stage.tracker, arm),
-        augment=Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing),
+        augment=augment,
         validate=choose if selection.cases else None,
         rate_scale={"encoder.": config.encoder_rate} if arm == PRETRAINED and config.encoder_rate != 1 else None,
         identity=identity(stage.fingerprint, arm),

@@ -121,7 +121,8 @@ def train(
     seed, drawing = config.fit.seed, config.drawing.sampler(plan)
     network = network_config(config.network, plan)
     objective, model = build_objective(config.objective, network), seeded_network(network, seed)
-    source = PatchSampler(store, training, plan.space, drawing, seed, exclude_target=exclude_target)
+    augment = Augmentation.of_plan(config.augmentation, plan)
+    source = PatchSampler(store, training, plan.space, drawing, seed, exclude_target=exclude_target, margin=augment.margin)
     validate = None
     if validation and config.validation_batches:
         held = PatchSampler(store, validation, plan.space, drawing, seed, exclude_target=exclude_target)
@@ -133,7 +134,7 @@ def train(
         config.fit,
         folder=stage.folder,
         tracker=stage.tracker,
-        augment=Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing),
+        augment=augment,
         validate=validate,
         identity=stage.fingerprint,
         resume=stage.resume,
