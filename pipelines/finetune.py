@@ -30,6 +30,7 @@ from medae.tracking.base import Arm
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from medae.transfer import TransferConfig, TransferReport, transfer
+from pipelines.augmenting import show_augmentation
 from pipelines.baselines import ball_scores
 from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.files import write_text
@@ -168,6 +169,11 @@ def run(config: Config, stage: Stage) -> Outcome:
         models[arm] = _keep(config, stage, plan, labels, labelled, arm, network, result, metrics[arm])
     histories = {arm: result.history for arm, (_, result) in trained.items()}
     report = make_report(config.name, stage, plan, test, config.target, labels, metrics, facts, difference, moved, histories)
+    cases = [case.id for case in training.cases]
+    drawing = config.drawing.sampler(plan)
+    show_augmentation(
+        report, stage, config.augmentation, plan, store, cases, drawing, config.fit.seed, labels, config.target
+    )
     return Outcome(report, models, metrics, facts)
 
 

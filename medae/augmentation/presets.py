@@ -71,7 +71,7 @@ NONE = Transforms(
 STRONG_MR = Transforms(
     rotation=Rotation(probability=0.3, degrees=30),
     scale=Scale(probability=0.3, lower=0.7, upper=1.4),
-    elastic=Elastic(probability=0.2, displacement=6, spacing=20),
+    elastic=Elastic(probability=0.2, displacement=4, spacing=20),
     bias_field=BiasField(probability=0.2),
     blur=Blur(probability=0.2, lower=0.5, upper=1.0),
     low_resolution=LowResolution(probability=0.2),
