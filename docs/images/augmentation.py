@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageColor
 
 from medae.augmentation.augment import Augmentation, AugmentationConfig
 from medae.augmentation.presets import NONE, transforms_of
@@ -22,6 +22,8 @@ from medae.plan import CTWindow, NetworkPlan, Plan, RobustZ, SamplingPlan, Space
 from medae.preprocessing.batch import Batch
 from medae.preprocessing.sampling import PatchSampler, SamplerConfig
 from medae.preprocessing.store import build_store
+from medae.report import canvas
+from medae.report.colours import LABELS
 from medae.report.figures_augmentation import image_slice, middle_cut, patch_panel
 from medae.report.mosaic import Mosaic, Panel, Row, draw, window
 from medae.report.planes import CONVENTION
@@ -29,7 +31,8 @@ from medae.seeding import Draw
 from pipelines.data import open_folder
 
 OUTPUT = Path(__file__).with_suffix(".png")
-COLUMNS, COLOURS, WIDTH, DRAWS = 7, 32, 940, 8
+COLUMNS, WIDTH, DRAWS = 7, 900, 8
+GREYS = 36
 TARGET = "label"
 
 SETS: dict[str, dict[str, Any]] = {
@@ -67,9 +70,18 @@ def main(data: Path) -> None:
         path = draw(Mosaic(rows, note=note), Path(folder) / "page.png")
         with Image.open(path) as page:
             height = round(page.height * WIDTH / page.width)
-            page.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(
-                COLOURS, dither=Image.Dither.NONE
-            ).save(OUTPUT, optimize=True)
+            small = page.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS)
+            small.quantize(palette=_palette(), dither=Image.Dither.NONE).save(OUTPUT, optimize=True)
+
+
+def _palette() -> Image.Image:
+    """Greys and the colours of two labels, pure and half covered: a palette of the picture's own would lose these."""
+    greys = [(level, level, level) for level in (round(255 * n / (GREYS - 1)) for n in range(GREYS))]
+    pure = [ImageColor.getrgb(colour)[:3] for colour in (*LABELS[:2], canvas.DARK)]
+    half = [(red // 2 + 50, green // 2 + 50, blue // 2 + 50) for red, green, blue in pure[:2]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([level for colour in (*greys, *pure, *half) for level in colour])
+    return palette
 
 
 def rows_of(title: str, data: Path, choice: dict[str, Any]) -> list[Row]:
