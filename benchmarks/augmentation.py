@@ -40,21 +40,9 @@ SHAPES = {
 SINGLE = ("2x64x64x64", "16x192x192")
 """Shapes for which each transformation is timed alone, on one thread."""
 
-PARTS = tuple(
-    [
-        "flip",
-        "rotation",
-        "scale",
-        "elastic",
-        "bias_field",
-        "blur",
-        "low_resolution",
-        "gamma",
-        "inverted_gamma",
-        "contrast",
-        "brightness",
-        "noise",
-    ]
+PARTS = (
+    *("flip", "rotation", "scale", "elastic", "bias_field", "blur", "low_resolution", "gamma", "inverted_gamma"),
+    *("contrast", "brightness", "noise"),
 )
 SYSTEMS = ("medae", "monai", "batchgeneratorsv2")
 RUNS, BATCHES = 5, {"strong": 6}
