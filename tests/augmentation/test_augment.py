@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -342,3 +345,17 @@ def test_wrong_number_of_flips_is_an_error():
 def test_senseless_configurations_are_refused(wrong):
     with pytest.raises(ValidationError):
         AugmentationConfig.model_validate(wrong)
+
+
+def test_the_page_on_augmentation_tells_the_presets():
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "augmentation.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE))
+    assert set(rows) == set(vars(LIGHT))
+    for name, cells in rows.items():
+        told = [[float(number) for number in re.findall(r"\d+(?:\.\d+)?", cell)] for cell in cells.split(" | ")]
+        for numbers, preset in zip(told, (LIGHT, STRONG_MR, STRONG_CT), strict=True):
+            part = getattr(preset, name)
+            values = [part] if name == "margin" else [value for key, value in to_dict(part).items() if key != "one_axis"]
+            if name == "noise":
+                values.insert(1, 0.0)  # the least strength
+            assert numbers == (values if values[0] else [0.0]), name
