@@ -135,17 +135,19 @@ class Augmentation:
         moves = self.spatial.moves(shape, len(batch), draw, batch.image.device)
         if window == shape and not moves.flipped and not moves.places:
             return batch
-        names = list(batch.target)
-        read = torch.cat([batch.mask, *(batch.target[name] for name in names)], dim=1)
-        image, labels = _middle(batch.image, shape).clone(), _middle(read, shape).clone()
+        maps = {"": batch.mask, **batch.target}
+        image = _middle(batch.image, shape).clone()
+        moved = {name: _middle(values, shape).clone() for name, values in maps.items()}
         for flips, places in moves.flipped.items():
-            axes = [2 + axis for axis in flips]
-            image[places], labels[places] = image[places].flip(axes), labels[places].flip(axes)
+            for values in (image, *moved.values()):
+                values[places] = values[places].flip([2 + axis for axis in flips])
         if moves.places:
             places, lead = moves.places, [(have - want) // 2 for have, want in zip(window, shape, strict=True)]
-            image[places], labels[places] = resample(batch.image[places], read[places], moves.positions(lead))
-        target = {name: labels[:, n : n + 1].to(batch.target[name].dtype) for n, name in enumerate(names, start=1)}
-        return replace(batch, image=image, mask=labels[:, :1].bool(), target=target)
+            read = torch.cat([values[places].to(image.dtype) for values in maps.values()], dim=1)
+            image[places], labels = resample(batch.image[places], read, moves.positions(lead))
+            for n, values in enumerate(moved.values()):
+                values[places] = labels[:, n : n + 1].to(values.dtype)
+        return replace(batch, image=image, mask=moved.pop(""), target=moved)
 
     def _colour(self, batch: Batch, draw: Draw) -> Batch:
         parts = self.transforms.intensities()

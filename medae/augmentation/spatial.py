@@ -152,14 +152,14 @@ def resample(image: Tensor, labels: Tensor, positions: Sequence[Tensor]) -> tupl
     """Image and labels read at the given positions; zero beyond the edge and outside the mask.
 
     image: float32 ``[B, C, *S]``, linear; a voxel inside the mask is made of voxels inside the mask only, so that
-    background and padding do not bleed into the edge. labels: integer ``[B, T, *S]``, the first is the mask, nearest
-    neighbour. positions: for each axis, ``[B, *P]`` in voxels; the results have the shape P.
+    background and padding do not bleed into the edge. labels: whole numbers, float32 ``[B, T, *S]``, the first is the
+    mask, nearest neighbour. positions: for each axis, ``[B, *P]`` in voxels; the results have the shape P.
     """
     sizes = image.shape[2:]
     axes = [(2 * place + 1) / size - 1 for place, size in zip(positions, sizes, strict=True)]
     grid = torch.stack(axes[::-1], dim=-1)
-    mask = labels[:, :1].to(image.dtype)
+    mask = labels[:, :1]
     weighted = functional.grid_sample(torch.cat([image * mask, mask], dim=1), grid, mode="bilinear", align_corners=False)
-    nearest = functional.grid_sample(labels.to(image.dtype), grid, mode="nearest", align_corners=False)
+    nearest = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)
     values = torch.where(nearest[:, :1] > 0, weighted[:, :-1] / weighted[:, -1:].clamp(min=TINY), 0)
-    return values, nearest.to(labels.dtype)
+    return values, nearest
