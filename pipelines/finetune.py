@@ -30,6 +30,7 @@ from medae.tracking.base import Arm
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from medae.transfer import TransferConfig, TransferReport, transfer
+from pipelines.augmenting import show_augmentation
 from pipelines.baselines import ball_scores
 from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.files import write_text
@@ -168,6 +169,11 @@ def run(config: Config, stage: Stage) -> Outcome:
         models[arm] = _keep(config, stage, plan, labels, labelled, arm, network, result, metrics[arm])
     histories = {arm: result.history for arm, (_, result) in trained.items()}
     report = make_report(config.name, stage, plan, test, config.target, labels, metrics, facts, difference, moved, histories)
+    cases = [case.id for case in training.cases]
+    drawing = config.drawing.sampler(plan)
+    show_augmentation(
+        report, stage, config.augmentation, plan, store, cases, drawing, config.fit.seed, labels, config.target
+    )
     return Outcome(report, models, metrics, facts)
 
 
@@ -193,7 +199,8 @@ def _train(
     """Train one arm; both draw the same batches."""
     objective = config.objective.model_copy(update={"target": config.target})
     cases = [case.id for case in training.cases]
-    source = PatchSampler(store, cases, plan.space, config.drawing.sampler(plan), config.fit.seed, target=config.target)
+    drawing, augment = config.drawing.sampler(plan), Augmentation.of_plan(config.augmentation, plan)
+    source = PatchSampler(store, cases, plan.space, drawing, config.fit.seed, target=config.target, margin=augment.margin)
 
     def choose(model: Any) -> dict[str, float]:
         """Scores on the labelled cases that are kept for choosing the weights."""
@@ -218,7 +225,7 @@ def _train(
         config.fit,
         folder=stage.folder / arm,
         tracker=Arm(stage.tracker, arm),
-        augment=Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing),
+        augment=augment,
         validate=choose if selection.cases else None,
         rate_scale={"encoder.": config.encoder_rate} if arm == PRETRAINED and config.encoder_rate != 1 else None,
         identity=identity(stage.fingerprint, arm),

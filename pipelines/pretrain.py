@@ -24,6 +24,7 @@ from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.report.html import Report
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
+from pipelines.augmenting import show_augmentation
 from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
 from pipelines.memory import estimator_of
@@ -105,6 +106,8 @@ def run(config: Config, stage: Stage) -> Outcome:
         store, cases["validation"] or cases["train"], plan.space, config.drawing.sampler(plan), config.fit.seed
     )
     describe_training(report, stage, plan, result, example(shown, objective, model, config.fit.seed))
+    drawing = config.drawing.sampler(plan)
+    show_augmentation(report, stage, config.augmentation, plan, store, cases["train"], drawing, config.fit.seed)
     return Outcome(report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}})
 
 
@@ -121,7 +124,8 @@ def train(
     seed, drawing = config.fit.seed, config.drawing.sampler(plan)
     network = network_config(config.network, plan)
     objective, model = build_objective(config.objective, network), seeded_network(network, seed)
-    source = PatchSampler(store, training, plan.space, drawing, seed, exclude_target=exclude_target)
+    augment = Augmentation.of_plan(config.augmentation, plan)
+    source = PatchSampler(store, training, plan.space, drawing, seed, exclude_target=exclude_target, margin=augment.margin)
     validate = None
     if validation and config.validation_batches:
         held = PatchSampler(store, validation, plan.space, drawing, seed, exclude_target=exclude_target)
@@ -133,7 +137,7 @@ def train(
         config.fit,
         folder=stage.folder,
         tracker=stage.tracker,
-        augment=Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing),
+        augment=augment,
         validate=validate,
         identity=stage.fingerprint,
         resume=stage.resume,

@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from medae.augmentation.draws import Draws
 from medae.augmentation.elastic import Elastic
-from medae.augmentation.intensity import Blur, Brightness, Contrast, Gamma, Noise
-from medae.augmentation.spatial import Rotation, Scale, Spatial, resample
-from medae.config import Config
+from medae.augmentation.intensity import BiasField, Brightness, Contrast, Gamma, InvertedGamma, Noise
+from medae.augmentation.presets import Preset, Transforms, transforms_of
+from medae.augmentation.resolution import Blur, LowResolution
+from medae.augmentation.spatial import Rotation, Scale, Spatial, resample, still_axes
+from medae.config import Config, to_dict
 from medae.errors import ConfigError
+from medae.plan import Plan
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
 
+GATES = ("blur", "gamma", "contrast", "brightness", "noise", "inverted_gamma", "low_resolution", "bias_field")
+"""The order in which it is drawn what happens; a new one goes to the end, so that the draws of the others stay."""
+
 
 class AugmentationConfig(Config):
-    """What may happen to a sample, each with its probability.
+    """What may happen to a sample, each with its probability: what the preset says, for each transformation that is null.
 
-    flip: probability of a mirror image along each spatial axis; none by default, because labels and anatomy have sides.
+    One that is given replaces the preset's as a whole; its keys that are left out have the defaults below.
+
+    preset: which transformations there are, and how strong; see the page on augmentation. modality: for the preset;
+    ``auto`` is ``ct`` where the plan's intensity scheme is a CT window, else ``mr``.
+    flip: probability of a mirror image along each spatial axis; in no preset, because labels and anatomy have sides.
     Mirroring is safe along left-right where no label has a side, and where orientation carries no meaning.
+    margin: so much of the patch's extent is read beyond it on every side, so that what turns or shrinks brings image into
+    the corners, where the scan has it; null takes the preset's.
     """
 
+    preset: Preset = "light"
+    modality: Literal["auto", "mr", "ct"] = "auto"
     flip: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    rotation: Rotation = Rotation()
-    scale: Scale = Scale()
-    elastic: Elastic = Elastic()
-    noise: Noise = Noise()
-    blur: Blur = Blur()
-    brightness: Brightness = Brightness()
-    contrast: Contrast = Contrast()
-    gamma: Gamma = Gamma()
+    margin: float | None = Field(default=None, ge=0, le=1)
+    rotation: Rotation | None = None
+    scale: Scale | None = None
+    elastic: Elastic | None = None
+    bias_field: BiasField | None = None
+    blur: Blur | None = None
+    low_resolution: LowResolution | None = None
+    gamma: Gamma | None = None
+    inverted_gamma: InvertedGamma | None = None
+    contrast: Contrast | None = None
+    brightness: Brightness | None = None
+    noise: Noise | None = None
+
+    def transforms(self, ct: bool) -> Transforms:
+        """The preset's with what is given in its place. ct: what ``modality: auto`` is."""
+        preset = transforms_of(self.preset, ct if self.modality == "auto" else self.modality == "ct")
+        own: dict[str, Any] = {name: getattr(self, name) for name in vars(preset)}
+        return replace(preset, **{name: value for name, value in own.items() if value is not None})
 
 
 class Augmentation:
@@ -41,10 +68,20 @@ class Augmentation:
 
     spacing: mm along the spatial axes, so that rotations are rigid and elastic shifts are as long along every axis;
     None (unknown) counts as the finest. Axes under a third of the longest extent are only ever flipped.
-    Raises ConfigError if ``flip`` does not have an entry an axis.
+    patch: the result's shape, where batches come with a margin around it; None: that of the batch. ct: see
+    ``AugmentationConfig.transforms``. Raises ConfigError if ``flip`` does not have an entry an axis.
+
+    margin: voxels that the batch should have on each side of the patch; one that has none is augmented all the same.
     """
 
-    def __init__(self, config: AugmentationConfig, spatial_dims: int, spacing: Sequence[float | None] | None = None) -> None:
+    def __init__(
+        self,
+        config: AugmentationConfig,
+        spatial_dims: int,
+        spacing: Sequence[float | None] | None = None,
+        patch: Sequence[int] | None = None,
+        ct: bool = False,
+    ) -> None:
         if config.flip and len(config.flip) != spatial_dims:
             raise ConfigError(
                 f"flip has {len(config.flip)} entries for {spatial_dims} spatial dimensions.",
@@ -53,49 +90,83 @@ class Augmentation:
             )
         steps = [None] * spatial_dims if spacing is None else list(spacing)
         finest = min((step for step in steps if step is not None), default=1.0)
-        self.config = config
+        self.transforms = config.transforms(ct)
         self.pitch = tuple(finest if step is None else step for step in steps)
-        flip = config.flip or (0.0,) * spatial_dims
-        self.spatial = Spatial(flip, config.rotation, config.scale, config.elastic, self.pitch)
+        self.flip = config.flip or (0.0,) * spatial_dims
+        self.patch = None if patch is None else tuple(patch)
+        self.margin = self._margin()
+        self.spatial = Spatial(
+            self.flip, self.transforms.rotation, self.transforms.scale, self.transforms.elastic, self.pitch
+        )
+
+    @classmethod
+    def of_plan(cls, config: AugmentationConfig, plan: Plan) -> Augmentation:
+        """For the patches of a plan."""
+        ct = plan.space.intensity.kind == "ct_window"
+        return cls(config, plan.space.spatial_dims, plan.spatial_spacing, plan.sampling.patch, ct)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, draw: Draw) -> Batch:
-        """The augmented batch; image zero and mask false where the content came from outside the patch."""
+        """The augmented batch; image zero and mask false where the content came from outside what was read."""
         moved = self._move(batch, draw.scoped("spatial"))
         return self._colour(moved, draw.scoped("intensity"))
 
+    def rows(self) -> list[tuple[str, float, str]]:
+        """For a table: name, probability and strength of each transformation that can happen."""
+        rows = [(f"flip, axis {axis}", chance, "") for axis, chance in enumerate(self.flip, start=1) if chance]
+        for name, part in vars(self.transforms).items():
+            if isinstance(part, Config) and (keys := to_dict(part)).pop("probability"):
+                strength = ", ".join(f"{key} {value:g}" for key, value in keys.items())
+                rows.append((name.replace("_", " "), part.model_dump()["probability"], strength))
+        return rows
+
+    def _margin(self) -> tuple[int, ...]:
+        """None along axes that keep still, and none if nothing can move."""
+        parts = (self.transforms.rotation, self.transforms.scale, self.transforms.elastic)
+        if self.patch is None or not any(part.probability for part in parts):
+            return (0,) * len(self.pitch)
+        still = still_axes(self.patch, self.pitch)
+        share = self.transforms.margin
+        return tuple(0 if axis in still else math.ceil(share * size) for axis, size in enumerate(self.patch))
+
     def _move(self, batch: Batch, draw: Draw) -> Batch:
-        moves = self.spatial.moves(batch.image.shape[2:], len(batch), draw, batch.image.device)
-        if not any(move.flips or move.positions is not None for move in moves):
+        window = tuple(batch.image.shape[2:])
+        shape = window if self.patch is None else self.patch
+        moves = self.spatial.moves(shape, len(batch), draw, batch.image.device)
+        if window == shape and not moves.flipped and not moves.places:
             return batch
-        names = list(batch.target)
-        labels = torch.cat([batch.mask, *(batch.target[name] for name in names)], dim=1)
-        image = batch.image.clone()
-        for b, move in enumerate(moves):
-            if move.flips and move.positions is None:
-                axes = [1 + axis for axis in move.flips]
-                image[b], labels[b] = batch.image[b].flip(axes), labels[b].flip(axes)
-        warped = [b for b, move in enumerate(moves) if move.positions is not None]
-        if warped:
-            positions = torch.stack([move.positions for move in moves if move.positions is not None])
-            image[warped], labels[warped] = resample(image[warped], labels[warped], positions)
-        target = {name: labels[:, n : n + 1].to(batch.target[name].dtype) for n, name in enumerate(names, start=1)}
-        return replace(batch, image=image, mask=labels[:, :1].bool(), target=target)
+        maps = {"": batch.mask, **batch.target}
+        image = _middle(batch.image, shape).clone()
+        moved = {name: _middle(values, shape).clone() for name, values in maps.items()}
+        for flips, places in moves.flipped.items():
+            for values in (image, *moved.values()):
+                values[places] = values[places].flip([2 + axis for axis in flips])
+        if moves.places:
+            places, lead = moves.places, [(have - want) // 2 for have, want in zip(window, shape, strict=True)]
+            read = torch.cat([values[places].to(image.dtype) for values in maps.values()], dim=1)
+            image[places], labels = resample(batch.image[places], read, moves.positions(lead))
+            for n, values in enumerate(moved.values()):
+                values[places] = labels[:, n : n + 1].to(values.dtype)
+        return replace(batch, image=image, mask=moved.pop(""), target=moved)
 
     def _colour(self, batch: Batch, draw: Draw) -> Batch:
-        config, size = self.config, len(batch)
-        parts: list[Blur | Gamma | Contrast | Brightness | Noise]
-        parts = [config.blur, config.gamma, config.contrast, config.brightness, config.noise]
-        chances = torch.tensor([part.probability for part in parts])
-        happens = draw.scoped("gates").uniform(size, (len(parts),)) < chances
+        parts = self.transforms.intensities()
+        chances = torch.tensor([parts[name].probability for name in GATES])
+        happens = draw.scoped("gates").uniform(len(batch), (len(GATES),)) < chances
         if not happens.any():
             return batch
         image = batch.image.clone()
-        # a sample at a time: sums over its foreground then do not depend on how the global batch was split
-        for b in range(size):
-            mask = batch.mask[b] & batch.present[b].view(-1, *[1] * (image.ndim - 2))
-            own = replace(draw, first=draw.first + b)
-            for part, chosen in zip(parts, happens[b].tolist(), strict=True):
-                if chosen:
-                    image[b] = part.apply(image[b], mask, own.scoped(type(part).__name__), self.pitch)
+        mask = batch.mask & batch.present.view(*batch.present.shape, *[1] * (image.ndim - 2))
+        for name, part in parts.items():
+            places = happens[:, GATES.index(name)].nonzero().flatten().tolist()
+            if places:
+                draws = Draws(draw.scoped(type(part).__name__), places, image.device)
+                image[places] = part.apply(image[places], mask[places], draws, self.pitch)
         return replace(batch, image=image)
+
+
+def _middle(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The part of this shape in the middle of ``[B, C, *S]``."""
+    for axis, size in enumerate(shape, start=2):
+        x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
+    return x

@@ -1,40 +1,46 @@
 """Changes of intensity inside a mask. Voxels outside it, and channels that are absent, stay as they are.
 
-In every ``apply``: x is one sample's normalised intensities ``[C, *S]`` float32. mask: bool ``[C, *S]``, true in the
-foreground of channels that are present. draw: that sample's random numbers. pitch: mm a voxel along S.
+In every ``apply``: x is the normalised intensities ``[B, C, *S]`` float32 of the samples that it happens to. mask: bool,
+of the same shape, true in the foreground of channels that are present. draws: those samples' random numbers. pitch: mm a
+voxel along S. Normalised intensities are centred on zero, so what multiplies a signal multiplies the distance from the
+foreground's minimum, the darkest signal there is, and not the distance from zero, which is the middle of the range.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, where
 
+from medae.augmentation.draws import Draws
+from medae.augmentation.foreground import limits, mean, moments
 from medae.augmentation.ranges import Between
+from medae.augmentation.spline import control_shape, spline
 from medae.config import Config
-from medae.seeding import Draw
 
 TINY = 1e-6
 
 
-class Blur(Between):
-    """Gaussian blur of the foreground; sigma is uniform in [lower, upper] voxels of the finest axis."""
+class BiasField(Config):
+    """The slow shading of MR, a smooth factor on the signal; of mean 1, since normalisation would have taken out the rest.
 
-    probability: float = Field(default=0.1, ge=0, le=1)
-    lower: float = Field(default=0.5, gt=0)
-    upper: float = Field(default=1.0, gt=0)
+    gain: at control points the factor is log-uniform in [1/gain, gain], the same for all channels: they share a coil.
+    spacing: of the control points, in voxels of the finest axis.
+    """
 
-    def apply(self, x: Tensor, mask: Tensor, draw: Draw, pitch: Sequence[float]) -> Tensor:
-        """Weights of voxels outside the mask go to those inside, so that the background does not bleed in."""
-        sigma = self.lower + (self.upper - self.lower) * float(draw.uniform(1))
-        sigmas = [sigma * min(pitch) / step for step in pitch]
-        weights = mask.to(x.dtype)
-        total, share = _smooth(torch.cat([x * weights, weights]), sigmas).chunk(2)
-        return torch.where(mask, total / share.clamp(min=TINY), x)
+    probability: float = Field(default=0.2, ge=0, le=1)
+    gain: float = Field(default=2.0, ge=1)
+    spacing: float = Field(default=48.0, ge=2)
+
+    def apply(self, x: Tensor, mask: Tensor, draws: Draws, pitch: Sequence[float]) -> Tensor:
+        """The field times the distance from the foreground's minimum, which stays."""
+        shape = x.shape[2:]
+        spacing = [self.spacing * min(pitch) / step for step in pitch]
+        control = 2 * draws.uniform(1, *control_shape(shape, spacing)) - 1
+        field = self.gain ** spline(control, shape, spacing).expand_as(x)
+        lowest, _ = limits(x, mask)
+        return where(mask, lowest + (x - lowest) * (field / mean(field, mask).clamp(min=TINY)), x)
 
 
 class Gamma(Between):
@@ -44,13 +50,23 @@ class Gamma(Between):
     lower: float = Field(default=0.7, gt=0)
     upper: float = Field(default=1.5, gt=0)
 
-    def apply(self, x: Tensor, mask: Tensor, draw: Draw, pitch: Sequence[float]) -> Tensor:
+    def apply(self, x: Tensor, mask: Tensor, draws: Draws, pitch: Sequence[float]) -> Tensor:
         """The range of the foreground onto [0, 1], the power, then the mean and deviation that it had."""
-        exponents = self.lower * (self.upper / self.lower) ** _one_a_channel(x, draw)
-        lowest, highest = _range(x, mask)
+        exponents = self.log_uniform(_one_a_channel(x, draws))
+        lowest, highest = limits(x, mask)
         curved = ((x - lowest) / (highest - lowest).clamp(min=TINY)).clamp(0, 1) ** exponents
-        (mean, std), (new_mean, new_std) = _moments(x, mask), _moments(curved, mask)
-        return torch.where(mask, (curved - new_mean) / new_std.clamp(min=TINY) * std + mean, x)
+        (centre, std), (new_centre, new_std) = moments(x, mask), moments(curved, mask)
+        return where(mask, (curved - new_centre) / new_std.clamp(min=TINY) * std + centre, x)
+
+
+class InvertedGamma(Gamma):
+    """The same power of the inverted image: it stretches the bright end where `gamma` stretches the dark one."""
+
+    probability: float = Field(default=0.1, ge=0, le=1)
+
+    def apply(self, x: Tensor, mask: Tensor, draws: Draws, pitch: Sequence[float]) -> Tensor:
+        """Inverted, changed, and turned back."""
+        return -super().apply(-x, mask, draws, pitch)
 
 
 class Contrast(Between):
@@ -60,22 +76,27 @@ class Contrast(Between):
     lower: float = Field(default=0.75, gt=0)
     upper: float = Field(default=1.25, gt=0)
 
-    def apply(self, x: Tensor, mask: Tensor, draw: Draw, pitch: Sequence[float]) -> Tensor:
+    def apply(self, x: Tensor, mask: Tensor, draws: Draws, pitch: Sequence[float]) -> Tensor:
         """Values stay between the foreground's minimum and maximum."""
-        factors = self.lower + (self.upper - self.lower) * _one_a_channel(x, draw)
-        mean, _ = _moments(x, mask)
-        return torch.where(mask, (mean + (x - mean) * factors).clamp(*_range(x, mask)), x)
+        factors = self.uniform(_one_a_channel(x, draws))
+        centre = mean(x, mask)
+        lowest, highest = limits(x, mask)
+        return where(mask, (centre + (x - centre) * factors).clamp(lowest, highest), x)
 
 
 class Brightness(Config):
-    """A shift a channel, uniform in [-shift, shift] normalised units."""
+    """A shift a channel, uniform in [-shift, shift] normalised units.
+
+    There is no factor beside it: the normalisation has taken the gain out; what could be left of one is a shift and a
+    contrast.
+    """
 
     probability: float = Field(default=0.15, ge=0, le=1)
     shift: float = Field(default=0.2, ge=0)
 
-    def apply(self, x: Tensor, mask: Tensor, draw: Draw, pitch: Sequence[float]) -> Tensor:
+    def apply(self, x: Tensor, mask: Tensor, draws: Draws, pitch: Sequence[float]) -> Tensor:
         """The same shift for all voxels of a channel's foreground."""
-        return torch.where(mask, x + (2 * _one_a_channel(x, draw) - 1) * self.shift, x)
+        return where(mask, x + (2 * _one_a_channel(x, draws) - 1) * self.shift, x)
 
 
 class Noise(Config):
@@ -84,41 +105,12 @@ class Noise(Config):
     probability: float = Field(default=0.15, ge=0, le=1)
     std: float = Field(default=0.1, ge=0)
 
-    def apply(self, x: Tensor, mask: Tensor, draw: Draw, pitch: Sequence[float]) -> Tensor:
+    def apply(self, x: Tensor, mask: Tensor, draws: Draws, pitch: Sequence[float]) -> Tensor:
         """Independent noise in every voxel and channel of the foreground."""
-        white = draw.scoped("white").normal(1, tuple(x.shape), x.device)[0]
-        return torch.where(mask, x + white * (self.std * float(draw.uniform(1))), x)
+        strength = self.std * draws.uniform().view(-1, *[1] * (x.ndim - 1))
+        return where(mask, x + draws.scoped("white").normal(*x.shape[1:]) * strength, x)
 
 
-def _one_a_channel(x: Tensor, draw: Draw) -> Tensor:
-    """Uniform numbers ``[C, 1, ..]``, drawn on the CPU so that they are the same on every device."""
-    return draw.uniform(1, (x.shape[0],)).to(x.device).view(-1, *[1] * (x.ndim - 1))
-
-
-def _smooth(x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    convolve = functional.conv3d if len(sigmas) == 3 else functional.conv2d
-    rows = x[:, None]
-    for axis, sigma in enumerate(sigmas):
-        radius = math.ceil(3 * sigma)
-        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device) / sigma) ** 2)
-        along = [1] * len(sigmas)
-        along[axis] = 2 * radius + 1
-        padding = [radius if other == axis else 0 for other in range(len(sigmas))]
-        rows = convolve(rows, (kernel / kernel.sum()).view(1, 1, *along), padding=padding)
-    return rows[:, 0]
-
-
-def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation inside the mask, ``[C, 1, ..]``."""
-    axes = tuple(range(1, x.ndim))
-    count = mask.sum(axes, keepdim=True).clamp(min=1)
-    mean = torch.where(mask, x, 0).sum(axes, keepdim=True) / count
-    variance = torch.where(mask, (x - mean) ** 2, 0).sum(axes, keepdim=True) / count
-    return mean, variance.sqrt()
-
-
-def _range(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum inside the mask, ``[C, 1, ..]``."""
-    axes = tuple(range(1, x.ndim))
-    lowest = torch.where(mask, x, math.inf).amin(axes, keepdim=True)
-    return lowest, torch.where(mask, x, -math.inf).amax(axes, keepdim=True)
+def _one_a_channel(x: Tensor, draws: Draws) -> Tensor:
+    """Uniform numbers ``[B, C, 1, ..]``."""
+    return draws.uniform(x.shape[1]).view(*x.shape[:2], *[1] * (x.ndim - 2))

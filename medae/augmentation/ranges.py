@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from medae.config import Config
 
@@ -21,3 +22,11 @@ class Between(Config):
         if self.lower > self.upper:
             raise ValueError("lower must not be above upper")
         return self
+
+    def uniform(self, numbers: Tensor) -> Tensor:
+        """Strengths for numbers in [0, 1), every one equally likely."""
+        return self.lower + (self.upper - self.lower) * numbers
+
+    def log_uniform(self, numbers: Tensor) -> Tensor:
+        """Strengths for numbers in [0, 1), a doubling as likely as a halving."""
+        return self.lower * (self.upper / self.lower) ** numbers

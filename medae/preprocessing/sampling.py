@@ -52,6 +52,8 @@ class PatchSampler:
     target: label map that batches carry (int64) and patches are centred on; every case needs it. exclude_target: label
     map without which a slice has to be (lesion-free slices); 2D only, every case needs it, and ``foreground`` has no
     effect on slices that it leaves out.
+    margin: voxels along the spatial dimensions that are read beyond the patch on each side, for augmentation to move in;
+    the batch is so much larger, and its patches are those that are drawn without.
     case_ids: the cases that are drawn from. left_out: those without an eligible slice.
     """
 
@@ -65,6 +67,7 @@ class PatchSampler:
         *,
         target: str | None = None,
         exclude_target: str | None = None,
+        margin: Sequence[int] | None = None,
     ) -> None:
         """Raises ConfigError for settings that contradict each other, DataError if nothing can be drawn."""
         if len(config.patch) != space.spatial_dims:
@@ -84,7 +87,8 @@ class PatchSampler:
         self.seed = seed
         self.target = target
         self._axis = space.slice_axis
-        self._size = np.asarray(config.patch if self._axis is None else np.insert(config.patch, self._axis, 1), dtype=int)
+        self._size = self._spatial(config.patch, 1)
+        self._margin = self._spatial(margin or (0,) * len(config.patch), 0)
         self._slices = {case_id: self._eligible(case_id, exclude_target) for case_id in case_ids}
         self.case_ids = tuple(case_id for case_id, slices in self._slices.items() if len(slices))
         self.left_out = tuple(case_id for case_id, slices in self._slices.items() if not len(slices))
@@ -146,6 +150,10 @@ class PatchSampler:
             if isinstance(loaded, MedaeError):
                 raise loaded
             yield loaded
+
+    def _spatial(self, values: Sequence[int], across: int) -> np.ndarray:
+        """Values along I, J, K of those along the spatial dimensions; in 2D with ``across`` along the slice axis."""
+        return np.asarray(values if self._axis is None else np.insert(values, self._axis, across), dtype=int)
 
     def _eligible(self, case_id: str, exclude_target: str | None) -> np.ndarray:
         """The slices to draw from; in 3D a single one stands for the whole case."""
@@ -213,12 +221,13 @@ class PatchSampler:
         return plane
 
     def _cut(self, array_CIJK: np.ndarray, start: np.ndarray, dtype: type[np.generic]) -> torch.Tensor:
-        """``[1, C, *S]``: the patch, read from the mapped file, with zeros beyond the image."""
-        shape = np.asarray(array_CIJK.shape[1:])
-        low, high = np.maximum(start, 0), np.minimum(start + self._size, shape)
+        """``[1, C, *S]``: the patch and its margin, read from the mapped file, with zeros beyond the image."""
+        shape, size = np.asarray(array_CIJK.shape[1:]), self._size + 2 * self._margin
+        start = start - self._margin
+        low, high = np.maximum(start, 0), np.minimum(start + size, shape)
         i, j, k = (slice(a, b) for a, b in zip(low, high, strict=True))
         inner = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-        patch = np.zeros((array_CIJK.shape[0], *self._size), dtype=dtype)
+        patch = np.zeros((array_CIJK.shape[0], *size), dtype=dtype)
         patch[(slice(None), *inner)] = piece(array_CIJK, (i, j, k))
         return torch.from_numpy(patch if self._axis is None else patch.squeeze(1 + self._axis))[None]
 

@@ -1,16 +1,22 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.augmentation.augment import GATES, Augmentation, AugmentationConfig
+from medae.augmentation.presets import LIGHT, STRONG_CT, STRONG_MR
+from medae.config import to_dict
 from medae.errors import ConfigError
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
 
-PARTS = ("rotation", "scale", "elastic", "noise", "blur", "brightness", "contrast", "gamma")
 SPATIAL = ("rotation", "scale", "elastic")
+INTENSITY = ("bias_field", "blur", "low_resolution", "gamma", "inverted_gamma", "contrast", "brightness", "noise")
+PARTS = SPATIAL + INTENSITY
 
 
 def only(flip: tuple[float, ...] = (), **probabilities: float) -> AugmentationConfig:
@@ -96,7 +102,7 @@ def test_samples_and_steps_draw_differently():
     assert torch.equal(result, augment(twice, Draw(0, 0)).image)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 12), min_size=2, max_size=3),
     step=st.integers(0, 10**6),
@@ -118,26 +124,102 @@ def test_labels_are_never_invented_and_background_stays_zero(shape, step, values
     assert (result.image[~result.mask] == 0).all()
 
 
+def coded(shape: tuple[int, ...], size: int = 1) -> Batch:
+    """The image holds each voxel's place, a channel an axis, the label its number: both tell where they were read."""
+    places = torch.stack(torch.meshgrid(*[torch.arange(extent, dtype=torch.float32) for extent in shape], indexing="ij"))
+    number = torch.arange(places[0].numel()).view(1, 1, *shape)
+    mask = torch.ones(size, 1, *shape, dtype=torch.bool)
+    image = places.expand(size, -1, *[-1] * len(shape)).clone()
+    return Batch(
+        image,
+        mask[:, :1].flatten(2).any(2).expand(size, len(shape)),
+        mask,
+        {"label": number.repeat(size, *[1] * (len(shape) + 1))},
+    )
+
+
+def apart(result: Batch, shape: tuple[int, ...]) -> torch.Tensor:
+    """Voxels, along the axis where they are most, between where a voxel's intensity and its label were read."""
+    origin = torch.stack(torch.unravel_index(result.target["label"][:, 0], shape), dim=1).float()
+    return (result.image - origin).abs().amax(1)[result.mask[:, 0]]
+
+
 @pytest.mark.parametrize("part", SPATIAL)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_image_and_label_move_together(part, dims):
+def test_each_move_takes_image_and_label_along(part, dims):
     shape = (24, 22, 20)[:dims]
-    ramp = torch.meshgrid(*[torch.arange(extent, dtype=torch.float32) for extent in shape], indexing="ij")
-    image = torch.stack(ramp)[None]
-    index = torch.arange(image[0, 0].numel()).view(1, 1, *shape)
-    batch = Batch(image, torch.ones(1, dims, dtype=torch.bool), torch.ones(1, 1, *shape, dtype=torch.bool), {"label": index})
+    batch = coded(shape)
     moved = 0.0
     for step in range(5):
         result = Augmentation(only(**{part: 1.0}), dims)(batch, Draw(1, step))
-        # the image tells where it was read from; the label must come from the nearest voxel to that place
-        origin = torch.stack(torch.unravel_index(result.target["label"][0, 0], shape)).float()
-        apart = (result.image[0] - origin).abs().amax(0)
-        inside = result.mask[0, 0]
-        edge = torch.ones(shape, dtype=torch.bool)
-        edge[(slice(3, -3),) * dims] = False
-        assert apart[inside & ~edge].max() <= 0.5 + 1e-3
-        moved = max(moved, (result.image - image)[:, :, inside].abs().max().item())
+        assert apart(result, shape).max() <= 0.5 + 1e-3
+        moved = max(moved, (result.image - batch.image)[result.mask.expand_as(result.image)].abs().max().item())
     assert moved > 0.75
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    extents=st.lists(st.integers(4, 20), min_size=2, max_size=3),
+    pitch=st.lists(st.floats(0.5, 5), min_size=3, max_size=3),
+    margin=st.sampled_from([0.0, 0.3]),
+    step=st.integers(0, 10**6),
+)
+def test_image_and_label_move_together_whatever_happens(extents, pitch, margin, step):
+    """A label never lies more than half a voxel from the intensities that it belongs to, flips and margins included."""
+    dims, patch = len(extents), tuple(extents)
+    config = AugmentationConfig(
+        preset="none",
+        flip=(0.5,) * dims,
+        margin=margin,
+        rotation={"probability": 0.7, "degrees": 60},
+        scale={"probability": 0.7, "lower": 0.5, "upper": 2},
+        elastic={"probability": 0.7, "displacement": 4, "spacing": 10},
+    )
+    augment = Augmentation(config, dims, pitch[:dims], patch)
+    window = tuple(size + 2 * more for size, more in zip(patch, augment.margin, strict=True))
+    result = augment(coded(window, 3), Draw(0, step))
+    assert result.image.shape == (3, dims, *patch)
+    assert result.mask.flatten(1).any(1).all()
+    assert apart(result, window).max() <= 0.5 + 2e-3
+
+
+@pytest.mark.parametrize("patch", [(20, 16), (14, 12, 10)])
+def test_what_turns_brings_the_margin_into_the_corners(patch):
+    dims = len(patch)
+    config = AugmentationConfig(preset="none", margin=0.5, rotation={"probability": 1, "degrees": 15})
+    augment = Augmentation(config, dims, patch=patch)
+    assert augment.margin == tuple(size // 2 for size in patch)
+    window = coded(tuple(2 * size for size in patch), 4)
+    middle = (..., *(slice(size // 2, size // 2 + size) for size in patch))
+    bare = Batch(window.image[middle], window.present, window.mask[middle], {"label": window.target["label"][middle]})
+    result, without = augment(window, Draw(0, 0)), augment(bare, Draw(0, 0))
+    assert result.mask.all()
+    assert not without.mask.all()
+    both = without.mask.expand_as(result.image)
+    assert (result.image - without.image)[both].abs().max() <= 0.5 + 1e-3
+    assert torch.equal(result.target["label"][without.mask], without.target["label"][without.mask])
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_what_does_not_move_is_the_middle_of_what_was_read(chance):
+    batch = batch_of(2, (12, 11))
+    config = AugmentationConfig(preset="none", flip=(chance, 0.0), margin=0.25, rotation={"probability": 1e-9})
+    augment = Augmentation(config, 2, patch=(8, 7))
+    assert augment.margin == (2, 2)
+    result = augment(batch, Draw(0, 0))
+    for name, before, after in (
+        ("image", batch.image, result.image),
+        ("mask", batch.mask, result.mask),
+        ("label", batch.target["label"], result.target["label"]),
+    ):
+        middle = before[..., 2:10, 2:9]
+        assert torch.equal(after, middle.flip(2) if chance else middle), name
+
+
+def test_no_margin_is_read_where_nothing_can_move():
+    assert Augmentation(AugmentationConfig(preset="strong"), 3, (1.0, 1.0, 1.0), (32, 32, 8)).margin == (7, 7, 0)
+    assert Augmentation(AugmentationConfig(preset="none", margin=0.5), 3, patch=(32, 32, 8)).margin == (0, 0, 0)
+    assert Augmentation(AugmentationConfig(), 3, patch=(32, 32, 8)).margin == (0, 0, 0)
 
 
 @pytest.mark.parametrize("shape", [(15, 14), (13, 12, 11)])
@@ -197,6 +279,51 @@ def test_absent_channels_stay_zero():
     assert (result.image[1, 1] != 0).any()
 
 
+def test_presets_are_chosen_by_name_and_modality_and_a_given_transformation_replaces_theirs():
+    assert AugmentationConfig().transforms(ct=True) == LIGHT
+    assert AugmentationConfig(preset="strong").transforms(ct=False) == STRONG_MR
+    assert AugmentationConfig(preset="strong").transforms(ct=True) == STRONG_CT
+    assert AugmentationConfig(preset="strong", modality="mr").transforms(ct=True) == STRONG_MR
+    own = AugmentationConfig.model_validate({"preset": "strong", "noise": {"std": 0.5}, "margin": 0}).transforms(ct=True)
+    assert own.noise.std == 0.5
+    assert own.margin == 0
+    assert own.blur == STRONG_CT.blur
+    again = AugmentationConfig.model_validate(to_dict(AugmentationConfig(preset="strong")))
+    assert again.transforms(ct=False) == STRONG_MR
+
+
+def test_ct_keeps_its_units():
+    assert STRONG_CT.bias_field.probability == STRONG_CT.gamma.probability == STRONG_CT.inverted_gamma.probability == 0
+    assert STRONG_CT.brightness.shift < STRONG_MR.brightness.shift
+    assert STRONG_CT.noise == STRONG_MR.noise
+
+
+def test_every_transformation_of_intensity_is_drawn():
+    assert sorted(GATES) == sorted(LIGHT.intensities()) == sorted(INTENSITY)
+
+
+@pytest.mark.parametrize("part", INTENSITY)
+def test_each_transformation_of_intensity_happens_with_its_probability_alone(part):
+    batch = batch_of(8, (12, 11))
+    result = Augmentation(only(**{part: 0.5}), 2)(batch, Draw(2, 0))
+    differ = (result.image != batch.image).flatten(1).any(1)
+    assert 0 < differ.sum() < 8
+    assert torch.equal(result.mask, batch.mask)
+    assert torch.equal(result.target["label"], batch.target["label"])
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (14, 12, 10)])
+@pytest.mark.parametrize("ct", [True, False])
+def test_the_strong_preset_leaves_finite_values_and_zero_outside_the_mask(shape, ct):
+    batch = batch_of(4, shape, channels=2, border=2)
+    augment = Augmentation(AugmentationConfig(preset="strong"), len(shape), ct=ct)
+    for step in range(4):
+        result = augment(batch, Draw(0, step))
+        assert torch.isfinite(result.image).all()
+        assert (result.image[~result.mask.expand_as(result.image)] == 0).all()
+        assert set(result.target["label"].unique().tolist()) <= {0, 7}
+
+
 def test_wrong_number_of_flips_is_an_error():
     with pytest.raises(ConfigError, match="flip has 2 entries"):
         Augmentation(only(flip=(0.5, 0.5)), 3)
@@ -208,6 +335,9 @@ def test_wrong_number_of_flips_is_an_error():
         {"elastic": {"displacement": 8.0, "spacing": 16.0}},
         {"scale": {"lower": 2.0, "upper": 1.0}},
         {"noise": {"probability": 1.5}},
+        {"preset": "heavy"},
+        {"low_resolution": {"lower": 0.5}},
+        {"bias_field": {"gain": 0.5}},
         {"flip": (0.5, -0.1)},
         {"zoom": 1},
     ],
@@ -215,3 +345,17 @@ def test_wrong_number_of_flips_is_an_error():
 def test_senseless_configurations_are_refused(wrong):
     with pytest.raises(ValidationError):
         AugmentationConfig.model_validate(wrong)
+
+
+def test_the_page_on_augmentation_tells_the_presets():
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "augmentation.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE))
+    assert set(rows) == set(vars(LIGHT))
+    for name, cells in rows.items():
+        told = [[float(number) for number in re.findall(r"\d+(?:\.\d+)?", cell)] for cell in cells.split(" | ")]
+        for numbers, preset in zip(told, (LIGHT, STRONG_MR, STRONG_CT), strict=True):
+            part = getattr(preset, name)
+            values = [part] if name == "margin" else [value for key, value in to_dict(part).items() if key != "one_axis"]
+            if name == "noise":
+                values.insert(1, 0.0)  # the least strength
+            assert numbers == (values if values[0] else [0.0]), name

@@ -106,6 +106,15 @@ def test_reports_stand_alone_and_say_phantoms(smoke, stage):
     assert not any(outside in page for outside in ('src="http', 'href="http', "<link", "url(http"))
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_reports_show_what_augmentation_makes_of_the_patches(smoke, stage):
+    page = (smoke.stage(stage) / "report.html").read_text()
+    assert (smoke.stage(stage) / "figures" / "augmentation.png").exists()
+    for name in ("rotation", "elastic", "gamma"):
+        assert f">{name}<" in page
+    assert ">bias field<" not in page
+
+
 def test_maps_lie_on_the_scans_own_grid(smoke):
     cases = smoke.result["metrics"]["detect"]["model"]["cases"]
     for case in cases:

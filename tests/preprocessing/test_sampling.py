@@ -67,9 +67,20 @@ def store(tmp_path_factory, scans) -> Store:
     return store_of(tmp_path_factory.mktemp("scans"), scans)
 
 
-def sampler(store: Store, *, space: SpacePlan = SPACE, patch=(8, 8, 4), batch=4, seed=0, target=None, exclude=None, **more):
+def sampler(
+    store: Store,
+    *,
+    space: SpacePlan = SPACE,
+    patch=(8, 8, 4),
+    batch=4,
+    seed=0,
+    target=None,
+    exclude=None,
+    margin=None,
+    **more,
+):
     config = SamplerConfig(patch=patch, batch=batch, **more)
-    return PatchSampler(store, store.case_ids, space, config, seed, target=target, exclude_target=exclude)
+    return PatchSampler(store, store.case_ids, space, config, seed, target=target, exclude_target=exclude, margin=margin)
 
 
 def equal(first: Batch, second: Batch) -> bool:
@@ -320,3 +331,25 @@ def test_stores_of_one_slice_and_one_voxel_work(tmp_path):
         batch = sampler(store, space=space, patch=size, batch=8, target="label").batch(0)
         assert batch.image.shape == (8, 1, *size)
         assert torch.equal(batch.image != 0, batch.mask)
+
+
+@pytest.mark.parametrize(("space", "patch", "margin"), [(SPACE, (8, 8, 4), (3, 0, 2)), (SLICES, (8, 6), (2, 3))])
+def test_a_margin_shows_the_scan_around_the_same_patches(store, scans, space, patch, margin):
+    plain = sampler(store, space=space, patch=patch, target="label")
+    wider = sampler(store, space=space, patch=patch, target="label", margin=margin)
+    middle = (..., *(slice(more, more + size) for size, more in zip(patch, margin, strict=True)))
+    beyond = 0
+    for step in range(10):
+        batch, wide = plain.batch(step), wider.batch(step)
+        assert wide.image.shape[2:] == tuple(size + 2 * more for size, more in zip(patch, margin, strict=True))
+        inner = Batch(
+            wide.image[middle], wide.present, wide.mask[middle], {"label": wide.target["label"][middle]}, wide.keys
+        )
+        assert equal(inner, batch)
+        for image, mask in zip(wide.image[:, 0], wide.mask[:, 0], strict=True):
+            assert (image[~mask] == 0).all()
+            across = places(image)
+            step_along = across[1:][mask[1:] & mask[:-1]] - across[:-1][mask[1:] & mask[:-1]]
+            assert (step_along == torch.tensor([1, 0, 0])).all()
+        beyond += int(wide.mask.sum() - batch.mask.sum())
+    assert beyond > 0

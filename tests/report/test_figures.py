@@ -25,6 +25,7 @@ from medae.report.figures_anomaly import (
     recall_by_lesion_size,
     scan_scores,
 )
+from medae.report.figures_augmentation import Patches, augmented_patches
 from medae.report.figures_segmentation import (
     OverlayCase,
     best_median_worst,
@@ -197,3 +198,19 @@ def test_charts_of_an_evaluation(tmp_path: Path) -> None:
     assert count_of(scan_scores({"model": evaluation.scans}, tmp_path / "scores.png"), canvas.SERIES[0]) > 0
     strata = {"model": evaluation.strata(), "intensity": evaluation.strata()}
     assert count_of(recall_by_lesion_size(strata, tmp_path / "sizes.png"), canvas.SERIES[0]) > 1000
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_augmented_patches_lie_below_their_originals_with_labels_outlined(tmp_path, flat):
+    shaded = IMAGE * np.linspace(0.5, 1.5, IMAGE.shape[0], dtype=np.float32)[:, None, None]
+    images, labels = np.stack([shaded, shaded]), np.stack([LESION, LESION]).astype(int)
+    if flat:
+        images, labels = images[..., 10], labels[..., 10]
+    rows = {"As read": Patches(images, labels), "Brighter, without labels": Patches(images + 50)}
+    path = augmented_patches(rows, tmp_path / "patches.png", slice_axis=2 if flat else None, names={1: "lesion"})
+    half = pixels(path).shape[0] // 2
+    upper, lower = slice(0, half), slice(half, int(1.8 * half))
+    assert count_of(path, LABELS[0], upper) > 200
+    assert count_of(path, LABELS[0], lower) == 0
+    # one window for both rows: what is brighter looks brighter
+    assert pixels(path)[lower].mean() > pixels(path)[upper].mean() + 10
