@@ -38,16 +38,16 @@ def nonlinear(x: Tensor, inside: Tensor, chosen: Tensor, draw: Draw) -> Tensor:
     monotone; half of the curves are turned over, so that bright becomes dark.
     """
     count, channels = x.shape[:2]
-    first, second = draw.scoped("curve").uniform(count, (channels, 2, 2)).to(x.device).unbind(-1)
-    across, up = _bezier(first, second).unbind(2)
-    falling = draw.scoped("falling").uniform(count, (channels, 1)).to(x.device) < 0.5
-    up = torch.where(falling, 1 - up, up)
+    controls = draw.scoped("curve").uniform(count, (channels, 2, 2))
+    falling = draw.scoped("falling").uniform(count, (channels, 1)) < 0.5
+    rising = _monotone(controls)
+    curve = torch.where(falling, 1 - rising, rising).to(x.device)
     lowest, highest = foreground_range(x, inside)
-    share = ((x - lowest) / (highest - lowest).clamp_min(TINY)).clamp(0, 1).flatten(2).contiguous()
-    right = torch.searchsorted(across.contiguous(), share).clamp(1, CURVE_POINTS - 1)
-    start, stop = across.gather(2, right - 1), across.gather(2, right)
-    weight = ((share - start) / (stop - start).clamp_min(TINY)).clamp(0, 1)
-    curved = torch.lerp(up.gather(2, right - 1), up.gather(2, right), weight).unflatten(2, x.shape[2:])
+    share = ((x - lowest) / (highest - lowest).clamp_min(TINY)).clamp(0, 1).flatten(2)
+    place = share * (CURVE_POINTS - 1)
+    left = place.long().clamp_max(CURVE_POINTS - 2)
+    start, step = (table.gather(2, left) for table in (curve, curve.diff(dim=2)))
+    curved = (start + step * (place - left)).unflatten(2, x.shape[2:])
     return torch.where(_spread(chosen, x) & inside, lowest + (highest - lowest) * curved, x)
 
 
@@ -64,7 +64,8 @@ def shuffle(x: Tensor, inside: Tensor, chosen: Tensor, draw: Draw, share: float)
         window = _windows_of_a_tiling(size, share, own.scoped("tiling"), x.device)
         group = (2 * window + inside[b].any(0)).flatten()
         keys = own.scoped("order").uniform(1, (math.prod(size),)).to(x.device)[0]
-        places, sources = group.argsort(stable=True), (group.double() + keys).argsort(stable=True)
+        mixed = (keys * 2**24).int().argsort(stable=True)  # integers sort many times faster than floats
+        places, sources = group.argsort(stable=True), mixed[group[mixed].argsort(stable=True)]
         flat = x[b].flatten(1)
         moved = torch.empty_like(flat).scatter(1, places.expand_as(flat), flat[:, sources]).view_as(x[b])
         result[b] = torch.where(inside[b], moved, x[b])
@@ -118,20 +119,28 @@ def foreground_range(x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(there, lowest, 0.0), torch.where(there, highest, 0.0)
 
 
-def _bezier(first: Tensor, second: Tensor) -> Tensor:
-    """Cubic Bézier curves from 0 to 1 with these inner control values, ``[..., CURVE_POINTS]``."""
-    t = torch.linspace(0, 1, CURVE_POINTS, device=first.device)
-    return 3 * (1 - t) ** 2 * t * first[..., None] + 3 * (1 - t) * t**2 * second[..., None] + t**3
+def _monotone(controls: Tensor) -> Tensor:
+    """Heights of Bézier curves above CURVE_POINTS even steps from 0 to 1, ``[B, C, CURVE_POINTS]``.
+
+    controls: x and y of the two inner control points, ``[B, C, 2, 2]`` with the point before the coordinate.
+    """
+    t = torch.linspace(0, 1, CURVE_POINTS)
+    first, second = controls[..., 0, :, None], controls[..., 1, :, None]
+    across, up = (3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3).unbind(2)
+    right = torch.searchsorted(across.contiguous(), t.expand_as(across).contiguous()).clamp(1, CURVE_POINTS - 1)
+    start, stop = across.gather(2, right - 1), across.gather(2, right)
+    weight = ((t - start) / (stop - start).clamp_min(TINY)).clamp(0, 1)
+    return torch.lerp(up.gather(2, right - 1), up.gather(2, right), weight)
 
 
 def _windows_of_a_tiling(size: tuple[int, ...], share: float, draw: Draw, device: torch.device) -> Tensor:
-    """The number of the window that each voxel lies in, int64 ``[*size]``."""
-    number = torch.zeros((), dtype=torch.int64, device=device)
+    """The number of the window that each voxel lies in, int32 ``[*size]``."""
+    number = torch.zeros((), dtype=torch.int32, device=device)
     for length, (edge_draw, corner_draw) in zip(size, draw.uniform(1, (len(size), 2))[0].tolist(), strict=True):
         largest = min(length, max(1, math.ceil(share * length)))
         edge = 1 if largest == 1 else 2 + int(edge_draw * (largest - 1))
-        along = (torch.arange(length, device=device) + int(corner_draw * edge)) // edge
-        number = number[..., None] * (length + 1) + along
+        along = (torch.arange(length, dtype=torch.int32, device=device) + int(corner_draw * edge)) // edge
+        number = number[..., None] * (length // edge + 2) + along
     return number
 
 
