@@ -122,7 +122,8 @@ def test_norms_of_the_encoder_see_visible_voxels_only(dims: int, stem: str, down
     hidden = objective.hidden(batch, DRAW)
     for name, x, seen, y in calls:
         assert seen is not None and 0 < seen.float().mean() < 1, name
-        step = [n // m for n, m in zip(hidden.shape[2:], seen.shape[2:], strict=True)]
+        strides = network.encoder.config.strides[: 1 + int(name.split(".")[1])]
+        step = [math.prod(axis) for axis in zip(*strides, strict=True)]
         assert torch.equal(seen, ~hidden[(..., *(slice(None, None, s) for s in step))]), "blocks are whole cells"
         members = x.shape[1] // math.gcd(x.shape[1], 8) if norm == "group" else 1
         for b, first in product(range(len(x)), range(0, x.shape[1], members)):
