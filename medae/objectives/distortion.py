@@ -18,8 +18,8 @@ from medae.seeding import Draw
 CURVE_POINTS = 256
 AGAIN = 0.95
 """Probability that one more window is painted, or kept, after the last one."""
-INNER_WINDOWS, INNER_EDGES = 5, (1 / 6, 1 / 3)
-OUTER_WINDOWS, OUTER_EDGES = 6, (3 / 7, 4 / 7)
+MOST_WINDOWS = 5
+PAINTED_EDGES, KEPT_EDGES = (1 / 6, 1 / 3), (3 / 7, 4 / 7)
 TINY = 1e-6
 
 
@@ -79,8 +79,8 @@ def paint(x: Tensor, inside: Tensor, chosen: Tensor, draw: Draw, outside: float)
     """
     count, size = x.shape[0], tuple(x.shape[2:])
     around = draw.scoped("around").uniform(count) < outside
-    painted = random_windows(draw.scoped("inner"), count, size, INNER_WINDOWS, INNER_EDGES, x.device)
-    kept = random_windows(draw.scoped("outer"), count, size, OUTER_WINDOWS, OUTER_EDGES, x.device)
+    painted = random_windows(draw.scoped("inner"), count, size, MOST_WINDOWS, PAINTED_EDGES, x.device)
+    kept = random_windows(draw.scoped("outer"), count, size, MOST_WINDOWS, KEPT_EDGES, x.device)
     covered = torch.where(_spread(around, x), ~kept, painted) & _spread(chosen, x)
     lowest, highest = foreground_range(x, inside)
     noise = draw.scoped("noise").uniform(count, tuple(x.shape[1:])).to(x.device)

@@ -18,12 +18,13 @@ from medae.seeding import Draw
 class RestorationConfig(Similarity):
     """Distort the foreground in several ways at once, ask for the scan as it was.
 
-    Defaults follow Zhou et al. 2021 ("Models Genesis"), whose program has these probabilities and window sizes; its 10,000
-    overlapping windows to shuffle are a tiling here. nonlinear: probability of a random monotone map of the intensities,
-    over the range that they have in the foreground, rising or falling. shuffling: probability that voxels trade places
-    within small windows. painting: probability that a part is replaced by noise. outpainting: share of the painted samples
-    in which all but a few windows are painted, instead of a few windows. flip: probability of a mirror image along an axis
-    drawn at random, of input and target alike. window: largest edge of a window to shuffle, as a share of the patch.
+    The defaults are those of the program of Zhou et al. 2021 ("Models Genesis"); where that shuffles 10,000 overlapping
+    windows, windows tile the patch here, so that it can be done on the device. nonlinear: probability of a random monotone
+    map of the intensities, over the range that they have in the foreground, rising or falling. shuffling: probability that
+    voxels trade places within small windows. painting: probability that a part is replaced by noise. outpainting: share of
+    the painted samples in which all but a few windows are painted, instead of a few windows. flip: probability of a mirror
+    image along an axis drawn at random, of input and target alike. window: largest edge of a window to shuffle, as a share
+    of the patch.
     """
 
     kind: Literal["restoration"] = "restoration"
