@@ -3,7 +3,7 @@
     MEDAE_DATA=... python benchmarks/pretext_figure.py
 
 Trains a small autoencoder for each objective on training subjects of the shipped ``hippocampus`` and ``lidc`` configurations
-(``--steps`` each, about half an hour on one core) and shows a patch of a validation subject. The networks are far from
+(``--steps`` each, some minutes on one core) and shows a patch of a validation subject. The networks are far from
 finished: the figure shows what is asked of them, not how good they get.
 """
 
@@ -37,12 +37,12 @@ from pipelines.networks import network_config, seeded_network
 from pipelines.training import example
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "pretext.png"
-WIDTH = 900
+WIDTH = 700
 """Pixels; noise does not compress, and a page is no wider."""
 
 SCANS = {
-    "hippocampus": ["plan.widths=[24, 48, 96]"],
-    "lidc": ["plan.widths=[24, 48, 96]", "plan.downsampling=strided", "plan.stem=space_to_depth", "plan.batch=4"],
+    "hippocampus": ["plan.widths=[16, 32, 64]"],
+    "lidc": ["plan.widths=[16, 32, 64]", "plan.downsampling=strided", "plan.stem=space_to_depth", "plan.batch=4"],
 }
 SKIPS = {"decoder": {"skips": "concat"}}
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -125,7 +125,7 @@ def panels(scans: Scans, goal: dict[str, Any], network: dict[str, Any], steps: i
 def main() -> None:
     """Train everything, draw, and make the file small."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="optimisation steps of each network")
+    parser.add_argument("--steps", type=int, default=100, help="optimisation steps of each network")
     steps = parser.parse_args().steps
     data = [open_scans(name) for name in SCANS]
     rows = []

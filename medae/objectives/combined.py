@@ -79,9 +79,9 @@ class CombinedObjective(Objective):
         return list(sums.values())
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """``input``, then what each part shows, by the part's name, without repeating the input."""
+        """``input``, then what each part shows beside it, by the part's name."""
         shown = {"input": batch.image}
         for name, part in zip(self.names, self.parts, strict=True):
             own = part.example(model, batch, draw.scoped(name))  # type: ignore[operator]
-            shown |= {f"{name}: {key}": value for key, value in own.items() if value is not batch.image}
+            shown |= {f"{name}: {key}": value for key, value in own.items() if key != "input"}
         return shown

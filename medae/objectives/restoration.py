@@ -57,15 +57,20 @@ class RestorationObjective(Objective):
         super().__init__()
         self.config = config
 
+    def flips(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Which samples are mirrored, bool ``[B]``, and along which spatial axis, int ``[B]``, both on the CPU."""
+        count = len(batch)
+        axis = (draw.scoped("axis").uniform(count) * (batch.image.ndim - 2)).long()
+        return draw.scoped("flip").uniform(count) < self.config.flip, axis
+
     def distort(self, batch: Batch, draw: Draw) -> tuple[Batch, Tensor]:
         """The batch to restore, some samples mirrored, and its distorted image ``[B, C, *S]``."""
         config, count = self.config, len(batch)
         chosen = {
-            name: draw.scoped(name).uniform(count) < getattr(config, name)
-            for name in ("flip", "shuffling", "nonlinear", "painting")
+            name: draw.scoped(name).uniform(count) < getattr(config, name) for name in ("shuffling", "nonlinear", "painting")
         }
-        axis = (draw.scoped("axis").uniform(count) * (batch.image.ndim - 2)).long()
-        image, mask = (mirror(each, chosen["flip"], axis) for each in (batch.image, batch.mask))
+        flipped, axis = self.flips(batch, draw)
+        image, mask = (mirror(each, flipped, axis) for each in (batch.image, batch.mask))
         clean = replace(batch, image=image, mask=mask)
         inside = voxel_weights(clean, "foreground").bool()
         x = shuffle(image, inside, chosen["shuffling"], draw.scoped("shuffle"), config.window)
@@ -80,6 +85,8 @@ class RestorationObjective(Objective):
         return [Loss(total, terms)]
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """``input`` (mirrored where the sample was), ``corrupted`` and ``output``."""
-        clean, distorted = self.distort(batch, draw)
-        return {"input": clean.image, "corrupted": distorted, "output": model(distorted).finest.float()}
+        """``input``, ``corrupted`` and ``output``; mirrored samples turned back, so that a figure's sides are the body's."""
+        _, distorted = self.distort(batch, draw)
+        output = model(distorted).finest.float()
+        corrupted, output = (mirror(each, *self.flips(batch, draw)) for each in (distorted, output))
+        return {"input": batch.image, "corrupted": corrupted, "output": output}

@@ -74,7 +74,7 @@ def test_what_every_part_saw_and_made_is_shown_and_the_input_once():
     )
     assert list(shown) == [
         *("input", "masked: corrupted", "masked: output", "reconstruction: output"),
-        *("restoration: input", "restoration: corrupted", "restoration: output"),
+        *("restoration: corrupted", "restoration: output"),
     ]
 
 

@@ -150,6 +150,15 @@ def test_input_and_target_are_mirrored_alike(size: tuple[int, ...]):
     assert met >= {a + 1 for a, n in enumerate(size) if n > 1}
 
 
+def test_a_figure_shows_mirrored_samples_turned_back():
+    batch = scan((24, 30))
+    goal = objective(flip=1.0, nonlinear=1e-9)
+    clean, _ = goal.distort(batch, Draw(0, 0))
+    shown = goal.example(Echo(clean.image), batch, Draw(0, 0))
+    assert not torch.equal(clean.image, batch.image)
+    assert all(torch.equal(value, batch.image) for value in shown.values())
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_padding_and_absent_channels_stay_as_they_are_and_the_rest_does_not(size: tuple[int, ...]):
     batch = scan(size, channels=2)

@@ -134,6 +134,26 @@ def test_norms_of_the_encoder_see_visible_voxels_only(dims: int, stem: str, down
             torch.testing.assert_close(y[rows, channels], torch.where(seen[rows], expected, 0.0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_visible_features_keep_the_scale_of_the_whole_scan_only_if_sparse(dims: int):
+    """Zeros in hidden blocks make every deviation smaller, so that what is seen is scaled up."""
+    network, batch = make_network(dims, "plain", "strided").eval(), make_batch(dims, samples=4)
+    hidden = goal_for(network, ratio=(0.7, 0.7), block=(8,) * dims).hidden(batch, DRAW)
+    window = torch.nn.functional.max_pool2d if dims == 2 else torch.nn.functional.max_pool3d
+    alone = ~window(hidden.float(), 5, 1, 2).bool().expand(-1, 4, *hidden.shape[2:])  # no hidden voxel near
+    with torch.no_grad():
+        whole, dense, sparse = (
+            network.encoder(image, visible).levels[0][alone].std()
+            for image, visible in (
+                (batch.image, None),
+                (torch.where(hidden, 0.0, batch.image), None),
+                (torch.where(hidden, 0.0, batch.image), ~hidden),
+            )
+        )
+    assert dense / whole > 1.3
+    assert 0.85 < sparse / whole < 1.15
+
+
 def test_a_sample_with_a_single_visible_cell_is_no_obstacle():
     network = make_network(2, "space_to_depth", "strided").train()
     image = torch.randn(2, 1, 32, 32)
