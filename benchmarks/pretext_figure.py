@@ -132,7 +132,7 @@ def main() -> None:
     for title, (goal, network) in ROWS.items():
         shown = [panel for scans in data for panel in panels(scans, goal, network, steps)]
         rows.append(Row(shown, title=title, detail="" if rows else "each: scan, seen, made"))
-        print(title)
+        print(title, flush=True)
     note = "Axial slices. Scans: Medical Segmentation Decathlon, Task04, CC BY-SA 4.0; LIDC-IDRI, CC BY 3.0."
     draw(Mosaic(rows, note=note), FIGURE)
     with Image.open(FIGURE) as picture:

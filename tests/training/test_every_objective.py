@@ -28,11 +28,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "restoration": {"kind": "restoration"},
     "segmentation": {"kind": "segmentation"},
 }
+PARTS = ("sparse", "restoration", "white and coarse noise", "reconstruction", "variational")
 OBJECTIVES["combined"] = {
     "kind": "combined",
-    "parts": [{"weight": 0.5, "objective": OBJECTIVES[name]} for name in ("sparse", "restoration", "coarse noise")],
+    "parts": [{"weight": 0.5, "objective": OBJECTIVES[name]} for name in PARTS],
 }
-NETWORK_FOR = {"variational": "vae", "segmentation": "unet"}
+NETWORK_FOR = {"variational": "vae", "combined": "vae", "segmentation": "unet"}
 SIZES = {2: (16, 12), 3: (12, 8, 8)}
 
 
