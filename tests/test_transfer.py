@@ -47,8 +47,10 @@ def space(**changes: Any) -> SpacePlan:
     return SpacePlan.model_validate(changes)
 
 
-def artifact(folder: Path, *, space: SpacePlan | None = None, **changes: Any) -> Artifact:
-    model = network("autoencoder", seed=1, **changes)
+def artifact(
+    folder: Path, *, space: SpacePlan | None = None, decoder: dict[str, Any] | None = None, **changes: Any
+) -> Artifact:
+    model = network("autoencoder", seed=1, decoder=decoder, **changes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))  # as a training would leave norms and biases
@@ -230,6 +232,35 @@ def test_a_decoder_with_skips_takes_the_half_that_it_knows(tmp_path: Path) -> No
     assert {found[key] for key in found if key.startswith("decoder.")} == {"adapted"}
     assert {found[key] for key in found if key.startswith("encoder.")} == {"loaded"}
     assert [difference.key for difference in report.differences] == ["decoder.skips"]
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "unet"])
+def test_pretraining_with_skips_moves_the_whole_decoder(tmp_path: Path, kind: str) -> None:
+    source = artifact(tmp_path, decoder={"skips": "concat"})
+    model = network(kind, decoder={"skips": "concat"})
+    report = transfer(source, model, space(), TransferConfig(decoder=True))
+    assert report.differences == ()
+    assert set(statuses(report).values()) == {"loaded"}
+    theirs = source.tensors()
+    moved = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(("encoder.", "decoder."))}
+    assert any(name.startswith("decoder.") for name in moved)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in moved.items())
+
+
+def test_a_light_decoder_moves_what_fits_and_the_report_says_so(tmp_path: Path) -> None:
+    source, model = artifact(tmp_path, decoder={"width": 4}), network()
+    before = state(model)
+    report = transfer(source, model, space(), TransferConfig(decoder=True))
+    assert report.share == 1
+    assert [str(row) for row in report.differences] == ["decoder.skips: none -> concat", "decoder.width: 4 -> null"]
+    found = statuses(report)
+    assert {status for name, status in found.items() if name.startswith("encoder.")} == {"loaded"}
+    # The finest level is as narrow as the encoder's; the next has 6 channels instead of 4.
+    assert found["decoder.levels.0.blocks.0.conv.weight"] == "adapted"
+    rejected = {row.name: row.reason for row in report.rows if row.status == "rejected"}
+    assert "decoder.levels.1.blocks.0.conv.weight" in rejected
+    assert set(rejected.values()) == {"the shapes differ"}
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in rejected if name in before)
 
 
 def spoil(source: Artifact, changes: dict[str, Tensor | None]) -> None:

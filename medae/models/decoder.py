@@ -26,11 +26,18 @@ class DecoderConfig(Config):
     skips: from which encoder levels features are joined: one kind for all, or one a level except the coarsest (levels - 1
     entries, finest first); None is the network's own choice, concat in a U-Net, none elsewhere.
     blocks: plain convolution blocks a level. Norm and activation are the encoder's.
+    width: channels of every level, for a decoder much lighter than its encoder; None is the encoder's width of that level.
     """
 
     upsampling: UpsamplingKind | None = None
     skips: SkipKind | tuple[SkipKind, ...] | None = None
     blocks: int = Field(default=1, ge=1)
+    width: int | None = Field(default=None, ge=1)
+
+    def widths(self, encoder: EncoderConfig) -> tuple[int, ...]:
+        """Channels of the decoder's levels, finest first, without the bottleneck's."""
+        own = encoder.widths[:-1]
+        return own if self.width is None else (self.width,) * len(own)
 
     def skip_kinds(self, levels: int) -> tuple[SkipKind, ...]:
         """The kind of each skip, finest first, for an encoder of that many levels."""
@@ -53,6 +60,12 @@ class DecoderConfig(Config):
                 f"decoder.skips has {entries} entries; an encoder of {encoder.levels} levels takes "
                 f"{encoder.levels - 1}, finest first: every level but the coarsest, which is the decoder's input"
             )
+        for kind, own, theirs in zip(self.skip_kinds(encoder.levels), self.widths(encoder), encoder.widths, strict=False):
+            if kind == "sum" and own != theirs:
+                raise ValueError(
+                    f"a skip by sum needs as many channels on both sides, but the decoder's width is {own} and the "
+                    f"encoder's {theirs} there: leave decoder.width out or join by concat"
+                )
 
     def shortcuts(self, encoder: EncoderConfig) -> tuple[str, ...]:
         """What carries location past the bottleneck, in words."""
@@ -66,10 +79,11 @@ class _Level(nn.Module):
 
     def __init__(self, encoder: EncoderConfig, config: DecoderConfig, level: int):
         super().__init__()
-        width = encoder.widths[level]
+        widths = (*config.widths(encoder), encoder.widths[-1])
+        width = widths[level]
         self.skip = config.skip_kinds(encoder.levels)[level]
-        self.up = Upsampler(config.upsampling or "linear", encoder.widths[level + 1], width, encoder.strides[level + 1])
-        joined = 2 * width if self.skip == "concat" else width
+        self.up = Upsampler(config.upsampling or "linear", widths[level + 1], width, encoder.strides[level + 1])
+        joined = width + encoder.widths[level] if self.skip == "concat" else width
         self.blocks = nn.ModuleList(
             ConvBlock(width if place else joined, width, encoder.kernels[level], encoder.norm, encoder.activation)
             for place in range(config.blocks)
@@ -89,9 +103,9 @@ class _Level(nn.Module):
 class _Full(nn.Module):
     """From a space-to-depth stem's grid to the image's: a sub-pixel convolution, then the only one at full resolution."""
 
-    def __init__(self, encoder: EncoderConfig, width: int):
+    def __init__(self, encoder: EncoderConfig, inputs: int, width: int):
         super().__init__()
-        self.up = Upsampler("pixelshuffle", encoder.widths[0], width, encoder.strides[0])
+        self.up = Upsampler("pixelshuffle", inputs, width, encoder.strides[0])
         self.block = ConvBlock(width, width, encoder.kernels[0], encoder.norm, encoder.activation)
 
     def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -107,10 +121,10 @@ class Decoder(nn.Module):
         self.config = config
         self.levels = nn.ModuleList(_Level(encoder, config, level) for level in range(encoder.levels - 1))
         self.full: _Full | None = None
-        self.channels: tuple[int, ...] = encoder.widths[:-1]
+        self.channels: tuple[int, ...] = config.widths(encoder)
         if encoder.stem == "space_to_depth":
-            width = max(LEAST_FULL_WIDTH, encoder.widths[0] // 4)
-            self.full = _Full(encoder, width)
+            width = max(LEAST_FULL_WIDTH, self.channels[0] // 4)
+            self.full = _Full(encoder, self.channels[0], width)
             self.channels = (width, *self.channels)
 
     def forward(self, bottleneck: Tensor, features: Features) -> tuple[Tensor, ...]:

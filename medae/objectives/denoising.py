@@ -21,15 +21,15 @@ class DenoisingConfig(Similarity):
 
     noise: ``white`` is independent a voxel; ``coarse`` is drawn on a grid of about ``cell`` voxels and
     interpolated linearly, so that it looks like lesions (Kascenas et al. 2022: 16 x 16 points on a 128 x 128
-    slice, a cell of 8). sigma: its standard deviation on the grid, in normalised intensity units; every sample
-    draws its own between the two numbers.
+    slice, a cell of 8); ``both`` is their sum. sigma: standard deviation of the voxels or of the grid, in normalised
+    intensity units; every sample draws its own between the two numbers, with ``both`` one for each noise.
     """
 
     kind: Literal["denoising"] = "denoising"
     l1: float = Field(default=0.0, ge=0)
     l2: float = Field(default=1.0, ge=0)
     region: Literal["all", "foreground"] = "foreground"
-    noise: Literal["coarse", "white"] = "coarse"
+    noise: Literal["coarse", "white", "both"] = "coarse"
     sigma: tuple[float, float] = (0.5, 0.5)
     cell: int = Field(default=8, ge=1)
 
@@ -49,19 +49,26 @@ class DenoisingObjective(Objective):
 
     def corrupt(self, batch: Batch, draw: Draw) -> Tensor:
         """The noisy image ``[B, C, *S]``; noise is added inside the mask and in present channels only."""
+        if self.config.noise == "both":
+            noise = self.noise(batch, draw.scoped("coarse"), "coarse") + self.noise(batch, draw.scoped("white"), "white")
+        else:
+            noise = self.noise(batch, draw, self.config.noise)
+        return batch.image + noise * voxel_weights(batch, "foreground")
+
+    def noise(self, batch: Batch, draw: Draw, kind: str) -> Tensor:
+        """One kind of noise, everywhere, ``[B, C, *S]``."""
         image = batch.image
-        size, dims, device = tuple(image.shape[2:]), image.ndim - 2, image.device
+        size, dims = tuple(image.shape[2:]), image.ndim - 2
         count, channels = image.shape[:2]
         low, high = self.config.sigma
-        sigma = low + (high - low) * draw.scoped("sigma").uniform(count, device=device)
-        if self.config.noise == "white":
-            noise = draw.scoped("noise").normal(count, (channels, *size), device)
+        sigma = low + (high - low) * draw.scoped("sigma").uniform(count)
+        if kind == "white":
+            noise = draw.scoped("noise").normal(count, (channels, *size))
         else:
             grid = tuple(max(1, round(length / self.config.cell)) for length in size)
-            coarse = draw.scoped("noise").normal(count, (channels, *grid), device)
+            coarse = draw.scoped("noise").normal(count, (channels, *grid))
             noise = functional.interpolate(coarse, size=size, mode=INTERPOLATION[dims], align_corners=False)
-        noise = noise * sigma.reshape(count, *[1] * (dims + 1))
-        return image + noise * voxel_weights(batch, "foreground")
+        return (noise * sigma.reshape(count, *[1] * (dims + 1))).to(image.device)
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over the batch."""

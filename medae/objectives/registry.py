@@ -10,14 +10,22 @@ from pydantic import Field
 from medae.errors import ConfigError
 from medae.models.networks import NetworkConfig, shortcuts
 from medae.objectives.base import Objective
+from medae.objectives.combined import CombinedConfig, PartConfig
 from medae.objectives.denoising import DenoisingConfig
 from medae.objectives.masked import MaskedConfig
 from medae.objectives.reconstruction import ReconstructionConfig
+from medae.objectives.restoration import RestorationConfig
 from medae.objectives.segmentation import SegmentationConfig
 from medae.objectives.variational import VariationalConfig
 
 ObjectiveConfig = Annotated[
-    ReconstructionConfig | VariationalConfig | DenoisingConfig | MaskedConfig | SegmentationConfig,
+    ReconstructionConfig
+    | VariationalConfig
+    | DenoisingConfig
+    | MaskedConfig
+    | RestorationConfig
+    | CombinedConfig
+    | SegmentationConfig,
     Field(discriminator="kind"),
 ]
 
@@ -40,17 +48,28 @@ def check_objective(config: ObjectiveConfig, network: NetworkConfig) -> None:
             where="objective.kind",
             remedy=f"'segmentation' goes with {', '.join(SEGMENTERS)}; the others with an autoencoder.",
         )
-    if (config.kind == "variational") != (network.kind == "vae"):
+    kinds: set[str] = {part.kind for part in parts_of(config)}
+    if ("variational" in kinds) != (network.kind == "vae"):
         raise ConfigError(
-            f"The objective '{config.kind}' does not fit a network of kind '{network.kind}'.",
+            f"The objective {_in_words(kinds)} does not fit a network of kind '{network.kind}'.",
             where="objective.kind",
             remedy="'variational' and the network 'vae' need each other.",
         )
     leaks = shortcuts(network)
-    if leaks and config.kind in ("reconstruction", "variational"):
+    if leaks and kinds & {"reconstruction", "variational"}:
         raise ConfigError(
             f"Plain reconstruction with {' and '.join(leaks)} learns to copy its input: the location of every detail "
             "goes around the bottleneck, so that the encoder learns nothing and a lesion is copied.",
             where="network.decoder",
-            remedy="Remove the skips (and max_unpool), or corrupt the input: objective.kind denoising or masked.",
+            remedy="Remove the skips (and max_unpool), or take an objective that corrupts its input in every part: masked, "
+            "denoising or restoration.",
         )
+
+
+def parts_of(config: ObjectiveConfig) -> tuple[PartConfig | SegmentationConfig, ...]:
+    """The objectives that a combination is made of; any other is its own only part."""
+    return tuple(part.objective for part in config.parts) if isinstance(config, CombinedConfig) else (config,)
+
+
+def _in_words(kinds: set[str]) -> str:
+    return " with ".join(f"'{kind}'" for kind in sorted(kinds))

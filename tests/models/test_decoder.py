@@ -120,3 +120,20 @@ def test_a_networks_own_choice_fills_what_was_left_open_and_nothing_else():
     assert DecoderConfig().filled(skips="concat") == DecoderConfig(upsampling="linear", skips="concat")
     chosen = DecoderConfig(upsampling="cubic", skips="none")
     assert chosen.filled("max_unpool", "concat") == chosen
+
+
+@pytest.mark.parametrize(("stem", "shapes"), [("plain", [4, 4]), ("space_to_depth", [8, 4, 4])])
+@pytest.mark.parametrize("skips", ["none", "concat"])
+def test_a_light_decoder_is_narrow_at_every_level(stem: str, shapes: list[int], skips: Any):
+    encoder = encoder_config(stem, widths=(16, 24, 32))
+    light, maps = run(encoder, DecoderConfig(width=4, skips=skips))
+    assert [x.shape[1] for x in maps] == shapes == list(light.channels)
+    full = Decoder(encoder, DecoderConfig(skips=skips))
+    assert 4 * sum(p.numel() for p in light.parameters()) < sum(p.numel() for p in full.parameters())
+
+
+def test_a_light_decoder_cannot_add_what_is_wider():
+    encoder = encoder_config()
+    with pytest.raises(ValueError, match="width is 5 and the encoder's 4"):
+        DecoderConfig(width=5, skips="sum").check(encoder)
+    DecoderConfig(width=4, skips=("sum", "none")).check(encoder)

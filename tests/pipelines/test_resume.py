@@ -1,4 +1,7 @@
-"""A stage that is killed goes on by --resume: the same weights, the same MLflow run, no step twice."""
+"""A stage that is killed goes on by --resume: the same weights, the same MLflow run, no step twice.
+
+The objective is a combination of all of them, so that none has random numbers that a kill would shift.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ ARGUMENTS = (
     "--set=data={format: phantom, root: runs/smoke-phantoms, subjects: 10, lesions: 0.5, spacing: 6.0}",
     "--set=plan.widths=[4, 8]",
     "--set=plan.patch=[24, 24, 24]",
-    "--set=network.encoder.dropout=0.1",
+    "--set=network={kind: vae, encoder: {dropout: 0.1}}",
+    "--set=objective={kind: combined, parts: [{objective: {kind: masked, sparse: true}}, {objective: {kind: restoration}}, "
+    "{objective: {kind: denoising, noise: both}}, {objective: {kind: variational}}, {objective: {kind: reconstruction}}]}",
     "--set=split={test: 2, validation: 2}",
     "--set=fit={steps: 40, epoch_steps: 4, ema: 0.9}",
 )

@@ -13,6 +13,7 @@ from medae.models.autoencoder import AutoencoderConfig
 from medae.models.encoder import EncoderConfig
 from medae.models.unet import UNetConfig
 from medae.objectives.masked import MaskedConfig
+from medae.objectives.restoration import RestorationConfig
 from medae.objectives.segmentation import SegmentationConfig
 from medae.planning.memory import WORK_SPACE
 from medae.training.config import FitConfig
@@ -77,7 +78,7 @@ def test_activations_of_a_small_network():
     assert least <= working <= 1.6 * least  # and what lives for a moment only
 
 
-@pytest.mark.parametrize("objective", [SegmentationConfig(), MaskedConfig()])
+@pytest.mark.parametrize("objective", [SegmentationConfig(), MaskedConfig(), RestorationConfig()])
 def test_working_memory_goes_with_the_batch_and_the_precision(objective):
     kind = UNetConfig if objective.kind == "segmentation" else AutoencoderConfig
     extra = {"classes": 2} if kind is UNetConfig else {}
