@@ -13,7 +13,7 @@ from medae.config import flatten
 from medae.errors import TrainingError
 from medae.training.config import FitConfig
 
-TIMING = ("seconds", "samples_per_second")
+TIMING = ("seconds", "samples_per_second", "probe/seconds")
 """Keys of an epoch's record that say how fast it was: they alone differ between a resumed and an unbroken run."""
 
 
@@ -45,12 +45,13 @@ class TrainingState:
         """From a checkpoint's JSON."""
         return cls(**facts)
 
-    def judge(self, record: Mapping[str, float], config: FitConfig) -> bool:
+    def judge(self, record: Mapping[str, float], config: FitConfig, *, sparse: bool = False) -> bool:
         """Note an epoch's value of the monitored metric; true if it is the best so far.
 
-        A value that is not a number is never the best. Raises TrainingError if the metric is not in the record.
+        A value that is not a number is never the best. sparse: epochs without the metric are passed over, as when a probe
+        takes its time only now and then. Raises TrainingError if the metric is not in the record and should be.
         """
-        if config.monitor is None:
+        if config.monitor is None or (sparse and config.monitor not in record):
             return False
         if config.monitor not in record:
             raise TrainingError(
