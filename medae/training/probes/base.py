@@ -37,7 +37,7 @@ class ProbeSettings(Config):
     labelled: int = Field(default=4, ge=1)
     scored: int = Field(default=8, ge=1)
     every: int = Field(default=1, ge=1)
-    patches: int = Field(default=4, ge=1)
+    patches: int = Field(default=2, ge=1)
     seed: int = 0
 
     def fitting(self, drawing: SamplerConfig) -> SamplerConfig:

@@ -29,7 +29,7 @@ class LinearProbe(ProbeSettings):
     """
 
     kind: Literal["linear"] = "linear"
-    voxels: int = Field(default=2000, ge=10)
+    voxels: int = Field(default=1000, ge=10)
     penalty: float = Field(default=1e-3, gt=0)
 
     def segmenter(self, network: Network, fitted: PatchSampler, classes: int) -> Segment:
