@@ -60,6 +60,8 @@ class Autoencoding(StageConfig):
                 "fit.monitor: a smaller reconstruction loss is no better encoder, so nothing is chosen by it; a pretraining "
                 f"with a probe may choose by {MEASURED}"
             )
+        if self.fit.monitor is not None and self.fit.mode == "min":
+            raise ValueError(f"a larger {self.fit.monitor} is better: set fit.mode to max")
         try:
             check_objective(self.objective, network_config(self.network, self.plan.placeholder()))
         except ConfigError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medae.artifact import Artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
 from medae.data.split import labelled_subset
@@ -23,6 +24,7 @@ from medae.report.html import Report
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult
 from medae.training.probes.registry import Probe, ProbeConfig
+from pipelines.console import Screen
 from pipelines.data import image_digests, preprocess
 from pipelines.segmenting import label_names, with_target
 from pipelines.stage import Stage
@@ -152,3 +154,13 @@ def kept_record(result: FitResult) -> Mapping[str, float]:
 def labels_not_shared(provenance: Mapping[str, Any], labelled: Sequence[str]) -> int:
     """How many images, whose labels chose an encoder's weights, are not among the labelled ones (short digests)."""
     return len(set(provenance.get("probe_images", ())) - set(labelled)) if "chosen_by" in provenance else 0
+
+
+def warn_of_more_labels(encoder: Artifact, labelled: Manifest, screen: Screen) -> None:
+    """Say so if the encoder was chosen by labels that a fine-tuning does not count: its scratch twin did without them."""
+    more = labels_not_shared(encoder.meta.provenance, image_digests(labelled))
+    if more:
+        screen.warn(
+            f"The encoder's weights were chosen by a probe with the labels of {more} images that are not among the labelled "
+            f"ones here: against scratch, it has had more labels than {len(labelled.cases)}."
+        )
