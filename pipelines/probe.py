@@ -77,16 +77,14 @@ class Prober:
         store = preprocess(everyone, plan.space, (config.target,), stage.screen, workers)
         fitted, scored = ([case.id for case in part.cases] for part in cases)
         labels = label_names(everyone, config.target)
+        if len(labels) < 2:
+            raise self._nothing_to_find(config)
         self._probe = Probe(config, store, fitted, scored, plan.space, drawing, labels)
         self.seconds: list[float] = []
         with torch.no_grad():
             untrained = self._measure(network.to(stage.device).eval())["dice"]
         if untrained is None:
-            raise DataError(
-                f"The patches of the {len(scored)} cases that the probe scores hold no voxel of '{config.target}'.",
-                where="probe",
-                remedy="Raise probe.patches or probe.scored, or name another probe.target.",
-            )
+            raise self._nothing_to_find(config)
         self.untrained = untrained
         stage.screen.note(f"Probe of the untrained encoder: Dice {untrained:.3f} ({self.seconds[-1]:.1f} s a probe)")
 
@@ -102,6 +100,13 @@ class Prober:
         )
         found = {f"probe/{name}": value for name, value in scores.items() if value is not None}
         return found | {MEASURED: dice, "probe/untrained": self.untrained, "probe/seconds": seconds}
+
+    def _nothing_to_find(self, config: ProbeConfig) -> DataError:
+        return DataError(
+            f"The patches of the {len(self.scored.cases)} cases that the probe scores hold no voxel of '{config.target}'.",
+            where="probe",
+            remedy="Raise probe.patches or probe.scored, or name another probe.target.",
+        )
 
     def _measure(self, model: nn.Module) -> dict[str, float | None]:
         began = time.perf_counter()

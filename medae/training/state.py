@@ -13,8 +13,9 @@ from medae.config import flatten
 from medae.errors import TrainingError
 from medae.training.config import FitConfig
 
-TIMING = ("seconds", "samples_per_second", "probe/seconds")
-"""Keys of an epoch's record that say how fast it was: they alone differ between a resumed and an unbroken run."""
+TIMING = ("seconds", "samples_per_second")
+"""Keys of an epoch's record that say how fast it was: they, and what a probe says of its own
+time, alone differ between a resumed and an unbroken run."""
 
 
 @dataclass
