@@ -29,8 +29,8 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
     baseline, at step 0. best_step: where the kept weights were reached.
     """
     names = list(dict.fromkeys(name for record in history for name in record if name not in NOT_DRAWN))
-    losses = _without_copies([name for name in names if "loss" in name], history)
     probed = [name for name in names if name.startswith("probe/")]
+    losses = _without_copies([name for name in names if "loss" in name and name not in probed], history)
     others = [name for name in names if "loss" not in name and name not in ("rate", *probed)]
     shares = [name for name in others if all(0 <= record[name] <= 1 for record in history if name in record)]
     panels = [
