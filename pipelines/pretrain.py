@@ -110,7 +110,8 @@ def run(config: Config, stage: Stage) -> Outcome:
     model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"], probe=prober)
 
     kept = kept_record(result)
-    metrics = {key: value for key, value in kept.items() if "loss" in key} | probe_metrics(kept)
+    losses = {key: value for key, value in kept.items() if "loss" in key and not key.startswith("probe/")}
+    metrics = losses | probe_metrics(kept)
     provenance = stage.provenance | {"objective": config.objective.kind, "steps": result.steps}
     if prober is not None:
         provenance |= prober.provenance()

@@ -90,8 +90,7 @@ class Prober:
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         """``probe/dice``, ``probe/dice/<label>``, ``probe/untrained`` and ``probe/seconds``; nothing when it is not due."""
-        epoch = -(-step // self._fit.epoch_steps)
-        if epoch % self.config.every and step != self._fit.steps:
+        if step // self._fit.epoch_steps % self.config.every and step != self._fit.steps:
             return {}
         scores = self._measure(model)
         dice, seconds = scores["dice"] or 0.0, self.seconds[-1]
