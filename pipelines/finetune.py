@@ -39,6 +39,7 @@ from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
+from pipelines.probe import warn_of_more_labels
 from pipelines.segmenting import label_names, score_arms, with_target
 from pipelines.stage import Stage, StageConfig
 from pipelines.training import Drawing, identity
@@ -120,6 +121,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     test = with_target(dataset.subset(split.test), config.target)
     if config.encoder is not None:
         refuse_seen(test, stage.inputs["encoder"], "encoder", "test")
+        warn_of_more_labels(stage.inputs["encoder"], labelled, stage.screen)
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled, len(labels))
     write_text(stage.folder / "plan.yaml", plan.as_yaml())

@@ -2,7 +2,8 @@
 
     plan -> preprocess -> train on random patches of the training subjects -> artifact
 
-Validation subjects only give a loss for the log; no weights are chosen by it. Test subjects are not read.
+Validation subjects only give a loss for the log; no weights are chosen by it. Test subjects are not read. A probe, if
+there is one, measures what the encoder is worth on labelled training subjects, and may choose the weights.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.report.html import Report
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
+from medae.training.probes.registry import ProbeConfig
 from pipelines.augmenting import show_augmentation
 from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
@@ -31,6 +33,7 @@ from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
+from pipelines.probe import MEASURED, Prober, kept_record, probe_metrics, probed_cases
 from pipelines.stage import Stage, StageConfig
 from pipelines.training import Drawing, example, fixed_loss
 
@@ -53,13 +56,22 @@ class Autoencoding(StageConfig):
     def _learns_something(self) -> Autoencoding:
         if self.network.get("kind") in SEGMENTERS:
             raise ValueError("network.kind is a segmenter; an autoencoder or vae is trained here")
-        if self.fit.monitor is not None:
-            raise ValueError("fit.monitor: a smaller reconstruction loss is no better encoder, so nothing is chosen by it")
+        if self.fit.monitor not in (None, *self.choosers()):
+            raise ValueError(
+                "fit.monitor: a smaller reconstruction loss is no better encoder, so nothing is chosen by it; a pretraining "
+                f"with a probe may choose by {MEASURED}"
+            )
+        if self.fit.monitor is not None and self.fit.mode == "min":
+            raise ValueError(f"a larger {self.fit.monitor} is better: set fit.mode to max")
         try:
             check_objective(self.objective, network_config(self.network, self.plan.placeholder()))
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def choosers(self) -> tuple[str, ...]:
+        """Metrics that may choose the weights to keep."""
+        return ()
 
     def decisive(self) -> dict[str, Any]:
         """Without what changes the speed only; a plan file counts by what it says."""
@@ -67,7 +79,16 @@ class Autoencoding(StageConfig):
 
 
 class Config(Autoencoding):
-    """The configuration of a pretraining."""
+    """The configuration of a pretraining.
+
+    probe: measure the encoder's worth on labelled training subjects as the training goes; None does without labels.
+    """
+
+    probe: ProbeConfig | None = None
+
+    def choosers(self) -> tuple[str, ...]:
+        """The probe's Dice, if there is a probe."""
+        return () if self.probe is None else (MEASURED,)
 
 
 def inputs(config: Config) -> dict[str, str]:
@@ -84,12 +105,17 @@ def run(config: Config, stage: Stage) -> Outcome:
         stage.uses("validation", validation)
     plan = config.plan.make(training, stage.screen, estimator_of(config.network, config.objective, config.fit))
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
+    prober = None if config.probe is None else _prober(config, config.probe, stage, plan)
     store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen, config.workers)
     cases = {"train": [case.id for case in training.cases], "validation": [case.id for case in validation.cases]}
-    model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"])
+    model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"], probe=prober)
 
-    metrics = {key: value for key, value in result.history[-1].items() if "loss" in key}
+    kept = kept_record(result)
+    losses = {key: value for key, value in kept.items() if "loss" in key and not key.startswith("probe/")}
+    metrics = losses | probe_metrics(kept)
     provenance = stage.provenance | {"objective": config.objective.kind, "steps": result.steps}
+    if prober is not None:
+        provenance |= prober.provenance()
     meta = ArtifactMeta(
         kind="autoencoder",
         network=model.config,
@@ -105,10 +131,22 @@ def run(config: Config, stage: Stage) -> Outcome:
     shown = PatchSampler(
         store, cases["validation"] or cases["train"], plan.space, config.drawing.sampler(plan), config.fit.seed
     )
+    if prober is not None:
+        prober.describe(report, result, metrics)
     describe_training(report, stage, plan, result, example(shown, objective, model, config.fit.seed))
     drawing = config.drawing.sampler(plan)
     show_augmentation(report, stage, config.augmentation, plan, store, cases["train"], drawing, config.fit.seed)
-    return Outcome(report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}})
+    facts = {} if prober is None else prober.facts()
+    return Outcome(
+        report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}}, facts
+    )
+
+
+def _prober(config: Config, probe: ProbeConfig, stage: Stage, plan: Plan) -> Prober:
+    """The probe, with its baseline measured on the weights that the training starts from."""
+    untrained = seeded_network(network_config(config.network, plan), config.fit.seed)
+    cases = probed_cases(probe, stage, config.split.order_salt())
+    return Prober(probe, config.fit, cases, plan, config.drawing.sampler(plan), untrained, stage, config.workers)
 
 
 def train(
@@ -119,6 +157,7 @@ def train(
     training: list[str],
     validation: list[str],
     exclude_target: str | None = None,
+    probe: Prober | None = None,
 ) -> tuple[Network, Objective, FitResult]:
     """Train an autoencoder on the given cases of a store; on slices without ``exclude_target`` if it is named."""
     seed, drawing = config.fit.seed, config.drawing.sampler(plan)
@@ -139,6 +178,7 @@ def train(
         tracker=stage.tracker,
         augment=augment,
         validate=validate,
+        probe=probe,
         identity=stage.fingerprint,
         resume=stage.resume,
         cpu=stage.device.type == "cpu",
@@ -151,7 +191,9 @@ def train(
 def describe_training(report: Report, stage: Stage, plan: Plan, result: FitResult, shown: dict) -> None:
     """Loss curves, and what the network saw and made."""
     report.figure(
-        loss_curves(result.history, stage.figure("loss")), "Loss of training and of fixed validation batches.", "chart"
+        loss_curves(result.history, stage.figure("loss"), None if result.best_value is None else result.best_step),
+        "Loss of training and of fixed validation batches; with a probe, what the encoder is worth beside it.",
+        "chart",
     )
     spacing = [1.0 if step is None else step for step in plan.space.spacing]
     images = {name: value[:, 0] for name, value in shown.items()}

@@ -14,7 +14,8 @@ from medae.report import canvas
 from medae.report.mosaic import Heat, Mosaic, Panel, Row, draw, window
 from medae.report.planes import CONVENTION, Scene
 
-NOT_DRAWN = ("step", "epoch", "seconds", "samples_per_second")
+NOT_DRAWN = ("step", "epoch", "seconds", "samples_per_second", "probe/seconds", "probe/untrained")
+PROBE = "Probe (Dice)"
 SMOOTHED_FROM = 40
 MOST_SAMPLES = 8
 
@@ -24,13 +25,19 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
 
     history: a record an epoch, with ``step``. Keys with ``loss`` in them share a panel (log scale when they span more
     than tenfold), ``rate`` has its own, other metrics share one if they stay within 0 to 1 and have their own if not.
-    Times are left out. best_step: where the kept weights were reached.
+    Times are left out. What begins with ``probe/`` has a panel beside the losses and begins with ``probe/untrained``, its
+    baseline, at step 0. best_step: where the kept weights were reached.
     """
     names = list(dict.fromkeys(name for record in history for name in record if name not in NOT_DRAWN))
-    losses = _without_copies([name for name in names if "loss" in name], history)
-    others = [name for name in names if "loss" not in name and name != "rate"]
+    probed = [name for name in names if name.startswith("probe/")]
+    losses = _without_copies([name for name in names if "loss" in name and name not in probed], history)
+    others = [name for name in names if "loss" not in name and name not in ("rate", *probed)]
     shares = [name for name in others if all(0 <= record[name] <= 1 for record in history if name in record)]
-    panels = [("Loss", losses), (shares[0] if len(shares) == 1 else "Validation", shares)]
+    panels = [
+        ("Loss", losses),
+        (PROBE, _without_copies(probed, history)),
+        (shares[0] if len(shares) == 1 else "Validation", shares),
+    ]
     panels += [*((name, [name]) for name in others if name not in shares), ("Learning rate", ["rate"])]
     panels = [(title, members) for title, members in panels if set(members) & set(names)]
     columns = 2 if len(panels) == 4 else min(3, len(panels))
@@ -39,7 +46,7 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
     for place, (title, members) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         canvas.tidy(axes, title, x="step")
-        _curves(axes, history, members)
+        _curves(axes, [*_baseline(axes, history), *history] if title == PROBE else history, members)
         if title == "Loss" and _spans_tenfold(history, members):
             axes.set_yscale("log")
         if best_step is not None and title != "Learning rate":
@@ -114,6 +121,25 @@ def _without_copies(names: list[str], history: Sequence[Mapping[str, float]]) ->
 def _spans_tenfold(history: Sequence[Mapping[str, float]], names: Sequence[str]) -> bool:
     values = [record[name] for record in history for name in names if name in record]
     return min(values) > 0 and max(values) > 10 * min(values)
+
+
+def _baseline(axes: Axes, history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """A line at the value of the untrained encoder, and that value as a record of step 0."""
+    value = next((record["probe/untrained"] for record in history if "probe/untrained" in record), None)
+    if value is None:
+        return []
+    axes.axhline(value, color=canvas.MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    axes.text(
+        0.99,
+        value,
+        "untrained",
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="bottom",
+        fontsize=7.5,
+        color=canvas.MUTED,
+    )
+    return [{"step": 0, "probe/dice": value}]
 
 
 def _curves(axes: Axes, history: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from medae.training.determinism import deterministic
 from medae.training.faults import Interrupts, explained
 from medae.training.learner import Learner
 from medae.training.progress import Display
-from medae.training.run import Augment, Hooks, TrainingRun, Validate
+from medae.training.run import Augment, Hooks, Probing, TrainingRun, Validate
 from medae.training.source import BatchSource
 
 PATIENCE_OF_PROCESSES = timedelta(hours=2)
@@ -51,6 +51,7 @@ def fit(
     tracker: Tracker,
     augment: Augment | None = None,
     validate: Validate | None = None,
+    probe: Probing | None = None,
     on_epoch: Sequence[Callable[[nn.Module, int], None]] = (),
     rate_scale: Mapping[str, float] | None = None,
     identity: str = "",
@@ -68,8 +69,9 @@ def fit(
     shared by all processes. tracker: started; gets the numbers of each epoch; the caller ends it. To go on in the same
     run, reopen it with ``checkpoint.stored_run_id(folder)``; another run gets the whole history again.
     augment: works on the training device. validate: metrics by name, of the model to keep; on the main process only, as
-    are ``on_epoch`` callbacks (model, step), which come after it. Both see the model in evaluation mode, in fp32, and
-    are called again with the same weights and random numbers if a kill loses their epoch.
+    are ``probe``, which gives more metrics and is told the step, so that it may leave epochs out, and the ``on_epoch``
+    callbacks (model, step), which come last. All see the model in evaluation mode, in fp32, and are called again with
+    the same weights and random numbers if a kill loses their epoch.
     rate_scale: multipliers of the learning rate by prefix of the parameter's name; 0 freezes the parameters.
     identity: digest of what else decides the result (data, network, objective), compared on resuming.
     resume: go on from the checkpoint in ``folder``, if there is one: in the same bits, on the same number of threads,
@@ -98,7 +100,7 @@ def fit(
     display = Display(console, name, config.steps, visible=accelerator.is_main_process)
     with explained(folder), deterministic(config.deterministic, accelerator.device) as uncertain:
         learner = Learner(model, objective, config, accelerator, scales)
-        run = TrainingRun(learner, source, folder, tracker, display, Hooks(augment, validate, tuple(on_epoch)))
+        run = TrainingRun(learner, source, folder, tracker, display, Hooks(augment, validate, tuple(on_epoch), probe))
         try:
             run.begin(setup, resume)
             with display.running(run.state.step), Interrupts() as interrupts:

@@ -55,7 +55,7 @@ class Display:
 
     def epoch(self, record: Mapping[str, float], monitor: str | None) -> None:
         """Show an epoch's result; in a log as one line."""
-        metric = "" if monitor is None or monitor == "loss" else f"{monitor} {record[monitor]:.4g}"
+        metric = "" if monitor is None or monitor == "loss" or monitor not in record else f"{monitor} {record[monitor]:.4g}"
         self._progress.update(self._task, metric=metric)
         if not self.visible or self._live:
             return

@@ -26,6 +26,7 @@ from medae.training.state import TrainingState, check_same_setup, environment, e
 
 Augment = Callable[[Batch, Draw], Batch]
 Validate = Callable[[nn.Module], Mapping[str, float]]
+Probing = Callable[[nn.Module, int], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Hooks:
     augment: Augment | None
     validate: Validate | None
     on_epoch: tuple[Callable[[nn.Module, int], None], ...]
+    probe: Probing | None = None
 
 
 class TrainingRun:
@@ -163,7 +165,7 @@ class TrainingRun:
         record = {"step": state.step, **mean_of_rows(rows), "rate": self._rate(state.step - 1)}
         record |= {"seconds": seconds, "samples_per_second": samples / seconds}
         record |= self._validate(reserved=record)
-        better = state.judge(record, self.config)
+        better = state.judge(record, self.config, sparse=self.hooks.probe is not None)
         state.rows = []
         state.history.append(record)
         self._deliver()
@@ -177,11 +179,14 @@ class TrainingRun:
         self._begin_epoch()
 
     def _validate(self, reserved: Mapping[str, float]) -> dict[str, float]:
-        """The validation metrics, computed by the main process and known to all."""
+        """The metrics of validation and probe, computed by the main process and known to all."""
         metrics: dict[str, float] = {}
-        if self.hooks.validate is not None and self.accelerator.is_main_process:
-            with seeded_step(seed_for(self.config.seed, "validation"), self.state.step), torch.no_grad():
-                found = self.hooks.validate(self.learner.kept.eval())
+        if self.accelerator.is_main_process:
+            kept, step = self.learner.kept.eval(), self.state.step
+            with seeded_step(seed_for(self.config.seed, "validation"), step), torch.no_grad():
+                found = {} if self.hooks.validate is None else dict(self.hooks.validate(kept))
+            with seeded_step(seed_for(self.config.seed, "probe"), step), torch.no_grad():
+                found |= {} if self.hooks.probe is None else self.hooks.probe(kept, step)
             metrics = {name: float(value) for name, value in found.items()}
         shared = [metrics]
         broadcast_object_list(shared)

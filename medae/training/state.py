@@ -14,7 +14,8 @@ from medae.errors import TrainingError
 from medae.training.config import FitConfig
 
 TIMING = ("seconds", "samples_per_second")
-"""Keys of an epoch's record that say how fast it was: they alone differ between a resumed and an unbroken run."""
+"""Keys of an epoch's record that say how fast it was: they, and what a probe says of its own
+time, alone differ between a resumed and an unbroken run."""
 
 
 @dataclass
@@ -45,12 +46,13 @@ class TrainingState:
         """From a checkpoint's JSON."""
         return cls(**facts)
 
-    def judge(self, record: Mapping[str, float], config: FitConfig) -> bool:
+    def judge(self, record: Mapping[str, float], config: FitConfig, *, sparse: bool = False) -> bool:
         """Note an epoch's value of the monitored metric; true if it is the best so far.
 
-        A value that is not a number is never the best. Raises TrainingError if the metric is not in the record.
+        A value that is not a number is never the best. sparse: epochs without the metric are passed over, as when a probe
+        takes its time only now and then. Raises TrainingError if the metric is not in the record and should be.
         """
-        if config.monitor is None:
+        if config.monitor is None or (sparse and config.monitor not in record):
             return False
         if config.monitor not in record:
             raise TrainingError(

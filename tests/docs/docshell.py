@@ -118,6 +118,8 @@ def _changes(kind: str, content: Mapping[str, Any]) -> list[str]:
         changes += ["plan.levels=2"] if "levels" in plan else []
         spacing = ", ".join("null" if step is None else "6.0" for step in plan.get("spacing", ()))
         changes += [f"plan.spacing=[{spacing}]"] if spacing else []
+    if content.get("probe"):
+        changes += ["probe.labelled=2", "probe.scored=4"]
     if content["data"].get("format") == "phantom":
         changes += ["data.subjects=10", "data.spacing=6.0"]
     own = f"labelled={content.get('selection', 0) + 2}" if kind == "finetune" else "validation_batches=1"

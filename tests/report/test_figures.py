@@ -14,6 +14,7 @@ from medae.errors import DataError, GeometryError
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.voxelscores import VoxelScores
 from medae.report import canvas
+from medae.report.canvas import MUTED
 from medae.report.colours import LABELS
 from medae.report.figures_anomaly import (
     FOUND,
@@ -158,6 +159,17 @@ def test_loss_curves_have_a_panel_a_kind_and_leave_times_out(tmp_path: Path) -> 
     four = pixels(loss_curves(more, tmp_path / "four.png", best_step=3))
     assert four.shape[0] > 1.8 * one.shape[0]
     assert four.shape[1] > 1.8 * one.shape[1]
+
+
+def test_a_probe_has_its_panel_beside_the_losses_and_the_line_of_its_baseline(tmp_path: Path) -> None:
+    history = [{"step": s, "loss": 2.0 / s} for s in range(1, 6)]
+    probed = [{**record, "probe/dice": 0.5, "probe/dice/gloss": 0.6, "probe/seconds": 9.0} for record in history]
+    alone = pixels(loss_curves(history, tmp_path / "alone.png"))
+    beside = loss_curves(probed, tmp_path / "beside.png")
+    assert pixels(beside).shape[1] > 1.8 * alone.shape[1]
+    assert pixels(beside).shape[0] == alone.shape[0], "two panels, side by side"
+    with_baseline = loss_curves([{**record, "probe/untrained": 0.2} for record in probed], tmp_path / "baseline.png")
+    assert count_of(with_baseline, MUTED) > count_of(beside, MUTED) + 200, "the dashed line and its name"
 
 
 def test_loss_curves_survive_a_loss_that_is_not_a_number(tmp_path: Path) -> None:
