@@ -73,7 +73,7 @@ def reconstruction_grid(
     if len(set(shapes.values())) != 1:
         raise GeometryError(f"The stages differ in shape: {shapes}.", remedy="Give the same samples in every stage.")
     axis = 2 if slice_axis is None else slice_axis
-    volumes = {name: _as_volumes(np.asarray(stack[:MOST_SAMPLES], dtype=np.float32), axis) for name, stack in stages.items()}
+    volumes = {name: as_volumes(np.asarray(stack[:MOST_SAMPLES], dtype=np.float32), axis) for name, stack in stages.items()}
     first = next(iter(volumes.values()))
     cut = Scene(np.diag([*spacing, 1.0])).cut(axis, first.shape[1 + axis] // 2)
     windows = [window(cut.of(volume)) for volume in first]
@@ -96,7 +96,7 @@ def reconstruction_grid(
     return draw(Mosaic(rows, title=title, bar=bar, note=f"{cut.name.capitalize()} slices. {CONVENTION}"), path)
 
 
-def _as_volumes(stack: np.ndarray, axis: int) -> np.ndarray:
+def as_volumes(stack: np.ndarray, axis: int) -> np.ndarray:
     """``[N, *S]`` as ``[N, I, J, K]``."""
     if stack.ndim not in (3, 4):
         raise GeometryError(f"Samples of {stack.ndim - 1} axes cannot be shown.", remedy="Give [N, *S], one channel.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from medae.errors import TrainingError
-from medae.objectives.base import Loss, Objective
+from medae.objectives.base import Loss, Objective, Trained
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
 from medae.training import groups
@@ -50,7 +50,9 @@ class Learner:
         }
         self.ema = None if config.ema is None else Ema(model, config.ema)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.dtype == torch.float16)
-        mixed: nn.Module = MixedPrecision(model, self.dtype, accelerator.device)
+        wrapped = partial(MixedPrecision, dtype=self.dtype, device=accelerator.device)
+        objective.attach(Trained(self.model, None if self.ema is None else self.ema.model, wrapped))
+        mixed: nn.Module = wrapped(model)
         self.network = accelerator.prepare_model(torch.compile(mixed) if config.compile else mixed)
         self.train()
 
@@ -71,7 +73,7 @@ class Learner:
         fp16, where an overflow is part of the method); those of a group other than the model's end in ``@<group>``.
         """
         if self.config.channels_last:
-            batch = replace(batch, image=batch.image.contiguous(memory_format=LAYOUTS[batch.image.ndim]))
+            batch = batch.laid_out(LAYOUTS[batch.image.ndim])
         losses = self.objective(self.network, batch, draw)
         totals = self._totals(losses)
         row = {f"loss{_suffix(group)}": total.detach() for group, total in totals.items()}
