@@ -3,7 +3,8 @@
     encoder -> plan -> labelled subset -> for each arm: network, transfer, train -> score the test subjects -> compare
 
 Both arms have the same labelled cases, plan, initial decoder, batches and steps; only the encoder's first weights (and
-``encoder_rate``) differ. Test subjects are read after training only, in their own space.
+``encoder_rate``) differ. With ``unlabelled`` there is one arm more, which also learns from unlabelled scans. Test subjects
+are read after training only, in their own space.
 """
 
 from __future__ import annotations
@@ -13,32 +14,39 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.augmentation.streams import augment_streams
 from medae.data.case import Manifest
-from medae.data.split import labelled_subset
 from medae.errors import ConfigError
 from medae.metrics.segmentation import summarise
 from medae.models.networks import Network
+from medae.objectives.base import Objective
+from medae.objectives.joint import UNLABELLED
 from medae.objectives.registry import SEGMENTERS, build_objective
 from medae.objectives.segmentation import SegmentationConfig
 from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
+from medae.preprocessing.streams import Streams
 from medae.tracking.base import Arm
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
+from medae.training.run import Augment
+from medae.training.source import BatchSource
 from medae.transfer import TransferConfig, TransferReport, transfer
 from pipelines.baselines import ball_scores
-from pipelines.data import preprocess, refuse_seen
+from pipelines.data import preprocess
 from pipelines.files import write_text
 from pipelines.finetune_report import make_report
 from pipelines.finetune_results import PRETRAINED, SCRATCH, compare_arms, keep, summary
+from pipelines.finetune_sides import take_sides
 from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
-from pipelines.segmenting import label_names, score_arms, with_target
+from pipelines.segmenting import label_names, score_arms
 from pipelines.stage import Stage, StageConfig
 from pipelines.training import Drawing, identity
+from pipelines.unlabelled import Unlabelled, UnlabelledConfig, check_unlabelled, describe, open_unlabelled
 
 BALL = "central ball"
 
@@ -51,8 +59,9 @@ class Config(StageConfig):
     draw from the same training subjects; None takes the split's. selection: so many of these are not trained on but
     choose the weights, by ``fit.monitor`` (``dice_mean``). encoder: the pretrained model; None trains from scratch only.
     scratch: whether the twin without it is trained too. encoder_rate: of the pretrained encoder, as a share of
-    ``fit.rate``. flips: average predictions over mirrored inputs. tolerance: mm, of the surface Dice. baseline: a fixed
-    rule to compare with.
+    ``fit.rate``. unlabelled: one arm more, begun like the pretrained one (without an encoder, like scratch), that also
+    learns from the images of all training subjects; null for none. flips: average predictions over mirrored inputs.
+    tolerance: mm, of the surface Dice. baseline: a fixed rule to compare with.
     """
 
     target: str = "label"
@@ -69,6 +78,7 @@ class Config(StageConfig):
     augmentation: AugmentationConfig = AugmentationConfig()
     drawing: Drawing = Drawing()
     fit: FitConfig
+    unlabelled: UnlabelledConfig | None = None
     flips: bool = False
     tolerance: float = Field(default=1.0, gt=0)
     baseline: Literal["none", "central_ball"] = "none"
@@ -93,7 +103,9 @@ class Config(StageConfig):
         if self.objective.target not in ("label", self.target):
             raise ValueError("objective.target is set by target: leave it out")
         try:
-            network_config(self.network, self.plan.placeholder(), classes=2)
+            network = network_config(self.network, self.plan.placeholder(), classes=2)
+            if self.unlabelled is not None:
+                check_unlabelled(self.unlabelled, network, self.fit)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
@@ -110,19 +122,15 @@ def inputs(config: Config) -> dict[str, str]:
 
 def run(config: Config, stage: Stage) -> Outcome:
     """Fine-tune each arm and compare them on the test subjects."""
-    dataset, split = stage.dataset, stage.dataset.split
     salt = config.split.order_salt() if config.labelled_salt is None else config.labelled_salt
-    subjects = labelled_subset(dataset.manifest, split.train, config.labelled, salt, config.target)
-    labelled = with_target(dataset.subset(subjects), config.target)
-    test = with_target(dataset.subset(split.test), config.target)
-    if config.encoder is not None:
-        refuse_seen(test, stage.inputs["encoder"], "encoder", "test")
+    sides = take_sides(
+        stage, config.target, config.labelled, salt, config.selection, unlabelled=config.unlabelled is not None
+    )
+    labelled, training, selection, test = sides.labelled, sides.training, sides.selection, sides.test
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled, len(labels))
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(labelled, plan.space, (config.target,), stage.screen, config.workers)
-    training = labelled.of_subjects(subjects[: len(subjects) - config.selection])
-    selection = labelled.of_subjects(subjects[len(subjects) - config.selection :])
 
     stage.uses("training", training)
     stage.uses("validation", selection)
@@ -130,13 +138,17 @@ def run(config: Config, stage: Stage) -> Outcome:
 
     trained: dict[str, tuple[Network, FitResult]] = {}
     moved: TransferReport | None = None
-    for arm in [*([PRETRAINED] if config.encoder else []), *([SCRATCH] if config.scratch else [])]:
+    beside = open_unlabelled(config, stage, sides.unlabelled, plan) if config.unlabelled else None
+    arms = _arms(config)
+    for arm, pretrained in arms.items():
         network = seeded_network(network_config(config.network, plan, classes=len(labels)), config.fit.seed)
-        if arm == PRETRAINED:
+        if pretrained:
             moved = transfer(stage.inputs["encoder"], network, plan.space, config.transfer)
             write_text(stage.folder / "transfer.json", moved.to_json())
             stage.screen.notes.print(moved.table())
-        trained[arm] = (network, _train(config, stage, plan, store, training, selection, network, labels, arm))
+        second = beside if config.unlabelled and arm == config.unlabelled.kind else None
+        result = _train(config, stage, plan, store, training, selection, network, labels, arm, pretrained, second)
+        trained[arm] = (network, result)
 
     scores = score_arms(
         {arm: network.to(stage.device) for arm, (network, _) in trained.items()},
@@ -150,29 +162,47 @@ def run(config: Config, stage: Stage) -> Outcome:
         folder=stage.folder / "predictions",
         screen=stage.screen,
     )
-    facts: dict[str, Any] = {"labelled_subjects": len(subjects), "selection_subjects": config.selection}
+    facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(training, test, config.target, labels, config.tolerance)
     metrics = {arm: summarise(cases) for arm, cases in scores.items()}
     for arm, values in metrics.items():
         numbers = {f"{arm}/test/{key}": float(value) for key, value in summary(values).items() if value is not None}
         stage.tracker.metrics(numbers, trained[arm][1].steps if arm in trained else 0)
-    difference = compare_arms(metrics, test)
-    if difference is not None:
-        facts["pretrained_minus_scratch"] = difference.model_dump()
+    differences = compare_arms({arm: metrics[arm] for arm in trained}, test)
+    facts |= {f"{one}_minus_{other}": found.model_dump() for (one, other), found in differences.items()}
 
     models = {}
     for arm, (network, result) in trained.items():
         made = {"steps": result.steps, "labelled": config.labelled, "flips": config.flips}
-        models[arm] = keep(stage, plan, config.target, labels, labelled, arm, network, made, metrics[arm])
+        shown = labelled if arm in (PRETRAINED, SCRATCH) else sides.trainable
+        made |= {"pretrained": arms[arm]}
+        models[arm] = keep(stage, plan, config.target, labels, shown, arm, network, made, metrics[arm])
     histories = {arm: result.history for arm, (_, result) in trained.items()}
-    report = make_report(config.name, stage, plan, test, config.target, labels, metrics, facts, difference, moved, histories)
+    report = make_report(
+        config.name, stage, plan, test, config.target, labels, metrics, facts, differences, moved, histories
+    )
+    if beside is not None:
+        describe(report, stage, beside, config.objective, trained[beside.config.kind][0], plan, labels)
     return Outcome(report, models, metrics, facts)
+
+
+def _arms(config: Config) -> dict[str, bool]:
+    """The arms, each with whether it begins with the pretrained encoder; the semi-supervised one begins as its twin does."""
+    arms = {PRETRAINED: True} if config.encoder else {}
+    if config.scratch:
+        arms[SCRATCH] = False
+    if config.unlabelled is not None:
+        if not config.unlabelled.twin:
+            arms.pop(PRETRAINED if config.encoder else SCRATCH)
+        arms[config.unlabelled.kind] = config.encoder is not None
+    return arms
 
 
 def _plan(config: Config, stage: Stage, labelled: Manifest, classes: int) -> Plan:
     """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own."""
-    estimator = estimator_of(config.network, config.objective, config.fit, classes)
+    beside = None if config.unlabelled is None else config.unlabelled.samples
+    estimator = estimator_of(config.network, config.objective, config.fit, classes, beside)
     if config.encoder is None:
         return config.plan.make(labelled, stage.screen, estimator)
     return config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen, estimator)
@@ -188,11 +218,19 @@ def _train(
     network: Network,
     labels: dict[int, str],
     arm: str,
+    pretrained: bool,
+    beside: Unlabelled | None,
 ) -> FitResult:
-    """Train one arm; both draw the same batches."""
-    objective = config.objective.model_copy(update={"target": config.target})
+    """Train one arm; all draw the same labelled batches, the semi-supervised one has unlabelled ones ``beside`` them."""
+    goal = config.objective.model_copy(update={"target": config.target})
+    objective: Objective = build_objective(goal, network.config)
+    augment: Augment = Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing)
     cases = [case.id for case in training.cases]
-    source = PatchSampler(store, cases, plan.space, config.drawing.sampler(plan), config.fit.seed, target=config.target)
+    drawn = PatchSampler(store, cases, plan.space, config.drawing.sampler(plan), config.fit.seed, target=config.target)
+    source: BatchSource = drawn
+    if beside is not None:
+        objective, augment = beside.objective(objective, network), augment_streams(augment)
+        source = Streams(drawn, {UNLABELLED: beside.sampler})
 
     def choose(model: Any) -> dict[str, float]:
         """Scores on the labelled cases that are kept for choosing the weights."""
@@ -212,14 +250,14 @@ def _train(
 
     return fit(
         network,
-        build_objective(objective, network.config),
+        objective,
         source,
         config.fit,
         folder=stage.folder / arm,
         tracker=Arm(stage.tracker, arm),
-        augment=Augmentation(config.augmentation, plan.space.spatial_dims, plan.spatial_spacing),
+        augment=augment,
         validate=choose if selection.cases else None,
-        rate_scale={"encoder.": config.encoder_rate} if arm == PRETRAINED and config.encoder_rate != 1 else None,
+        rate_scale={"encoder.": config.encoder_rate} if pretrained and config.encoder_rate != 1 else None,
         identity=identity(stage.fingerprint, arm),
         resume=stage.resume,
         cpu=stage.device.type == "cpu",

@@ -38,7 +38,7 @@ def make_report(
     labels: Mapping[int, str],
     metrics: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, Any],
-    difference: PairedDifference | None,
+    differences: Mapping[tuple[str, str], PairedDifference],
     moved: TransferReport | None,
     histories: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> Report:
@@ -60,8 +60,8 @@ def make_report(
         caption="Mean over the labels of a case, then over cases, in each scan's own space. A structure that is missed or "
         "invented counts as Dice 0 and as the image diagonal in HD95.",
     )
-    if difference is not None:
-        report.text(difference.describe("pretrained", "scratch"))
+    for pair, difference in differences.items():
+        report.text(difference.describe(*pair))
     report.table(
         ["Arm", "Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases"],
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from pipelines.stage import Stage
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 
 
-def compare_arms(metrics: Mapping[str, Mapping[str, Any]], test: Manifest) -> PairedDifference | None:
-    """Pretrained minus scratch, mean Dice of each test case in which both have one."""
-    if not {PRETRAINED, SCRATCH} <= set(metrics):
-        return None
-    a, b = case_dice(metrics[PRETRAINED]), case_dice(metrics[SCRATCH])
+def compare_arms(metrics: Mapping[str, Mapping[str, Any]], test: Manifest) -> dict[tuple[str, str], PairedDifference]:
+    """Each arm minus each plainer one: semi-supervised, then pretrained, then scratch is the order."""
+    arms = [*(arm for arm in metrics if arm not in (PRETRAINED, SCRATCH)), PRETRAINED, SCRATCH]
+    pairs = combinations([arm for arm in arms if arm in metrics], 2)
+    return {(a, b): found for a, b in pairs if (found := _difference(metrics[a], metrics[b], test)) is not None}
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any], test: Manifest) -> PairedDifference | None:
+    """One arm minus another, mean Dice of each test case in which both have one."""
+    a, b = case_dice(one), case_dice(other)
     both = [case for case in test.cases if case.id in a and case.id in b]
     subjects = [case.subject for case in both]
     return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
@@ -38,16 +44,20 @@ def keep(
     plan: Plan,
     target: str,
     labels: Mapping[int, str],
-    labelled: Manifest,
+    shown: Manifest,
     arm: str,
     network: Network,
     facts: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> Path:
-    """Save an arm's segmenter; returns its folder. labelled: the cases whose labels were used. facts: of its training."""
+    """Save an arm's segmenter; returns its folder.
+
+    shown: the cases whose images or labels were used. facts: of its training, with ``pretrained``: whether it began with
+    the encoder's weights.
+    """
     provenance = stage.provenance | {"arm": arm, **facts}
-    seen = set(image_digests(labelled))
-    if arm == PRETRAINED:
+    seen = set(image_digests(shown))
+    if facts["pretrained"]:
         seen |= set(stage.inputs["encoder"].meta.seen)
         provenance |= {"encoder_run": stage.inputs["encoder"].meta.provenance.get("run_id", "")}
     meta = ArtifactMeta(

@@ -24,6 +24,7 @@ from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.report.html import Report
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
+from pipelines.apart import keep_apart
 from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
 from pipelines.memory import estimator_of
@@ -78,6 +79,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     """Pretrain. The outcome holds the autoencoder's artifact."""
     dataset, split = stage.dataset, stage.dataset.split
     training, validation = dataset.subset(split.train), dataset.subset(split.validation)
+    keep_apart({"training": training, "validation": validation, "test": dataset.subset(split.test)})
     stage.uses("training", training)
     if config.validation_batches:
         stage.uses("validation", validation)

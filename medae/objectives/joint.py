@@ -28,7 +28,7 @@ THINNEST, THINNER = 8, 4
 
 
 class JointConfig(Config):
-    """Add the loss of a pretext objective on unlabelled scans, through the segmenter's encoder and a thin decoder of its own.
+    """Add the loss of a pretext objective on unlabelled scans, through the segmenter's encoder and a decoder of its own.
 
     batch: unlabelled samples a step; the plan's batch if null. pretext: any objective of an autoencoder without skips.
     weight: of its loss beside the supervised one. fades: whether the weight falls linearly to 0 at the end of the
@@ -47,6 +47,10 @@ class JointConfig(Config):
         if self.pretext.kind in ("segmentation", "variational"):
             raise ValueError(f"pretext: '{self.pretext.kind}' cannot be learnt beside the segmentation without labels")
         return self
+
+    def samples(self, labelled: int) -> int:
+        """Unlabelled samples a step beside so many labelled ones."""
+        return labelled if self.batch is None else self.batch
 
     def weight_at(self, step: int, steps: int) -> float:
         """The weight in ``step`` (from 0) of a training of ``steps``."""

@@ -37,9 +37,17 @@ class Perturbation(Config):
 
     def augmentation(self, spatial_dims: int) -> Augmentation:
         """These intensity changes, and nothing spatial."""
-        still = {"rotation": Rotation(probability=0), "scale": Scale(probability=0), "elastic": Elastic(probability=0)}
-        parts = {name: getattr(self, name) for name in type(self).model_fields}
-        return Augmentation(AugmentationConfig(**still, **parts), spatial_dims)
+        intensities = AugmentationConfig(
+            rotation=Rotation(probability=0),
+            scale=Scale(probability=0),
+            elastic=Elastic(probability=0),
+            noise=self.noise,
+            blur=self.blur,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            gamma=self.gamma,
+        )
+        return Augmentation(intensities, spatial_dims)
 
 
 class MeanTeacherConfig(Config):
@@ -61,6 +69,10 @@ class MeanTeacherConfig(Config):
     ramp: float = Field(default=0.3, ge=0, le=1)
     perturbation: Perturbation = Perturbation()
     twin: bool = True
+
+    def samples(self, labelled: int) -> int:
+        """Unlabelled samples a step beside so many labelled ones."""
+        return labelled if self.batch is None else self.batch
 
     def weight_at(self, step: int, steps: int) -> float:
         """The weight in ``step`` (from 0) of a training of ``steps``: exp(-5 (1 - t)^2) over the ramp, then constant.

@@ -57,4 +57,5 @@ def teacher_and_student(
     ]
     rows.append(Row(heat, title="Difference"))
     bar = ("half the summed difference of the probabilities", 0.0, 1.0)
-    return draw(Mosaic(rows, legend=label_colours(names), bar=bar, note=f"{cuts[0].name.capitalize()} slices."), path)
+    note = f"{cuts[0].name.capitalize()} slices. {CONVENTION}"
+    return draw(Mosaic(rows, legend=label_colours(names), bar=bar, note=note), path)

@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 
 from medae.models.encoder import EncoderConfig
-from medae.models.networks import build_network
 from medae.models.fcn import FCNConfig
+from medae.models.networks import build_network
 from medae.models.segnet import SegNetConfig
 from medae.models.unet import UNetConfig
 from medae.objectives.segmentation import SegmentationConfig

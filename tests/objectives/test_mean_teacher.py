@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def test_the_teacher_moves_after_every_step_by_the_stated_share(semi, tmp_path, 
     objective.__class__ = Watching
     semi.train(tmp_path, model, objective, dims, steps=3)
     assert len(trail) == 3
-    for step, ((_, old), (weights, new)) in enumerate(zip(trail, trail[1:], strict=False)):
+    for step, ((_, old), (weights, new)) in enumerate(pairwise(trail)):
         decay = (1 + step) / (10 + step)
         assert not torch.equal(new, old), "the teacher stands still"
         assert torch.allclose(new, decay * old + (1 - decay) * weights, atol=1e-6)
