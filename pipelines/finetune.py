@@ -8,18 +8,15 @@ Both arms have the same labelled cases, plan, initial decoder, batches and steps
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medae.artifact import ArtifactMeta, save_artifact
 from medae.augmentation.augment import Augmentation, AugmentationConfig
 from medae.data.case import Manifest
 from medae.data.split import labelled_subset
 from medae.errors import ConfigError
 from medae.metrics.segmentation import summarise
-from medae.metrics.statistics import PairedDifference, paired_difference
 from medae.models.networks import Network
 from medae.objectives.registry import SEGMENTERS, build_objective
 from medae.objectives.segmentation import SegmentationConfig
@@ -31,9 +28,10 @@ from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from medae.transfer import TransferConfig, TransferReport, transfer
 from pipelines.baselines import ball_scores
-from pipelines.data import image_digests, preprocess, refuse_seen
+from pipelines.data import preprocess, refuse_seen
 from pipelines.files import write_text
-from pipelines.finetune_report import case_dice, make_report
+from pipelines.finetune_report import make_report
+from pipelines.finetune_results import PRETRAINED, SCRATCH, compare_arms, keep, summary
 from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
@@ -42,7 +40,7 @@ from pipelines.segmenting import label_names, score_arms, with_target
 from pipelines.stage import Stage, StageConfig
 from pipelines.training import Drawing, identity
 
-PRETRAINED, SCRATCH, BALL = "pretrained", "scratch", "central ball"
+BALL = "central ball"
 
 
 class Config(StageConfig):
@@ -157,15 +155,16 @@ def run(config: Config, stage: Stage) -> Outcome:
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(training, test, config.target, labels, config.tolerance)
     metrics = {arm: summarise(cases) for arm, cases in scores.items()}
     for arm, values in metrics.items():
-        numbers = {f"{arm}/test/{key}": float(value) for key, value in _summary(values).items() if value is not None}
+        numbers = {f"{arm}/test/{key}": float(value) for key, value in summary(values).items() if value is not None}
         stage.tracker.metrics(numbers, trained[arm][1].steps if arm in trained else 0)
-    difference = _difference(metrics, test)
+    difference = compare_arms(metrics, test)
     if difference is not None:
         facts["pretrained_minus_scratch"] = difference.model_dump()
 
     models = {}
     for arm, (network, result) in trained.items():
-        models[arm] = _keep(config, stage, plan, labels, labelled, arm, network, result, metrics[arm])
+        made = {"steps": result.steps, "labelled": config.labelled, "flips": config.flips}
+        models[arm] = keep(stage, plan, config.target, labels, labelled, arm, network, made, metrics[arm])
     histories = {arm: result.history for arm, (_, result) in trained.items()}
     report = make_report(config.name, stage, plan, test, config.target, labels, metrics, facts, difference, moved, histories)
     return Outcome(report, models, metrics, facts)
@@ -227,51 +226,3 @@ def _train(
         name=f"{config.name} {arm}",
         console=stage.screen.notes,
     )
-
-
-def _difference(metrics: dict[str, dict[str, Any]], test: Manifest) -> PairedDifference | None:
-    """Pretrained minus scratch, mean Dice of each test case in which both have one."""
-    if not {PRETRAINED, SCRATCH} <= set(metrics):
-        return None
-    a, b = case_dice(metrics[PRETRAINED]), case_dice(metrics[SCRATCH])
-    both = [case for case in test.cases if case.id in a and case.id in b]
-    subjects = [case.subject for case in both]
-    return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
-
-
-def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """An arm's figures over all cases."""
-    return {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
-
-
-def _keep(
-    config: Config,
-    stage: Stage,
-    plan: Plan,
-    labels: dict[int, str],
-    labelled: Manifest,
-    arm: str,
-    network: Network,
-    result: FitResult,
-    metrics: dict[str, Any],
-) -> Path:
-    """Save an arm's segmenter; returns its folder."""
-    summary = _summary(metrics)
-    provenance = stage.provenance | {"arm": arm, "steps": result.steps, "labelled": config.labelled, "flips": config.flips}
-    seen = set(image_digests(labelled))
-    if arm == PRETRAINED:
-        seen |= set(stage.inputs["encoder"].meta.seen)
-        provenance |= {"encoder_run": stage.inputs["encoder"].meta.provenance.get("run_id", "")}
-    meta = ArtifactMeta(
-        kind="segmenter",
-        network=network.config,
-        plan=plan,
-        target=config.target,
-        labels=labels,
-        provenance=provenance,
-        seen=tuple(sorted(seen)),
-        metrics=summary,
-    )
-    folder = stage.folder / f"model-{arm}"
-    save_artifact(folder, network, meta)
-    return folder

@@ -1,0 +1,65 @@
+"""What the arms of a fine-tuning came to: their figures, their difference, and the models that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medae.artifact import ArtifactMeta, save_artifact
+from medae.data.case import Manifest
+from medae.metrics.statistics import PairedDifference, paired_difference
+from medae.models.networks import Network
+from medae.plan import Plan
+from pipelines.data import image_digests
+from pipelines.finetune_report import case_dice
+from pipelines.stage import Stage
+
+PRETRAINED, SCRATCH = "pretrained", "scratch"
+
+
+def compare_arms(metrics: Mapping[str, Mapping[str, Any]], test: Manifest) -> PairedDifference | None:
+    """Pretrained minus scratch, mean Dice of each test case in which both have one."""
+    if not {PRETRAINED, SCRATCH} <= set(metrics):
+        return None
+    a, b = case_dice(metrics[PRETRAINED]), case_dice(metrics[SCRATCH])
+    both = [case for case in test.cases if case.id in a and case.id in b]
+    subjects = [case.subject for case in both]
+    return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
+
+
+def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's figures over all cases."""
+    return {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
+
+
+def keep(
+    stage: Stage,
+    plan: Plan,
+    target: str,
+    labels: Mapping[int, str],
+    labelled: Manifest,
+    arm: str,
+    network: Network,
+    facts: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> Path:
+    """Save an arm's segmenter; returns its folder. labelled: the cases whose labels were used. facts: of its training."""
+    provenance = stage.provenance | {"arm": arm, **facts}
+    seen = set(image_digests(labelled))
+    if arm == PRETRAINED:
+        seen |= set(stage.inputs["encoder"].meta.seen)
+        provenance |= {"encoder_run": stage.inputs["encoder"].meta.provenance.get("run_id", "")}
+    meta = ArtifactMeta(
+        kind="segmenter",
+        network=network.config,
+        plan=plan,
+        target=target,
+        labels=dict(labels),
+        provenance=provenance,
+        seen=tuple(sorted(seen)),
+        metrics=summary(metrics),
+    )
+    folder = stage.folder / f"model-{arm}"
+    save_artifact(folder, network, meta)
+    return folder
