@@ -26,7 +26,6 @@ from medae.export.nifti import write_native
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.voxelscores import VoxelScores
 from medae.models.networks import Network
-from medae.objectives.registry import SEGMENTERS
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared, prepare_case
 from pipelines.apart import keep_apart
@@ -151,7 +150,7 @@ def _model(
     """Plan, model, where it comes from, and the history of its training: taken if one is given, else trained."""
     if config.model is not None:
         artifact = stage.inputs["model"]
-        if artifact.meta.network.kind in SEGMENTERS:
+        if artifact.meta.kind == "segmenter":
             raise ConfigError(
                 "The model is a segmenter; anomalies are scored by an autoencoder.",
                 where="model",

@@ -7,16 +7,27 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.data.case import Manifest
 from medae.metrics.statistics import PairedDifference, paired_difference
 from medae.models.networks import Network
 from medae.plan import Plan
 from pipelines.data import image_digests
-from pipelines.finetune_report import case_dice
 from pipelines.stage import Stage
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
+
+
+def case_dice(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Mean Dice over the labels of each case of an arm's summary; cases without any are left out."""
+    means = {}
+    for case, labels in metrics["cases"].items():
+        values = [score["dice"] for score in labels.values() if score["dice"] is not None]
+        if values:
+            means[case] = float(np.mean(values))
+    return means
 
 
 def compare_arms(metrics: Mapping[str, Mapping[str, Any]], test: Manifest) -> dict[tuple[str, str], PairedDifference]:

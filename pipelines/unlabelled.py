@@ -25,8 +25,9 @@ from medae.objectives.joint import UNLABELLED, JointConfig
 from medae.objectives.mean_teacher import MeanTeacherConfig
 from medae.objectives.registry import build_objective, check_objective
 from medae.objectives.segmentation import SegmentationConfig
-from medae.plan import Plan
-from medae.preprocessing.sampling import PatchSampler
+from medae.plan import Plan, SpacePlan
+from medae.preprocessing.sampling import PatchSampler, SamplerConfig
+from medae.preprocessing.store import Store
 from medae.report.figures_training import reconstruction_grid
 from medae.report.figures_unlabelled import teacher_and_student
 from medae.report.html import Report
@@ -34,6 +35,7 @@ from medae.seeding import Draw, seed_for, seeded_step
 from medae.training import checkpoint
 from medae.training.config import FitConfig
 from pipelines.data import preprocess
+from pipelines.finetune_members import Member
 from pipelines.stage import Stage
 from pipelines.training import Drawing
 
@@ -46,15 +48,22 @@ class Unlabelled:
 
     config: UnlabelledConfig
     cases: Manifest
-    sampler: PatchSampler
-    seed: int
+    store: Store
+    space: SpacePlan
+    sampling: SamplerConfig
     steps: int
 
-    def objective(self, supervised: Objective, network: Network) -> Objective:
+    def sampler(self, seed: int) -> PatchSampler:
+        """The stream of a training of this seed; its draws are independent of the labelled stream's."""
+        return PatchSampler(
+            self.store, [case.id for case in self.cases.cases], self.space, self.sampling, seed_for(seed, UNLABELLED)
+        )
+
+    def objective(self, supervised: Objective, network: Network, seed: int) -> Objective:
         """The objective on both streams, of which the supervised one is a part."""
         encoder = network.encoder.config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, UNLABELLED, "initial weights"))
+            torch.manual_seed(seed_for(seed, UNLABELLED, "initial weights"))
             if self.config.kind == "joint":
                 return self.config.build(supervised, encoder, self.steps)
             return self.config.build(supervised, encoder.spatial_dims, self.steps)
@@ -63,7 +72,6 @@ class Unlabelled:
 class Semisupervised(Protocol):
     """What of a fine-tuning's configuration decides the unlabelled stream."""
 
-    unlabelled: UnlabelledConfig | None
     drawing: Drawing
     fit: FitConfig
     workers: int | None
@@ -81,18 +89,15 @@ def check_unlabelled(config: UnlabelledConfig, network: NetworkConfig, fit: FitC
         )
 
 
-def open_unlabelled(config: Semisupervised, stage: Stage, cases: Manifest, plan: Plan) -> Unlabelled:
-    """Prepare the images, and the sampler, whose draws are independent of the labelled stream's."""
-    choice = config.unlabelled
-    if choice is None:
-        raise TypeError("no unlabelled scans were asked for")
+def open_unlabelled(
+    choice: UnlabelledConfig, config: Semisupervised, stage: Stage, cases: Manifest, plan: Plan
+) -> Unlabelled:
+    """Prepare the images, without label maps."""
     stage.uses("unlabelled", cases)
     store = preprocess(cases, plan.space, (), stage.screen, config.workers)
     sampling = config.drawing.sampler(plan)
     sampling = sampling.model_copy(update={"batch": choice.samples(sampling.batch)})
-    seed = config.fit.seed
-    sampler = PatchSampler(store, [case.id for case in cases.cases], plan.space, sampling, seed_for(seed, UNLABELLED))
-    return Unlabelled(choice, cases, sampler, seed, config.fit.steps)
+    return Unlabelled(choice, cases, store, plan.space, sampling, config.fit.steps)
 
 
 def describe(
@@ -100,19 +105,20 @@ def describe(
     stage: Stage,
     unlabelled: Unlabelled,
     supervised: SegmentationConfig,
-    network: Network,
+    member: Member,
     plan: Plan,
     labels: Mapping[int, str],
 ) -> None:
     """A section of the report: what the network saw and said of unlabelled patches after the last step."""
     config = unlabelled.config
-    shown = _example(stage, unlabelled, unlabelled.objective(build_objective(supervised, network.config), network), network)
+    objective = unlabelled.objective(build_objective(supervised, member.network.config), member.network, member.seed)
+    shown = _example(stage, unlabelled, objective, member)
     spacing = [1.0 if step is None else step for step in plan.space.spacing]
     steps, axis = (spacing[0], spacing[1], spacing[2]), plan.space.slice_axis
     path = stage.figure(f"unlabelled-{config.kind}")
     report.section("Unlabelled scans")
     report.text(
-        f"The arm {config.kind} drew {unlabelled.sampler.batch_size} unlabelled patches a step, beside the labelled "
+        f"The arm {config.kind} drew {unlabelled.sampling.batch} unlabelled patches a step, beside the labelled "
         f"ones, from {len(unlabelled.cases.cases)} scans of training subjects. Their label maps were not read."
     )
     if config.kind == "joint":
@@ -125,10 +131,11 @@ def describe(
         report.figure(figure, "Unlabelled patches after the last step: what teacher and student saw, and what they said.")
 
 
-def _example(stage: Stage, unlabelled: Unlabelled, objective: Objective, network: Network) -> dict[str, np.ndarray]:
+def _example(stage: Stage, unlabelled: Unlabelled, objective: Objective, member: Member) -> dict[str, np.ndarray]:
     """The objective's example of one batch, with the weights of the last step: the network holds those that were kept."""
+    network, seed = member.network, member.seed
     device = next(network.parameters()).device
-    last = checkpoint.load(stage.folder / unlabelled.config.kind)
+    last = checkpoint.load(stage.folder / member.name)
     if last is None:
         raise TrainingError("The checkpoint of the last step is gone.", where=stage.folder, remedy="Train again (--force).")
 
@@ -141,9 +148,7 @@ def _example(stage: Stage, unlabelled: Unlabelled, objective: Objective, network
         average.load_state_dict(state("ema/"))
     objective.load_state_dict(state("objective/"))
     objective.to(device).eval().attach(Trained(student, average, lambda module: module))
-    batch = unlabelled.sampler.batch(0).to(device)
-    with torch.inference_mode(), seeded_step(unlabelled.seed, 0):
-        shown = objective.example(
-            student, replace(batch, streams={UNLABELLED: batch}), Draw(unlabelled.seed, 0).scoped("example")
-        )
+    batch = unlabelled.sampler(seed).batch(0).to(device)
+    with torch.inference_mode(), seeded_step(seed, 0):
+        shown = objective.example(student, replace(batch, streams={UNLABELLED: batch}), Draw(seed, 0).scoped("example"))
     return {name: value.float().cpu().numpy() for name, value in shown.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medae.artifact import Artifact, ArtifactMeta, save_artifact
 from medae.errors import TransferError
-from medae.models.networks import Network, NetworkConfig, build_network
+from medae.models.networks import EnsembleConfig, Network, NetworkConfig, build_network
 from medae.plan import Plan, SpacePlan
 from medae.transfer import TransferConfig, TransferReport, transfer
 
@@ -230,6 +230,16 @@ def test_a_decoder_with_skips_takes_the_half_that_it_knows(tmp_path: Path) -> No
     assert {found[key] for key in found if key.startswith("decoder.")} == {"adapted"}
     assert {found[key] for key in found if key.startswith("encoder.")} == {"loaded"}
     assert [difference.key for difference in report.differences] == ["decoder.skips"]
+
+
+def test_an_ensemble_is_refused_in_words(tmp_path: Path) -> None:
+    member = network("unet")
+    ensemble = EnsembleConfig(member=member.config, members=2)
+    plan = artifact(tmp_path).meta.plan
+    meta = ArtifactMeta(kind="segmenter", network=ensemble, plan=plan, target="label", labels={0: "background", 1: "a"})
+    source = save_artifact(tmp_path / "ensemble", build_network(ensemble), meta)
+    with pytest.raises(TransferError, match=r"an ensemble: it has several encoders"):
+        transfer(source, member, plan.space, TransferConfig())
 
 
 def spoil(source: Artifact, changes: dict[str, Tensor | None]) -> None:

@@ -111,7 +111,8 @@ class JointObjective(Objective):
         if self._trained is None:
             raise TypeError("the objective has not been attached to what it trains")
         network: Any = self._trained.network
-        return self._trained.mixed(SharedAutoencoder(network.encoder, self.branch).train(self.training))
+        # its parts are in the modes that they were put in: a frozen norm stays frozen
+        return self._trained.mixed(SharedAutoencoder(network.encoder, self.branch))
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over both batches; the labelled one goes first, so that its dropout is that of the supervised twin."""

@@ -82,6 +82,18 @@ def test_the_branch_is_trained_and_kept_in_the_checkpoint_and_not_in_the_network
     assert not [name for name in stored if name.startswith("objective/") and "encoder" in name], "one encoder, one copy"
 
 
+def test_a_norm_that_is_kept_still_stays_still(semi):
+    """A frozen encoder's batch norms are in evaluation mode while the network trains."""
+    network = semi.network(norm="batch")
+    objective = build(semi, network).train()
+    objective.attach(Trained(network, None, lambda module: module))
+    network.train().encoder.eval()
+    before = {name: value.clone() for name, value in network.encoder.named_buffers()}
+    objective(network, semi.Source(2).batch(0), Draw(0, 0))
+    assert not any(module.training for module in network.encoder.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.encoder.named_buffers())
+
+
 def test_a_weight_of_nothing_is_the_supervised_training_bit_for_bit(semi, tmp_path):
     """But for clipping: the branch's gradients are zero too, so that the norm is the supervised one's."""
     networks = [semi.network(dropout=0.3) for _ in range(3)]

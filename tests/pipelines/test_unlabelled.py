@@ -154,3 +154,24 @@ def test_unlabelled_scans_are_another_run(root):
     plain, semi = config(root, VOLUMES), config(root, VOLUMES, "unlabelled={kind: mean_teacher}")
     assert plain.decisive() != semi.decisive()
     assert plain.unlabelled is None
+
+
+# --- which arms there are ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["encoder=e"], {"pretrained": True, "scratch": False, "mean_teacher": True}),
+        (["encoder=e", "scratch=false"], {"pretrained": True, "mean_teacher": True}),
+        (["encoder=e", "unlabelled.twin=false"], {"scratch": False, "mean_teacher": True}),
+        ([], {"scratch": False, "mean_teacher": False}),
+        (["unlabelled.twin=false"], {"mean_teacher": False}),
+    ],
+)
+def test_the_arm_begins_as_its_twin_does_and_has_its_rate_and_tuning(root, overrides, expected):
+    rates = "rates={pretrained: 0.001, scratch: 0.01}"
+    chosen = config(root, VOLUMES, "unlabelled={kind: mean_teacher}", rates, "tuning.kind=gentle", *overrides)
+    assert chosen.arms() == expected
+    assert chosen.fit_of("mean_teacher", 0).rate == (0.001 if expected["mean_teacher"] else 0.01)
+    assert (chosen.tuning_of("mean_teacher") is not None) == expected["mean_teacher"]
