@@ -57,7 +57,7 @@ BALL = "central ball"
 
 
 class Rates(BaseConfig):
-    """An arm's own peak learning rate; null is ``fit.rate``."""
+    """An arm's own peak learning rate; null is ``fit.rate``. pretrained, scratch: of that arm."""
 
     pretrained: float | None = Field(default=None, gt=0)
     scratch: float | None = Field(default=None, gt=0)

@@ -65,7 +65,7 @@ def rate_curves(arms: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -
         for number, (part, rates) in enumerate(parts.items()):
             # thinner towards the last, so that equal rates show as such
             width, colour = max(1.2, 3.6 - 0.8 * number), canvas.SERIES[number % len(canvas.SERIES)]
-            axes.plot(range(1, 1 + len(rates)), rates, color=colour, linewidth=width, label=part, drawstyle="steps-mid")
+            axes.plot(range(1, 1 + len(rates)), rates, color=colour, linewidth=width, label=part)
         axes.set_ylim(-0.03 * highest, 1.08 * highest)
         axes.legend(frameon=False, fontsize=8, labelcolor=canvas.INK, handlelength=1.4)
     figure.tight_layout(pad=1.2, w_pad=2.0)

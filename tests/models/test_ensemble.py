@@ -64,9 +64,9 @@ def test_members_have_weights_and_names_of_their_own() -> None:
 
 
 def test_coarser_maps_of_its_members_do_not_count() -> None:
-    ensemble = build_network(
-        config(deep_supervision=True, encoder=config().encoder.model_dump() | {"stem": "plain"} | three())
-    )
+    encoder = {"spatial_dims": 2, "widths": [4, 4, 4], "strides": [[1, 1], [2, 2], [2, 2]], "kernels": [[3, 3]] * 3}
+    ensemble = build_network(config(deep_supervision=True, encoder=encoder))
+    assert len(ensemble.members[0](torch.randn(1, 1, 8, 8)).maps) == 2
     output = ensemble(torch.randn(1, 1, 8, 8))
     assert [tuple(x.shape) for x in output.maps] == [(1, 3, 8, 8)]
 

@@ -115,6 +115,22 @@ class TestChoosing:
         assert not state.judge({"x": 1.0}, config)
         assert state.stale == 1
 
+    def test_the_moving_average_is_what_is_validated_shown_and_kept(self, train, tmp_path, toy):
+        seen = []
+
+        def remember(model, _=None):
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
+            return {"score": 1.0}
+
+        config = toy.config(steps=8, monitor=None, ema=0.8)
+        _, model, _ = train(tmp_path, config, validate=remember, on_epoch=[remember])
+        stored = checkpoint.load(tmp_path).tensors
+        validated, shown = seen
+        for name, kept in model.state_dict().items():
+            for found in (validated[name], shown[name], stored[f"ema/{name}"]):
+                assert torch.equal(kept, found)
+        assert not torch.equal(model.head.weight, stored["model/head.weight"]), "not the weights of the last step"
+
 
 class TestResuming:
     def test_without_a_checkpoint_it_starts(self, train, tmp_path, toy):
