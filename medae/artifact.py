@@ -27,7 +27,7 @@ from medae import config
 from medae.config import Config, to_dict, validate
 from medae.errors import ArtifactError, ConfigError
 from medae.modelcard import model_card
-from medae.models.networks import Network, NetworkConfig, build_network
+from medae.models.networks import Network, StoredConfig, build_network
 from medae.plan import Plan
 from medae.tracking.privacy import public
 
@@ -48,7 +48,7 @@ class ArtifactMeta(Config):
     """
 
     kind: ArtifactKind
-    network: NetworkConfig
+    network: StoredConfig
     plan: Plan
     target: str | None = None
     labels: dict[int, str] = Field(default_factory=dict)

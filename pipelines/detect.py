@@ -26,9 +26,9 @@ from medae.export.nifti import write_native
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.voxelscores import VoxelScores
 from medae.models.networks import Network
-from medae.objectives.registry import SEGMENTERS
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared, prepare_case
+from pipelines.apart import keep_apart
 from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.detect_report import INTENSITY, MODEL, make_report
 from pipelines.files import write_text
@@ -70,6 +70,13 @@ def inputs(config: Config) -> dict[str, str]:
 def run(config: Config, stage: Stage) -> Outcome:
     """Train or take a model, calibrate, score."""
     dataset, split = stage.dataset, stage.dataset.split
+    keep_apart(
+        {
+            "training": dataset.subset(split.train),
+            "validation": dataset.subset(split.validation),
+            "test": dataset.subset(split.test),
+        }
+    )
     cohort = {
         "train": _normal(with_target(dataset.subset(split.train), config.target), config),
         "validation": _normal(with_target(dataset.subset(split.validation), config.target), config),
@@ -77,7 +84,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     test = with_target(dataset.subset(split.test), config.target)
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
-    plan, model, objective, history = _model(config, stage, cohort, test)
+    plan, model, objective, history = _model(config, stage, cohort)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     model.to(stage.device).eval()
     steps = int(history[-1]["step"]) if history else 0
@@ -138,18 +145,18 @@ def _normal(manifest: Manifest, config: Config) -> Manifest:
 
 
 def _model(
-    config: Config, stage: Stage, cohort: dict[str, Manifest], test: Manifest
+    config: Config, stage: Stage, cohort: dict[str, Manifest]
 ) -> tuple[Plan, Network, dict[str, Any], list[dict[str, float]]]:
     """Plan, model, where it comes from, and the history of its training: taken if one is given, else trained."""
     if config.model is not None:
         artifact = stage.inputs["model"]
-        if artifact.meta.network.kind in SEGMENTERS:
+        if artifact.meta.kind == "segmenter":
             raise ConfigError(
                 "The model is a segmenter; anomalies are scored by an autoencoder.",
                 where="model",
                 remedy="Give an autoencoder.",
             )
-        refuse_seen(test, artifact, "model", "test")
+        refuse_seen(stage.dataset.subset(stage.dataset.split.test), artifact, "model", "test")
         if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
             refuse_seen(cohort["validation"], artifact, "model", "calibration")
         stage.screen.note(

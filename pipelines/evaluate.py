@@ -18,7 +18,7 @@ from medae.report.html import Report
 from medae.volume import spacing_of
 from pipelines.console import Screen, shown
 from pipelines.files import write_json
-from pipelines.finetune_report import case_dice
+from pipelines.finetune_results import case_dice
 from pipelines.segmenting import read_native
 
 AFFINE_TOLERANCE_MM = 1e-2

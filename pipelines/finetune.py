@@ -2,49 +2,67 @@
 
     encoder -> plan -> labelled subset -> for each arm: network, transfer, train -> score the test subjects -> compare
 
-Both arms have the same labelled cases, plan, initial decoder, batches and steps; only the encoder's first weights (and
-``encoder_rate``) differ. Test subjects are read after training only, in their own space.
+Both arms have the same labelled cases, plan, initial decoder, batches and steps; only the encoder's first weights differ,
+and how the rate is spread over steps and weights (``tuning``, ``rates``). With ``unlabelled`` there is one arm more, which
+also learns from unlabelled scans. Test subjects are read after training only, in their own space. An arm of several members
+is trained from as many seeds and is one model afterwards.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medae.artifact import ArtifactMeta, save_artifact
 from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.augmentation.streams import augment_streams
+from medae.config import Config as BaseConfig
+from medae.config import to_dict
 from medae.data.case import Manifest
-from medae.data.split import labelled_subset
 from medae.errors import ConfigError
 from medae.metrics.segmentation import summarise
-from medae.metrics.statistics import PairedDifference, paired_difference
 from medae.models.networks import Network
+from medae.objectives.base import Objective
+from medae.objectives.joint import UNLABELLED
 from medae.objectives.registry import SEGMENTERS, build_objective
 from medae.objectives.segmentation import SegmentationConfig
 from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
+from medae.preprocessing.streams import Streams
 from medae.tracking.base import Arm
 from medae.training.config import FitConfig
+from medae.training.finetuning import Together, TuningConfig
 from medae.training.loop import FitResult, fit
+from medae.training.run import Augment
+from medae.training.source import BatchSource
 from medae.transfer import TransferConfig, TransferReport, transfer
 from pipelines.augmenting import show_augmentation
 from pipelines.baselines import ball_scores
-from pipelines.data import image_digests, preprocess, refuse_seen
+from pipelines.data import preprocess
 from pipelines.files import write_text
-from pipelines.finetune_report import case_dice, make_report
+from pipelines.finetune_members import Member, facts_of, member_names, member_seeds, of_members, to_score
+from pipelines.finetune_report import make_report, training_of
+from pipelines.finetune_results import PRETRAINED, SCRATCH, compare_arms, keep, summary
+from pipelines.finetune_sides import take_sides
 from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.plan import PlanChoice
 from pipelines.probe import warn_of_more_labels
-from pipelines.segmenting import label_names, score_arms, with_target
+from pipelines.segmenting import label_names, refuse_mirrored_sides, score_arms
 from pipelines.stage import Stage, StageConfig
 from pipelines.training import Drawing, identity
+from pipelines.unlabelled import Unlabelled, UnlabelledConfig, check_unlabelled, describe, open_unlabelled
 
-PRETRAINED, SCRATCH, BALL = "pretrained", "scratch", "central ball"
+BALL = "central ball"
+
+
+class Rates(BaseConfig):
+    """An arm's own peak learning rate; null is ``fit.rate``. pretrained, scratch: of that arm."""
+
+    pretrained: float | None = Field(default=None, gt=0)
+    scratch: float | None = Field(default=None, gt=0)
 
 
 class Config(StageConfig):
@@ -54,9 +72,12 @@ class Config(StageConfig):
     order, so that a smaller number is contained in a larger one. labelled_salt: of that order; another one is another
     draw from the same training subjects; None takes the split's. selection: so many of these are not trained on but
     choose the weights, by ``fit.monitor`` (``dice_mean``). encoder: the pretrained model; None trains from scratch only.
-    scratch: whether the twin without it is trained too. encoder_rate: of the pretrained encoder, as a share of
-    ``fit.rate``. flips: average predictions over mirrored inputs. tolerance: mm, of the surface Dice. baseline: a fixed
-    rule to compare with.
+    scratch: whether the twin without it is trained too. tuning: how the pretrained arm's weights share its rate, step by
+    step; the scratch arm trains all of them alike. rates: an arm's own peak. members: so many networks an arm, from other
+    seeds (decoder at the start, batches, augmentation), averaged. unlabelled: one arm more, begun and tuned like the
+    pretrained one (without an encoder, like scratch), that also learns from the images of all training subjects; null for
+    none. flips: average predictions over mirrored inputs, not along left-right if labels have sides. tolerance: mm, of the
+    surface Dice. baseline: a fixed rule to compare with.
     """
 
     target: str = "label"
@@ -65,7 +86,9 @@ class Config(StageConfig):
     selection: int = Field(default=0, ge=0)
     encoder: str | None = None
     scratch: bool = True
-    encoder_rate: float = Field(default=1.0, ge=0)
+    tuning: TuningConfig = Together()
+    rates: Rates = Rates()
+    members: int = Field(default=1, ge=1)
     transfer: TransferConfig = TransferConfig()
     plan: PlanChoice = PlanChoice()
     network: NetworkChoice = Field(default_factory=lambda: {"kind": "unet"})
@@ -73,6 +96,7 @@ class Config(StageConfig):
     augmentation: AugmentationConfig = AugmentationConfig()
     drawing: Drawing = Drawing()
     fit: FitConfig
+    unlabelled: UnlabelledConfig | None = None
     flips: bool = False
     tolerance: float = Field(default=1.0, gt=0)
     baseline: Literal["none", "central_ball"] = "none"
@@ -94,13 +118,39 @@ class Config(StageConfig):
             )
         if self.labelled is not None and self.selection >= self.labelled:
             raise ValueError("selection takes its cases from the labelled ones: at least one must be left to train on")
+        if self.tuning.kind == "decoder_first" and self.tuning.factor(1, self.fit.steps - 1, self.fit.steps) == 0:
+            raise ValueError(
+                "tuning.lasts leaves the encoder no step of fit.steps: make it shorter, or say tuning.kind: frozen"
+            )
         if self.objective.target not in ("label", self.target):
             raise ValueError("objective.target is set by target: leave it out")
         try:
-            network_config(self.network, self.plan.placeholder(), classes=2)
+            network = network_config(self.network, self.plan.placeholder(), classes=2)
+            if self.unlabelled is not None:
+                check_unlabelled(self.unlabelled, network, self.fit)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def arms(self) -> dict[str, bool]:
+        """The arms, each with whether it begins with the pretrained encoder; the semi-supervised one begins as its twin."""
+        arms = {PRETRAINED: True} if self.encoder else {}
+        if self.scratch:
+            arms[SCRATCH] = False
+        if self.unlabelled is not None:
+            if not self.unlabelled.twin:
+                arms.pop(PRETRAINED if self.encoder else SCRATCH)
+            arms[self.unlabelled.kind] = self.encoder is not None
+        return arms
+
+    def fit_of(self, arm: str, seed: int) -> FitConfig:
+        """The training of one member of an arm."""
+        rate = self.rates.pretrained if self.arms()[arm] else self.rates.scratch
+        return self.fit.model_copy(update={"seed": seed, "rate": rate or self.fit.rate})
+
+    def tuning_of(self, arm: str) -> TuningConfig | None:
+        """How an arm is tuned; None trains all weights alike."""
+        return self.tuning if self.arms()[arm] else None
 
     def decisive(self) -> dict[str, Any]:
         """Without what changes the speed only; a plan file counts by what it says."""
@@ -114,37 +164,39 @@ def inputs(config: Config) -> dict[str, str]:
 
 def run(config: Config, stage: Stage) -> Outcome:
     """Fine-tune each arm and compare them on the test subjects."""
-    dataset, split = stage.dataset, stage.dataset.split
     salt = config.split.order_salt() if config.labelled_salt is None else config.labelled_salt
-    subjects = labelled_subset(dataset.manifest, split.train, config.labelled, salt, config.target)
-    labelled = with_target(dataset.subset(subjects), config.target)
-    test = with_target(dataset.subset(split.test), config.target)
+    sides = take_sides(
+        stage, config.target, config.labelled, salt, config.selection, unlabelled=config.unlabelled is not None
+    )
+    labelled, training, selection, test = sides.labelled, sides.training, sides.selection, sides.test
     if config.encoder is not None:
-        refuse_seen(test, stage.inputs["encoder"], "encoder", "test")
         warn_of_more_labels(stage.inputs["encoder"], labelled, stage.screen)
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled, len(labels))
+    refuse_mirrored_sides(config.augmentation.flip, plan, labels)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(labelled, plan.space, (config.target,), stage.screen, config.workers)
-    training = labelled.of_subjects(subjects[: len(subjects) - config.selection])
-    selection = labelled.of_subjects(subjects[len(subjects) - config.selection :])
 
     stage.uses("training", training)
     stage.uses("validation", selection)
     stage.uses("testing", test)
 
-    trained: dict[str, tuple[Network, FitResult]] = {}
+    trained: dict[str, list[Member]] = {}
     moved: TransferReport | None = None
-    for arm in [*([PRETRAINED] if config.encoder else []), *([SCRATCH] if config.scratch else [])]:
-        network = seeded_network(network_config(config.network, plan, classes=len(labels)), config.fit.seed)
-        if arm == PRETRAINED:
-            moved = transfer(stage.inputs["encoder"], network, plan.space, config.transfer)
-            write_text(stage.folder / "transfer.json", moved.to_json())
-            stage.screen.notes.print(moved.table())
-        trained[arm] = (network, _train(config, stage, plan, store, training, selection, network, labels, arm))
+    beside = None if config.unlabelled is None else open_unlabelled(config.unlabelled, config, stage, sides.unlabelled, plan)
+    for arm, pretrained in config.arms().items():
+        trained[arm] = []
+        for name, seed in zip(member_names(arm, config.members), member_seeds(config.fit.seed, config.members), strict=True):
+            network = seeded_network(network_config(config.network, plan, classes=len(labels)), seed)
+            if pretrained:
+                moved = _transfer(config, stage, plan, network, known=moved)
+            second = beside if beside is not None and arm == beside.config.kind else None
+            result = _train(config, stage, plan, store, training, selection, network, labels, arm, name, seed, second)
+            trained[arm].append(Member(name, seed, network, result))
 
+    models = to_score(trained)
     scores = score_arms(
-        {arm: network.to(stage.device) for arm, (network, _) in trained.items()},
+        {name: network.to(stage.device) for name, network in models.items()},
         test,
         config.target,
         labels,
@@ -155,36 +207,55 @@ def run(config: Config, stage: Stage) -> Outcome:
         folder=stage.folder / "predictions",
         screen=stage.screen,
     )
-    facts: dict[str, Any] = {"labelled_subjects": len(subjects), "selection_subjects": config.selection}
+    facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(training, test, config.target, labels, config.tolerance)
-    metrics = {arm: summarise(cases) for arm, cases in scores.items()}
-    for arm, values in metrics.items():
-        numbers = {f"{arm}/test/{key}": float(value) for key, value in _summary(values).items() if value is not None}
-        stage.tracker.metrics(numbers, trained[arm][1].steps if arm in trained else 0)
-    difference = _difference(metrics, test)
-    if difference is not None:
-        facts["pretrained_minus_scratch"] = difference.model_dump()
+    found = {name: summarise(cases) for name, cases in scores.items()}
+    metrics = {arm: values for arm, values in found.items() if arm in trained or arm == BALL}
+    if config.members > 1:
+        facts["members"] = {arm: of_members(members, found) for arm, members in trained.items()}
+    for arm, values in found.items():
+        numbers = {f"{arm}/test/{key}": float(value) for key, value in summary(values).items() if value is not None}
+        stage.tracker.metrics(numbers, trained[arm][0].result.steps if arm in trained else 0)
+    differences = compare_arms({arm: metrics[arm] for arm in trained}, test)
+    facts |= {f"{one}_minus_{other}": found.model_dump() for (one, other), found in differences.items()}
 
-    models = {}
-    for arm, (network, result) in trained.items():
-        models[arm] = _keep(config, stage, plan, labels, labelled, arm, network, result, metrics[arm])
-    histories = {arm: result.history for arm, (_, result) in trained.items()}
-    report = make_report(config.name, stage, plan, test, config.target, labels, metrics, facts, difference, moved, histories)
-    cases = [case.id for case in training.cases]
-    drawing = config.drawing.sampler(plan)
+    folders = {}
+    for arm, members in trained.items():
+        made = facts_of(members) | {"labelled": config.labelled, "flips": config.flips}
+        made |= {"pretrained": config.arms()[arm]}
+        made |= {"tuning": to_dict(config.tuning)} if made["pretrained"] else {}
+        shown = labelled if arm in (PRETRAINED, SCRATCH) else sides.trainable
+        folders[arm] = keep(stage, plan, config.target, labels, shown, arm, models[arm], made, metrics[arm])
+    trainings = {arm: training_of(config.fit_of(arm, 0), config.tuning_of(arm), members) for arm, members in trained.items()}
+    report = make_report(
+        config.name, stage, plan, test, config.target, labels, metrics, facts, differences, moved, trainings
+    )
+    if beside is not None:
+        describe(report, stage, beside, config.objective, trained[beside.config.kind][0], plan, labels)
+    cases, drawing = [case.id for case in training.cases], config.drawing.sampler(plan)
     show_augmentation(
         report, stage, config.augmentation, plan, store, cases, drawing, config.fit.seed, labels, config.target
     )
-    return Outcome(report, models, metrics, facts)
+    return Outcome(report, folders, metrics, facts)
 
 
 def _plan(config: Config, stage: Stage, labelled: Manifest, classes: int) -> Plan:
     """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own."""
-    estimator = estimator_of(config.network, config.objective, config.fit, classes)
+    beside = None if config.unlabelled is None else config.unlabelled.samples
+    estimator = estimator_of(config.network, config.objective, config.fit, classes, beside)
     if config.encoder is None:
         return config.plan.make(labelled, stage.screen, estimator)
     return config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen, estimator)
+
+
+def _transfer(config: Config, stage: Stage, plan: Plan, network: Network, known: TransferReport | None) -> TransferReport:
+    """Move the pretrained weights; the report, written and shown once, because those of all members are alike."""
+    moved = transfer(stage.inputs["encoder"], network, plan.space, config.transfer)
+    if known is None:
+        write_text(stage.folder / "transfer.json", moved.to_json())
+        stage.screen.notes.print(moved.table())
+    return moved
 
 
 def _train(
@@ -197,17 +268,28 @@ def _train(
     network: Network,
     labels: dict[int, str],
     arm: str,
+    name: str,
+    seed: int,
+    beside: Unlabelled | None,
 ) -> FitResult:
-    """Train one arm; both draw the same batches."""
-    objective = config.objective.model_copy(update={"target": config.target})
+    """Train one member of an arm; the same member of every arm draws the same labelled batches. name: of its folder."""
+    goal = config.objective.model_copy(update={"target": config.target})
+    objective: Objective = build_objective(goal, network.config)
+    augmentation = Augmentation.of_plan(config.augmentation, plan)
+    augment: Augment = augmentation
     cases = [case.id for case in training.cases]
-    drawing, augment = config.drawing.sampler(plan), Augmentation.of_plan(config.augmentation, plan)
-    source = PatchSampler(store, cases, plan.space, drawing, config.fit.seed, target=config.target, margin=augment.margin)
+    drawn = PatchSampler(
+        store, cases, plan.space, config.drawing.sampler(plan), seed, target=config.target, margin=augmentation.margin
+    )
+    source: BatchSource = drawn
+    if beside is not None:
+        objective, augment = beside.objective(objective, network, seed), augment_streams(augment)
+        source = Streams(drawn, {UNLABELLED: beside.sampler(seed, augmentation.margin)})
 
     def choose(model: Any) -> dict[str, float]:
         """Scores on the labelled cases that are kept for choosing the weights."""
         found = score_arms(
-            {arm: model},
+            {name: model},
             selection,
             config.target,
             labels,
@@ -218,69 +300,21 @@ def _train(
             folder=stage.folder / "selection",
             screen=stage.screen,
         )
-        return {"dice_mean": summarise(found[arm])["dice_mean"] or 0.0}
+        return {"dice_mean": summarise(found[name])["dice_mean"] or 0.0}
 
     return fit(
         network,
-        build_objective(objective, network.config),
+        objective,
         source,
-        config.fit,
-        folder=stage.folder / arm,
-        tracker=Arm(stage.tracker, arm),
+        config.fit_of(arm, seed),
+        folder=stage.folder / name,
+        tracker=Arm(stage.tracker, name),
         augment=augment,
         validate=choose if selection.cases else None,
-        rate_scale={"encoder.": config.encoder_rate} if arm == PRETRAINED and config.encoder_rate != 1 else None,
-        identity=identity(stage.fingerprint, arm),
+        tuning=config.tuning_of(arm),
+        identity=identity(stage.fingerprint, name),
         resume=stage.resume,
         cpu=stage.device.type == "cpu",
-        name=f"{config.name} {arm}",
+        name=f"{config.name} {name}",
         console=stage.screen.notes,
     )
-
-
-def _difference(metrics: dict[str, dict[str, Any]], test: Manifest) -> PairedDifference | None:
-    """Pretrained minus scratch, mean Dice of each test case in which both have one."""
-    if not {PRETRAINED, SCRATCH} <= set(metrics):
-        return None
-    a, b = case_dice(metrics[PRETRAINED]), case_dice(metrics[SCRATCH])
-    both = [case for case in test.cases if case.id in a and case.id in b]
-    subjects = [case.subject for case in both]
-    return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
-
-
-def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """An arm's figures over all cases."""
-    return {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
-
-
-def _keep(
-    config: Config,
-    stage: Stage,
-    plan: Plan,
-    labels: dict[int, str],
-    labelled: Manifest,
-    arm: str,
-    network: Network,
-    result: FitResult,
-    metrics: dict[str, Any],
-) -> Path:
-    """Save an arm's segmenter; returns its folder."""
-    summary = _summary(metrics)
-    provenance = stage.provenance | {"arm": arm, "steps": result.steps, "labelled": config.labelled, "flips": config.flips}
-    seen = set(image_digests(labelled))
-    if arm == PRETRAINED:
-        seen |= set(stage.inputs["encoder"].meta.seen)
-        provenance |= {"encoder_run": stage.inputs["encoder"].meta.provenance.get("run_id", "")}
-    meta = ArtifactMeta(
-        kind="segmenter",
-        network=network.config,
-        plan=plan,
-        target=config.target,
-        labels=labels,
-        provenance=provenance,
-        seen=tuple(sorted(seen)),
-        metrics=summary,
-    )
-    folder = stage.folder / f"model-{arm}"
-    save_artifact(folder, network, meta)
-    return folder

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from medae.data.case import ImageRef, Manifest
 from medae.metrics.statistics import PairedDifference
 from medae.plan import Plan
 from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_strip
-from medae.report.figures_training import loss_curves
+from medae.report.figures_training import loss_curves, rate_curves
 from medae.report.html import Report
+from medae.training.config import FitConfig
+from medae.training.finetuning import TuningConfig, rates_by_part
 from medae.transfer import TransferReport
 from pipelines.data import description
+from pipelines.finetune_members import Member
+from pipelines.finetune_results import case_dice
 from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
 
 
-def case_dice(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Mean Dice over the labels of each case of an arm's summary; cases without any are left out."""
-    means = {}
-    for case, labels in metrics["cases"].items():
-        values = [score["dice"] for score in labels.values() if score["dice"] is not None]
-        if values:
-            means[case] = float(np.mean(values))
-    return means
+@dataclass(frozen=True)
+class Training:
+    """How an arm was trained. words: its rates. rates: by part of the network and step. histories: by member."""
+
+    words: str
+    rates: Mapping[str, Sequence[float]]
+    histories: Mapping[str, Sequence[Mapping[str, float]]]
+
+
+def training_of(fit: FitConfig, tuning: TuningConfig | None, members: Sequence[Member]) -> Training:
+    """What the report says of an arm's training. tuning: None where all weights learn alike."""
+    words = f"{fit.steps} steps, peak rate {fit.rate:g}; "
+    words += "all weights learn alike" if tuning is None else tuning.describe(fit.steps)
+    levels = members[0].network.encoder.config.levels
+    return Training(words, rates_by_part(fit, tuning, levels), {member.name: member.result.history for member in members})
 
 
 def make_report(
@@ -38,9 +48,9 @@ def make_report(
     labels: Mapping[int, str],
     metrics: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, Any],
-    difference: PairedDifference | None,
+    differences: Mapping[tuple[str, str], PairedDifference],
     moved: TransferReport | None,
-    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    trainings: Mapping[str, Training],
 ) -> Report:
     """Put the page together; figures are written into the stage's folder."""
     report = Report(
@@ -60,8 +70,8 @@ def make_report(
         caption="Mean over the labels of a case, then over cases, in each scan's own space. A structure that is missed or "
         "invented counts as Dice 0 and as the image diagonal in HD95.",
     )
-    if difference is not None:
-        report.text(difference.describe("pretrained", "scratch"))
+    for pair, difference in differences.items():
+        report.text(difference.describe(*pair))
     report.table(
         ["Arm", "Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases"],
         [
@@ -70,18 +80,25 @@ def make_report(
             for label, score in values["labels"].items()
         ],
     )
+    if "members" in facts:
+        _members(report, metrics, facts["members"])
     dice = {arm: case_dice(values) for arm, values in metrics.items()}
     if all(dice.values()):
         report.figure(dice_strip(dice, stage.figure("dice"), reference=_base(dice)), "Dice of every test case.", "chart")
     report.section("Cases")
-    for arm in histories:
+    for arm in trainings:
         if dice[arm]:
             cases = _views(test, target, plan, stage, arm, dice[arm])
             figure = case_overlays(cases, stage.figure(f"cases-{arm}"), labels)
             report.figure(figure, f"Best, median and worst test case by Dice: {arm}.")
     report.section("Training")
-    for arm, history in histories.items():
-        report.figure(loss_curves(history, stage.figure(f"loss-{arm}")), f"Training: {arm}.", "chart")
+    for arm, training in trainings.items():
+        report.text(f"{arm.capitalize()}: {training.words}.")
+    rates = {arm: training.rates for arm, training in trainings.items()}
+    report.figure(rate_curves(rates, stage.figure("rates")), "The learning rate of each part of the network.", "chart")
+    for training in trainings.values():
+        for member, history in training.histories.items():
+            report.figure(loss_curves(history, stage.figure(f"loss-{member}")), f"Training: {member}.", "chart")
     if moved is not None:
         report.text(f"Transfer: {moved.summary}.")
         for place in moved.differences:
@@ -93,6 +110,22 @@ def make_report(
     report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
     report.table(["Plan", "", "Reason"], plan.rows())
     return report
+
+
+def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, Any]) -> None:
+    """A table of each arm as one model, beside its members one by one."""
+    columns = ("dice_mean", "hd95_mean", "surface_dice_mean")
+    rows: list[list[Any]] = []
+    for arm, found in members.items():
+        rows.append([f"{arm}, {len(found['each'])} members as one", *(metrics[arm][key] for key in columns)])
+        rows.append([f"{arm}, mean of its members alone", *(found["mean"][key] for key in columns)])
+        rows += [[name, *(figures[key] for key in columns)] for name, figures in found["each"].items()]
+    report.table(
+        ["Model", "Dice", "HD95 (mm)", "Surface Dice"],
+        rows,
+        caption="An arm's probabilities are the mean of its members'. The mean of their figures is what one training is "
+        "expected to reach; how far they lie apart is the noise of a seed.",
+    )
 
 
 def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from medae.objectives.registry import ObjectiveConfig
 from medae.objectives.segmentation import SegmentationConfig
 from medae.plan import Plan
@@ -14,13 +16,22 @@ from pipelines.networks import NetworkChoice, network_config
 
 
 def estimator_of(
-    network: NetworkChoice, objective: ObjectiveConfig, fit: FitConfig, classes: int | None = None
+    network: NetworkChoice,
+    objective: ObjectiveConfig,
+    fit: FitConfig,
+    classes: int | None = None,
+    beside: Callable[[int], int] | None = None,
 ) -> Estimator:
-    """The estimate for a stage's own network, objective and optimisation. classes: of a segmenter, background included."""
+    """The estimate for a stage's own network, objective and optimisation.
+
+    classes: of a segmenter, background included. beside: from the samples of a step to those of a second stream that
+    goes through the network in the same step; they count as if they were labelled.
+    """
 
     def size(plan: Plan) -> int:
         config = network_config(network, plan, classes)
-        return step_memory(config, objective, plan.sampling.patch, plan.sampling.batch, fit).total
+        samples = plan.sampling.batch + (beside(plan.sampling.batch) if beside else 0)
+        return step_memory(config, objective, plan.sampling.patch, samples, fit).total
 
     precision = "fp32" if fit.precision == "auto" else fit.precision
     labels = "" if classes is None else f" for {classes} classes"

@@ -188,7 +188,7 @@ class _Segmenter:
         self.model = artifact.model().to(self.device)
 
     def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
-        labels = segment(self.model, prepared, self.meta.plan, self.device, self.flips)
+        labels = segment(self.model, prepared, self.meta.plan, self.meta.labels, self.device, self.flips)
         write_native(labels, prepared.native, path, labels=True)
         voxel_ml = float(abs(np.linalg.det(prepared.native.matrix()[:3, :3]))) / 1000.0
         names = {value: name for value, name in self.meta.labels.items() if value}

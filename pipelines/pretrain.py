@@ -26,6 +26,7 @@ from medae.report.html import Report
 from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from medae.training.probes.registry import ProbeConfig
+from pipelines.apart import keep_apart
 from pipelines.augmenting import show_augmentation
 from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
@@ -100,6 +101,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     """Pretrain. The outcome holds the autoencoder's artifact."""
     dataset, split = stage.dataset, stage.dataset.split
     training, validation = dataset.subset(split.train), dataset.subset(split.validation)
+    keep_apart({"training": training, "validation": validation, "test": dataset.subset(split.test)})
     stage.uses("training", training)
     if config.validation_batches:
         stage.uses("validation", validation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.reading import read_image
-from medae.errors import DataError
+from medae.data.sides import has_sides
+from medae.errors import ConfigError, DataError
 from medae.export.nifti import write_native
 from medae.formats.read import read_volume
 from medae.inference.native import labels_to_native
@@ -66,6 +67,17 @@ def label_names(manifest: Manifest, target: str) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
+def refuse_mirrored_sides(flip: Sequence[float], plan: Plan, labels: Mapping[int, str]) -> None:
+    """Raises ConfigError if training mirrors left and right while labels tell them apart. flip: chance an axis, or empty."""
+    left_right = plan.space.slice_axis != 0
+    if flip and left_right and flip[0] > 0 and has_sides(labels):
+        raise ConfigError(
+            "The labels have sides, and patches would be mirrored along left-right: so no network could learn them.",
+            where="augmentation.flip",
+            remedy="Make its first entry 0.",
+        )
+
+
 def reference(manifest: Manifest, case: Case, target: str) -> tuple[np.ndarray, tuple[float, float, float]]:
     """A case's label map on its file's own axes, and the voxel size along them in mm."""
     ref = case.targets.get(target)
@@ -90,9 +102,11 @@ def _native(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     return from_ras(np.asarray(volume.image), affine)[0], affine
 
 
-def segment(model: nn.Module, prepared: Prepared, plan: Plan, device: torch.device, flips: bool) -> np.ndarray:
-    """The label map that a segmenter gives a scan, on the scan's own grid and axes, int16."""
-    maps = predict_maps(model, prepared, plan, device=device, flips=flips, activation="softmax")
+def segment(
+    model: nn.Module, prepared: Prepared, plan: Plan, labels: Mapping[int, str], device: torch.device, flips: bool
+) -> np.ndarray:
+    """The label map that a segmenter gives a scan, on the scan's own grid and axes, int16. flips: see ``predict_maps``."""
+    maps = predict_maps(model, prepared, plan, device=device, flips=flips, sided=has_sides(labels), activation="softmax")
     return labels_to_native(maps.argmax(dim=0, keepdim=True).to(torch.int16), prepared)
 
 
@@ -116,7 +130,7 @@ def score_arms(
             prepared = prepare_case(test, case, plan.space)
             truth, spacing = reference(test, case, target)
             for arm, model in models.items():
-                found = segment(model, prepared, plan, device, flips)
+                found = segment(model, prepared, plan, labels, device, flips)
                 (folder / arm).mkdir(parents=True, exist_ok=True)
                 write_native(found, prepared.native, folder / arm / f"{case.id}.nii.gz", labels=True)
                 scores[arm][case.id] = case_metrics(found, truth, spacing, labels, tolerance)

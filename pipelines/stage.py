@@ -81,7 +81,7 @@ class Stage:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def uses(self, context: Literal["training", "validation", "testing"], manifest: Manifest) -> None:
+    def uses(self, context: Literal["training", "validation", "testing", "unlabelled"], manifest: Manifest) -> None:
         """Log cases that the stage reads as a data set input of its run."""
         if manifest.cases:
             facts: dict[str, Any] = {

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from medae.artifact import CARD, RECORD, WEIGHTS, Artifact, ArtifactMeta, load_artifact, save_artifact
 from medae.errors import ArtifactError
-from medae.models.networks import Network, build_network
+from medae.models.networks import EnsembleConfig, Network, build_network
 from medae.plan import Plan
 
 ENCODER = {"widths": [4, 8], "strides": [[1, 1, 1], [2, 2, 2]], "kernels": [[3, 3, 3], [3, 3, 3]]}
@@ -32,6 +32,11 @@ def segmenter(**changes: Any) -> ArtifactMeta:
     return describe(kind="segmenter", network=network, target="label", labels=labels, **changes)
 
 
+def ensemble() -> ArtifactMeta:
+    meta = segmenter()
+    return meta.model_copy(update={"network": EnsembleConfig(member=meta.network, members=2)})
+
+
 @pytest.fixture
 def model() -> Network:
     torch.manual_seed(1)
@@ -43,7 +48,7 @@ def saved(model: Network, tmp_path: Path) -> Artifact:
     return save_artifact(tmp_path / "model", model, describe())
 
 
-@pytest.mark.parametrize("meta", [describe(), segmenter()], ids=["autoencoder", "segmenter"])
+@pytest.mark.parametrize("meta", [describe(), segmenter(), ensemble()], ids=["autoencoder", "segmenter", "ensemble"])
 def test_a_loaded_model_gives_the_same_output(meta: ArtifactMeta, tmp_path: Path) -> None:
     model = build_network(meta.network).eval()
     stored = save_artifact(tmp_path / "deep" / "model", model, meta)

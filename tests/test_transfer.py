@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medae.artifact import Artifact, ArtifactMeta, save_artifact
 from medae.errors import TransferError
-from medae.models.networks import Network, NetworkConfig, build_network
+from medae.models.networks import EnsembleConfig, Network, NetworkConfig, build_network
 from medae.plan import Plan, SpacePlan
 from medae.transfer import TransferConfig, TransferReport, transfer
 
@@ -261,6 +261,16 @@ def test_a_light_decoder_moves_what_fits_and_the_report_says_so(tmp_path: Path) 
     assert "decoder.levels.1.blocks.0.conv.weight" in rejected
     assert set(rejected.values()) == {"the shapes differ"}
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in rejected if name in before)
+
+
+def test_an_ensemble_is_refused_in_words(tmp_path: Path) -> None:
+    member = network("unet")
+    ensemble = EnsembleConfig(member=member.config, members=2)
+    plan = artifact(tmp_path).meta.plan
+    meta = ArtifactMeta(kind="segmenter", network=ensemble, plan=plan, target="label", labels={0: "background", 1: "a"})
+    source = save_artifact(tmp_path / "ensemble", build_network(ensemble), meta)
+    with pytest.raises(TransferError, match=r"an ensemble: it has several encoders"):
+        transfer(source, member, plan.space, TransferConfig())
 
 
 def spoil(source: Artifact, changes: dict[str, Tensor | None]) -> None:

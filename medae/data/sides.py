@@ -31,12 +31,22 @@ def side_pairs(names: Mapping[int, str]) -> list[tuple[int, int, str]]:
     """
     found: dict[tuple[str, ...], dict[str, int]] = {}
     for value, name in names.items():
-        words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-        sides = [SIDES[word] for word in words if word in SIDES]
-        if len(sides) == 1:
-            rest = tuple(word for word in words if word not in SIDES)
-            found.setdefault(rest, {})[sides[0]] = value
+        side, rest = _side_of(name)
+        if side is not None:
+            found.setdefault(rest, {})[side] = value
     return [(pair["left"], pair["right"], " ".join(rest)) for rest, pair in found.items() if len(pair) == 2]
+
+
+def has_sides(names: Mapping[int, str]) -> bool:
+    """Whether any label names a side of the body, so that a mirror image along left-right has another label map."""
+    return any(_side_of(name)[0] is not None for name in names.values())
+
+
+def _side_of(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """``left`` or ``right`` if a name has one of the two, and its other words."""
+    words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    sides = [SIDES[word] for word in words if word in SIDES]
+    return (sides[0] if len(sides) == 1 else None), tuple(word for word in words if word not in SIDES)
 
 
 def wrong_sides(

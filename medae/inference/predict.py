@@ -22,6 +22,7 @@ def predict_maps(
     *,
     device: torch.device | str,
     flips: bool = False,
+    sided: bool = False,
     activation: Literal["softmax", "none"] = "softmax",
     patch: Sequence[int] | None = None,
     overlap: float = 0.5,
@@ -36,7 +37,8 @@ def predict_maps(
     zeros on both sides, as in training. One larger is covered by windows that overlap by the share ``overlap``
     and are blended with Gaussian weights; where one window suffices, its values are the result, bit for bit.
     In 2D the slices across the plan's slice axis are windows of their own. flips: average over the mirror images along every
-    combination of spatial axes, after the activation. batch: windows a forward pass.
+    combination of spatial axes, after the activation; not along left-right if sided, where left and right have labels of
+    their own: in a mirror image the network sees each in the other's place. batch: windows a forward pass.
     precision: of the forward pass; activation and blending are in float32.
     Raises GeometryError if the window does not have an entry a spatial dimension.
     """
@@ -64,7 +66,8 @@ def predict_maps(
         # a tensor of its own, because the inferer weights it in place
         return maps.float().softmax(dim=1) if activation == "softmax" else maps.float().clone()
 
-    axes = tuple(range(2, image.ndim)) if flips else ()
+    first = 3 if sided and space.slice_axis != 0 else 2  # axis I, left-right, is the first unless slices lie across it
+    axes = tuple(range(first, image.ndim)) if flips else ()
     with _evaluating(model), torch.inference_mode():
         maps = inferer(image, lambda x: _with_mirror_images(of_windows, x, axes))
     assembled = torch.as_tensor(maps).cpu()

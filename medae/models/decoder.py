@@ -67,6 +67,14 @@ class DecoderConfig(Config):
                     f"encoder's {theirs} there: leave decoder.width out or join by concat"
                 )
 
+    def check_supervision(self, encoder: EncoderConfig) -> None:
+        """Raise ValueError if the decoder has one map alone, so that deep supervision has no level to supervise."""
+        if encoder.levels == 2 and encoder.stem == "plain":
+            raise ValueError(
+                "deep_supervision needs a level between the bottleneck and the image, and a network of two levels has none: "
+                "leave it out, or plan more levels"
+            )
+
     def shortcuts(self, encoder: EncoderConfig) -> tuple[str, ...]:
         """What carries location past the bottleneck, in words."""
         kinds = self.skip_kinds(encoder.levels)

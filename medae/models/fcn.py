@@ -19,6 +19,7 @@ class FCNConfig(Config):
 
     upsampling: the way up of the scores; unpooling would leave holes in them. scored: how many levels have a score layer,
     counted from the coarsest (all if None; 1 is the paper's FCN-32s, 3 its FCN-8s). There is no decoder.
+    deep_supervision: the sum of the scores at every level on the way up is a map, not that at the image's alone.
     """
 
     kind: Literal["fcn"] = "fcn"
@@ -26,6 +27,7 @@ class FCNConfig(Config):
     classes: int = Field(ge=2)
     upsampling: Literal["nearest", "linear", "cubic", "transposed", "pixelshuffle"] = "linear"
     scored: PositiveInt | None = None
+    deep_supervision: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> FCNConfig:
@@ -50,14 +52,19 @@ class _ScoreHead(nn.Module):
         )
         self.ups = nn.ModuleList(Upsampler(config.upsampling, classes, classes, stride) for stride in encoder.strides)
 
-    def forward(self, features: Features) -> Tensor:
+    def forward(self, features: Features) -> tuple[Tensor, ...]:
+        """The sum at the image's size, then those at which a level's scores were added, finer ones first."""
         scores = [layer(x) for layer, x in zip(reversed(self.scores), reversed(features.levels), strict=False)]
         total, *finer = scores
+        sums = [total]
         for level in reversed(range(len(self.ups))):
             total = self.ups[level](total, features.sizes[level])
             if finer:
                 total = total + finer.pop(0)
-        return total
+                sums.insert(0, total)
+        # a plain stem's scores have the image's size already: their sum is the finest map, not a coarser one beside it
+        size = total.shape[2:]
+        return (total, *(coarse for coarse in sums if coarse.shape[2:] != size))
 
 
 class FCN(Network):
@@ -72,4 +79,6 @@ class FCN(Network):
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Output:
         """image: ``[B, C, *S]``. visible: bool ``[B, 1, *S]`` for sparse encoding."""
         features = self.encoder(image, visible)
-        return Output((self.head(features).float(),), features.levels[-1])
+        maps = self.head(features)
+        supervised = maps if self.config.deep_supervision else maps[:1]
+        return Output(tuple(x.float() for x in supervised), features.levels[-1])

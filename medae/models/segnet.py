@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from medae.config import Config
 from medae.models.base import Network, head_convolution
@@ -15,12 +15,16 @@ from medae.models.output import Output
 
 
 class SegNetConfig(Config):
-    """classes: channels of the logits, background included. The decoder unpools by the indices unless it says otherwise."""
+    """classes: channels of the logits, background included. The decoder unpools by the indices unless it says otherwise.
+
+    deep_supervision: a map from every level of the decoder, not from the finest alone.
+    """
 
     kind: Literal["segnet"] = "segnet"
     encoder: EncoderConfig
     decoder: Annotated[DecoderConfig, AfterValidator(lambda decoder: decoder.filled("max_unpool"))] = DecoderConfig()
     classes: int = Field(ge=2)
+    deep_supervision: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> SegNetConfig:
@@ -29,6 +33,8 @@ class SegNetConfig(Config):
         if self.decoder.upsampling != "max_unpool":
             raise ValueError(f"a SegNet upsamples by max_unpool; for {self.decoder.upsampling} choose a unet")
         self.decoder.check(self.encoder)
+        if self.deep_supervision:
+            self.decoder.check_supervision(self.encoder)
         if set(self.decoder.skip_kinds(self.encoder.levels)) != {"none"}:
             raise ValueError("a SegNet has pooling indices in the place of skips: remove decoder.skips, or choose a unet")
         return self
@@ -46,10 +52,12 @@ class SegNet(Network):
     def __init__(self, config: SegNetConfig):
         super().__init__(config, config.encoder)
         self.decoder = Decoder(config.encoder, config.decoder)
-        self.head = head_convolution(self.decoder.channels[0], config.classes, config.encoder.spatial_dims)
+        channels = self.decoder.channels if config.deep_supervision else self.decoder.channels[:1]
+        self.head = nn.ModuleList(head_convolution(width, config.classes, config.encoder.spatial_dims) for width in channels)
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Output:
         """image: ``[B, C, *S]``. visible: bool ``[B, 1, *S]`` for sparse encoding."""
         features = self.encoder(image, visible)
         latent = features.levels[-1]
-        return Output((self.head(self.decoder(latent, features)[0]).float(),), latent)
+        maps = self.decoder(latent, features)
+        return Output(tuple(head(x).float() for head, x in zip(self.head, maps, strict=False)), latent)

@@ -29,6 +29,8 @@ class UNetConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> UNetConfig:
         self.decoder.check(self.encoder)
+        if self.deep_supervision:
+            self.decoder.check_supervision(self.encoder)
         return self
 
     def shortcuts(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -19,6 +20,19 @@ class Loss:
     parameters: str = "model"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is being trained, for an objective that needs more of it than its forward pass.
+
+    network: as it was built, in none of the training's wrappings. average: the moving average of its weights, which
+    moves after every step; None without ``fit.ema``. mixed: makes a module compute in the training's precision.
+    """
+
+    network: nn.Module
+    average: nn.Module | None
+    mixed: Callable[[nn.Module], nn.Module]
+
+
 class Objective(nn.Module):
     """Base of every objective. It owns its corruption; every random number comes from ``draw``.
 
@@ -27,6 +41,9 @@ class Objective(nn.Module):
     """
 
     corrupts: bool = False
+
+    def attach(self, trained: Trained) -> None:
+        """Called once before the first step. What is kept of it must not become a submodule: it has its own place."""
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """The losses of one step."""

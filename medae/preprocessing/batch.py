@@ -14,7 +14,8 @@ class Batch:
 
     image: float32 ``[B, C, *S]``, normalised, zero where a channel is absent. present: bool ``[B, C]``.
     mask: bool ``[B, 1, *S]``, true in the foreground. target: by name, integer label maps ``[B, 1, *S]``.
-    keys: case ids, one a sample.
+    keys: case ids, one a sample. streams: batches of the same step that were drawn beside this one, by name (unlabelled
+    scans beside labelled ones); each may have another number of samples.
     """
 
     image: Tensor
@@ -22,6 +23,7 @@ class Batch:
     mask: Tensor
     target: dict[str, Tensor] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
+    streams: dict[str, Batch] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch on another device."""
@@ -30,7 +32,14 @@ class Batch:
             return tensor.to(device, non_blocking=non_blocking)
 
         target = {name: move(value) for name, value in self.target.items()}
-        return replace(self, image=move(self.image), present=move(self.present), mask=move(self.mask), target=target)
+        streams = {name: other.to(device, non_blocking) for name, other in self.streams.items()}
+        moved = replace(self, image=move(self.image), present=move(self.present), mask=move(self.mask), target=target)
+        return replace(moved, streams=streams)
+
+    def laid_out(self, layout: torch.memory_format) -> Batch:
+        """The same batch with every image in a memory layout."""
+        streams = {name: other.laid_out(layout) for name, other in self.streams.items()}
+        return replace(self, image=self.image.contiguous(memory_format=layout), streams=streams)
 
     def __len__(self) -> int:
         return int(self.image.shape[0])

@@ -24,21 +24,22 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
     """Losses, validation metrics and learning rate by step, a panel each.
 
     history: a record an epoch, with ``step``. Keys with ``loss`` in them share a panel (log scale when they span more
-    than tenfold), ``rate`` has its own, other metrics share one if they stay within 0 to 1 and have their own if not.
-    Times are left out. What begins with ``probe/`` has a panel beside the losses and begins with ``probe/untrained``, its
-    baseline, at step 0. best_step: where the kept weights were reached.
+    than tenfold), ``rate`` and ``rate/<part>`` another, other metrics share one if they stay within 0 to 1 and have their
+    own if not. Times are left out. What begins with ``probe/`` has a panel beside the losses and begins with
+    ``probe/untrained``, its baseline, at step 0. best_step: where the kept weights were reached.
     """
     names = list(dict.fromkeys(name for record in history for name in record if name not in NOT_DRAWN))
     probed = [name for name in names if name.startswith("probe/")]
     losses = _without_copies([name for name in names if "loss" in name and name not in probed], history)
-    others = [name for name in names if "loss" not in name and name not in ("rate", *probed)]
+    rates = [name for name in names if name.split("/")[0] == "rate"]
+    others = [name for name in names if "loss" not in name and name not in (*rates, *probed)]
     shares = [name for name in others if all(0 <= record[name] <= 1 for record in history if name in record)]
     panels = [
         ("Loss", losses),
         (PROBE, _without_copies(probed, history)),
         (shares[0] if len(shares) == 1 else "Validation", shares),
     ]
-    panels += [*((name, [name]) for name in others if name not in shares), ("Learning rate", ["rate"])]
+    panels += [*((name, [name]) for name in others if name not in shares), ("Learning rate", rates)]
     panels = [(title, members) for title, members in panels if set(members) & set(names)]
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -54,6 +55,26 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
             axes.text(
                 best_step, 1.01, "kept", transform=axes.get_xaxis_transform(), ha="center", fontsize=7.5, color=canvas.MUTED
             )
+    figure.tight_layout(pad=1.2, w_pad=2.0)
+    return canvas.save(figure, path)
+
+
+def rate_curves(arms: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> Path:
+    """The learning rate of each part of the network by step, a panel an arm, all on one scale.
+
+    arms: by name, parts by name, the rate in each step from the first.
+    """
+    figure = canvas.chart(4.6 * len(arms) + 0.4, 3.2)
+    highest = max(max(rates) for parts in arms.values() for rates in parts.values())
+    for place, (arm, parts) in enumerate(arms.items()):
+        axes = figure.add_subplot(1, len(arms), place + 1)
+        canvas.tidy(axes, f"Learning rate, {arm}", x="step")
+        for number, (part, rates) in enumerate(parts.items()):
+            # thinner towards the last, so that equal rates show as such
+            width, colour = max(1.2, 3.6 - 0.8 * number), canvas.SERIES[number % len(canvas.SERIES)]
+            axes.plot(range(1, 1 + len(rates)), rates, color=colour, linewidth=width, label=part)
+        axes.set_ylim(-0.03 * highest, 1.08 * highest)
+        axes.legend(frameon=False, fontsize=8, labelcolor=canvas.INK, handlelength=1.4)
     figure.tight_layout(pad=1.2, w_pad=2.0)
     return canvas.save(figure, path)
 
@@ -145,7 +166,7 @@ def _baseline(axes: Axes, history: Sequence[Mapping[str, float]]) -> list[dict[s
 def _curves(axes: Axes, history: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
     for name, colour in zip(names, cycle(canvas.SERIES)):
         points = np.array([(record["step"], record[name]) for record in history if name in record], dtype=float)
-        if len(points) >= SMOOTHED_FROM and name != "rate":
+        if len(points) >= SMOOTHED_FROM and not name.startswith("rate"):
             axes.plot(*points.T, color=colour, linewidth=0.8, alpha=0.3)
             points[:, 1] = _smooth(points[:, 1])
         axes.plot(*points.T, color=colour, linewidth=1.8, label=name, solid_capstyle="round")

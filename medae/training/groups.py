@@ -1,8 +1,9 @@
-"""Parameter groups: which weights each loss trains, at which share of the learning rate."""
+"""Parameter groups: which weights each loss trains, and how deep in the encoder they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from medae.errors import TrainingError
 from medae.training.config import FitConfig
 
 MODEL = "model"
+ENCODER = "encoder."
+LEVEL = re.compile(r"encoder\.levels\.(\d+)\.")
 
 
 def named_groups(model: nn.Module, objective: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
@@ -34,48 +37,53 @@ def named_groups(model: nn.Module, objective: nn.Module) -> dict[str, dict[str, 
     return groups
 
 
-def rate_scales(model: nn.Module, scales: Mapping[str, float]) -> dict[str, float]:
-    """The learning rate's multiplier of each of a network's parameters, 1 unless a prefix of its name is given.
+def depth_of(name: str, levels: int) -> int:
+    """How deep in the encoder a parameter or module lies, seen from the decoder: 0 outside, 1 at the coarsest level."""
+    if not name.startswith(ENCODER):
+        return 0
+    found = LEVEL.match(name)
+    return levels - int(found[1]) if found else 1
 
-    scales: by prefix, e.g. ``{"encoder.": 0.1}``; the longest that fits counts, 0 freezes.
-    Raises TrainingError for a negative multiplier or a prefix that fits no parameter.
-    """
+
+def depths(model: nn.Module) -> dict[str, int]:
+    """The depth of each of a network's parameters, see ``depth_of``. Raises TrainingError if it has no encoder."""
     names = [name for name, _ in model.named_parameters()]
-    for prefix, scale in scales.items():
-        if scale < 0 or not any(name.startswith(prefix) for name in names):
-            tops = sorted({name.split(".")[0] for name in names})
-            raise TrainingError(
-                f"The learning rate of '{prefix}' cannot be multiplied by {scale}.",
-                where="rate_scale",
-                remedy=f"Give a multiplier of at least 0 and the beginning of a parameter's name: {', '.join(tops)}.",
-            )
-    return {
-        name: scales[max(fits, key=len)] if (fits := [prefix for prefix in scales if name.startswith(prefix)]) else 1.0
-        for name in names
-    }
+    if not any(name.startswith(ENCODER) for name in names):
+        raise TrainingError(
+            "A network without an encoder cannot be tuned as a pretrained one.",
+            where="tuning",
+            remedy=f"Leave it out. The network's parts: {', '.join(sorted({name.split('.')[0] for name in names}))}.",
+        )
+    return {name: depth_of(name, encoder_levels(model)) for name in names}
 
 
-def build_optimiser(parameters: Mapping[str, nn.Parameter], scales: Mapping[str, float], config: FitConfig) -> Optimizer:
+def encoder_levels(model: nn.Module) -> int:
+    """How many levels a network's encoder has; 1 if it has no such parts."""
+    found = [LEVEL.match(name) for name, _ in model.named_parameters()]
+    return 1 + max((int(match[1]) for match in found if match), default=0)
+
+
+def build_optimiser(parameters: Mapping[str, nn.Parameter], depth: Mapping[str, int], config: FitConfig) -> Optimizer:
     """AdamW or SGD over named parameters; norms and biases (one axis) are spared weight decay.
 
-    scales: multiplier by name, 1 where absent; it is kept in each torch group under ``scale``.
+    depth: in the encoder by name, 0 where absent; it is kept in each torch group under ``depth``.
     """
-    buckets: dict[tuple[float, float], list[nn.Parameter]] = {}
+    buckets: dict[tuple[int, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
-        buckets.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
+        buckets.setdefault((depth.get(name, 0), decay), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": members, "scale": scale, "weight_decay": decay} for (scale, decay), members in buckets.items()
+        {"params": members, "depth": depth, "weight_decay": decay} for (depth, decay), members in buckets.items()
     ]
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=config.rate)
 
 
-def set_rate(optimiser: Optimizer, rate: float) -> None:
-    """Set the learning rate of a step, scaled by group."""
+def set_rate(optimiser: Optimizer, rate: Callable[[int], float]) -> None:
+    """Set the learning rates of a step, by depth."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["scale"]
+        group["lr"] = rate(group["depth"])
 
 
 def optimiser_tensors(optimiser: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from medae.errors import TrainingError
-from medae.objectives.base import Loss, Objective
+from medae.objectives.base import Loss, Objective, Trained
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
 from medae.training import groups
 from medae.training.config import FitConfig
 from medae.training.ema import Ema
+from medae.training.finetuning import TuningConfig
 from medae.training.precision import MixedPrecision, resolve_precision
+from medae.training.stillness import Stillness
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -31,26 +33,26 @@ class Learner:
         objective: Objective,
         config: FitConfig,
         accelerator: Accelerator,
-        rate_scale: Mapping[str, float],
+        tuning: TuningConfig | None,
     ) -> None:
-        self.config, self.accelerator = config, accelerator
+        self.config, self.accelerator, self.tuning = config, accelerator, tuning
         self.model, self.objective = model.to(accelerator.device), objective.to(accelerator.device)
         self.dtype = resolve_precision(config.precision, accelerator.device)
-        scales = groups.rate_scales(model, rate_scale)
-        self._frozen = [p for name, p in model.named_parameters() if p.requires_grad and scales[name] == 0]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
         if config.channels_last:
             set_layout(model, channels_last=True)
+        depths = {} if tuning is None else groups.depths(model)
+        self._encoder = Stillness(model, depths)
         self.groups = groups.named_groups(model, objective)
-        scales = {f"network.{name}": scale for name, scale in scales.items()}
+        depths = {f"network.{name}": depth for name, depth in depths.items()}
         self.optimisers = {
-            group: groups.build_optimiser(parameters, scales if group == groups.MODEL else {}, config)
+            group: groups.build_optimiser(parameters, depths if group == groups.MODEL else {}, config)
             for group, parameters in self.groups.items()
         }
         self.ema = None if config.ema is None else Ema(model, config.ema)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.dtype == torch.float16)
-        mixed: nn.Module = MixedPrecision(model, self.dtype, accelerator.device)
+        wrapped = partial(MixedPrecision, dtype=self.dtype, device=accelerator.device)
+        objective.attach(Trained(self.model, None if self.ema is None else self.ema.model, wrapped))
+        mixed: nn.Module = wrapped(model)
         self.network = accelerator.prepare_model(torch.compile(mixed) if config.compile else mixed)
         self.train()
 
@@ -63,6 +65,11 @@ class Learner:
         """Put the network and the objective into training mode."""
         self.network.train()
         self.objective.train()
+        self._encoder.forget()
+
+    def share(self, depth: int, step: int) -> float:
+        """What the rate of weights of this depth in the encoder is multiplied by in a step."""
+        return 1.0 if self.tuning is None else self.tuning.factor(depth, step, self.config.steps)
 
     def step(self, batch: Batch, draw: Draw, rate: float) -> dict[str, Tensor]:
         """Optimise every group once, at learning rate ``rate``, after all gradients have been computed.
@@ -71,18 +78,19 @@ class Learner:
         fp16, where an overflow is part of the method); those of a group other than the model's end in ``@<group>``.
         """
         if self.config.channels_last:
-            batch = replace(batch, image=batch.image.contiguous(memory_format=LAYOUTS[batch.image.ndim]))
+            batch = batch.laid_out(LAYOUTS[batch.image.ndim])
+        self._encoder.apply(lambda depth: self.share(depth, draw.step) == 0)
         losses = self.objective(self.network, batch, draw)
         totals = self._totals(losses)
         row = {f"loss{_suffix(group)}": total.detach() for group, total in totals.items()}
         for loss in losses:
             row |= {f"loss/{name}{_suffix(loss.parameters)}": term.detach() for name, term in loss.terms.items()}
         for place, (group, total) in enumerate(totals.items(), start=1):
-            inputs = list(self.groups[group].values())
+            inputs = [p for p in self.groups[group].values() if p.requires_grad]
             self.scaler.scale(total).backward(inputs=inputs, retain_graph=place < len(totals))
         self._share_gradients()
         for group in totals:
-            norm = self._optimise(group, rate)
+            norm = self._optimise(group, rate, draw.step)
             if not self.scaler.is_enabled():
                 row[f"gradient_norm{_suffix(group)}"] = norm
         self.scaler.update()
@@ -111,10 +119,10 @@ class Learner:
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
-    def _optimise(self, group: str, rate: float) -> Tensor:
+    def _optimise(self, group: str, rate: float, step: int) -> Tensor:
         """Clip and apply the gradients of a group. Returns their norm before clipping."""
         optimiser, parameters = self.optimisers[group], list(self.groups[group].values())
-        groups.set_rate(optimiser, rate)
+        groups.set_rate(optimiser, lambda depth: rate * self.share(depth, step) if group == groups.MODEL else rate)
         self.scaler.unscale_(optimiser)
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.config.clip is not None:
@@ -167,8 +175,7 @@ class Learner:
     def restore(self) -> None:
         """Give the model its own ways back: memory layout, trainable parameters; in evaluation mode."""
         set_layout(self.model, channels_last=False)
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
+        self._encoder.apply(lambda depth: False)
         self.model.eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +11,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from rich.console import Console
 from torch import nn
 
+from medae.config import to_dict
 from medae.objectives.base import Objective
 from medae.tracking.base import Tracker
 from medae.training.config import FitConfig
 from medae.training.determinism import deterministic
 from medae.training.faults import Interrupts, explained
+from medae.training.finetuning import TuningConfig
 from medae.training.learner import Learner
 from medae.training.progress import Display
 from medae.training.run import Augment, Hooks, Probing, TrainingRun, Validate
@@ -53,7 +55,7 @@ def fit(
     validate: Validate | None = None,
     probe: Probing | None = None,
     on_epoch: Sequence[Callable[[nn.Module, int], None]] = (),
-    rate_scale: Mapping[str, float] | None = None,
+    tuning: TuningConfig | None = None,
     identity: str = "",
     resume: bool = False,
     cpu: bool = False,
@@ -72,7 +74,7 @@ def fit(
     are ``probe``, which gives more metrics and is told the step, so that it may leave epochs out, and the ``on_epoch``
     callbacks (model, step), which come last. All see the model in evaluation mode, in fp32, and are called again with
     the same weights and random numbers if a kill loses their epoch.
-    rate_scale: multipliers of the learning rate by prefix of the parameter's name; 0 freezes the parameters.
+    tuning: of a pretrained network: each weight's share of the learning rate by step; None is 1 for all.
     identity: digest of what else decides the result (data, network, objective), compared on resuming.
     resume: go on from the checkpoint in ``folder``, if there is one: in the same bits, on the same number of threads,
     device and versions (a difference is warned of). Without it, a folder with a checkpoint is an error, so that
@@ -80,7 +82,8 @@ def fit(
     cpu: use no accelerator, even if there is one. name: for the progress display. console: default standard error.
 
     A record of the history: ``step`` (steps done), ``loss`` and ``loss/<term>`` (means over the epoch's steps),
-    ``gradient_norm``, ``rate``, the validation metrics, and ``seconds`` and ``samples_per_second`` of the epoch's steps.
+    ``gradient_norm``, ``rate`` (with ``tuning`` also ``rate/encoder``, of its coarsest level), the validation metrics,
+    and ``seconds`` and ``samples_per_second`` of the epoch's steps.
 
     Raises TrainingError for a loss that is not finite, a full disk, exhausted memory, a checkpoint that does not fit;
     ``Interrupted``, a kind of it, after Ctrl-C or SIGTERM. The last checkpoint is whole in every case. A tracker that
@@ -94,12 +97,12 @@ def fit(
             InitProcessGroupKwargs(timeout=PATIENCE_OF_PROCESSES),
         ],
     )
-    scales = dict(rate_scale or {})
-    setup = {"fit": config.decisive(), "rate_scale": scales, "identity": identity, "batch_size": source.batch_size}
+    setup = {"fit": config.decisive(), "identity": identity, "batch_size": source.batch_size}
+    setup |= {"tuning": {} if tuning is None else to_dict(tuning)}
     console = console or Console(stderr=True)
     display = Display(console, name, config.steps, visible=accelerator.is_main_process)
     with explained(folder), deterministic(config.deterministic, accelerator.device) as uncertain:
-        learner = Learner(model, objective, config, accelerator, scales)
+        learner = Learner(model, objective, config, accelerator, tuning)
         run = TrainingRun(learner, source, folder, tracker, display, Hooks(augment, validate, tuple(on_epoch), probe))
         try:
             run.begin(setup, resume)

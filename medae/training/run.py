@@ -142,6 +142,12 @@ class TrainingRun:
     def _rate(self, step: int) -> float:
         return self.config.rate * rate_factor(step, self.config.steps, self.config.schedule)
 
+    def _rates(self, step: int) -> dict[str, float]:
+        """For the record: the rate outside the encoder and, if it is tuned, that of its coarsest level."""
+        rate = self._rate(step)
+        rates = {"rate": rate * self.learner.share(0, step)}
+        return rates if self.learner.tuning is None else rates | {"rate/encoder": rate * self.learner.share(1, step)}
+
     def _look(self, losses: Losses, asked: bool) -> bool:
         """Fetch the losses and show them. Returns whether to stop; raises TrainingError if training diverged."""
         problem = losses.fetch(asked)
@@ -162,7 +168,7 @@ class TrainingRun:
         """Validate, choose, tell, and only then write the checkpoint: a kill before it repeats all of that."""
         state, samples = self.state, (self.state.step - self._epoch_first) * self.source.batch_size
         seconds = time.perf_counter() - self._epoch_began
-        record = {"step": state.step, **mean_of_rows(rows), "rate": self._rate(state.step - 1)}
+        record = {"step": state.step, **mean_of_rows(rows), **self._rates(state.step - 1)}
         record |= {"seconds": seconds, "samples_per_second": samples / seconds}
         record |= self._validate(reserved=record)
         better = state.judge(record, self.config, sparse=self.hooks.probe is not None)

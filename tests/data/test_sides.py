@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medae.data.sides import side_pairs, wrong_sides
+from medae.data.sides import has_sides, side_pairs, wrong_sides
 
 RAS = np.diag([2.0, 2.0, 2.0, 1.0])
 NAMES = {1: "Left Hippocampus", 2: "Right Hippocampus", 3: "brainstem"}
@@ -66,3 +66,17 @@ def test_some_pairs_wrong_is_a_warning_and_near_ones_say_nothing():
 
 def test_missing_structures_say_nothing():
     assert list(wrong_sides(np.zeros((5, 5, 5), np.int16), RAS, NAMES)) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "sided"),
+    [
+        ({0: "background", 1: "anterior", 2: "posterior"}, False),
+        ({0: "background", 1: "Left Hippocampus", 2: "Right Hippocampus"}, True),
+        ({0: "background", 1: "kidney_left"}, True),
+        ({0: "background", 1: "leftover", 2: "bright spot"}, False),
+        ({0: "background", 1: "left or right lung"}, False),
+    ],
+)
+def test_one_side_in_a_name_is_a_side(names, sided):
+    assert has_sides(names) == sided

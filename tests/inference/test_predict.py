@@ -7,6 +7,8 @@ from torch import nn
 
 from medae.errors import GeometryError
 from medae.inference.predict import predict_maps
+from medae.models.ensemble import EnsembleConfig
+from medae.models.networks import build_network
 from medae.models.output import Output
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
 from medae.preprocessing.prepare import Prepared
@@ -119,6 +121,47 @@ def test_flips_average_over_mirror_images_and_turn_the_maps_back():
     assert torch.allclose(plain - prepared.image, torch.arange(6.0).expand(1, 4, 4, 6), atol=1e-5)
     flipped = predict_maps(Ramp(), prepared, plan_of((4, 4, 6)), device="cpu", flips=True, activation="none")
     assert torch.allclose(flipped - prepared.image, torch.full((1, 4, 4, 6), 2.5), atol=1e-5)
+
+
+@pytest.mark.parametrize(("slice_axis", "mirrored"), [(None, (1, 2)), (0, (1, 2)), (1, (2,)), (2, (1,))])
+def test_where_labels_have_sides_nothing_is_mirrored_along_left_right(slice_axis, mirrored):
+    """Adds the position along every axis: along a mirrored one the mean is left, along the others the position."""
+
+    class Position(nn.Module):
+        def forward(self, x: torch.Tensor) -> Output:
+            ramps = torch.meshgrid(*[torch.arange(float(n)) for n in x.shape[2:]], indexing="ij")
+            return Output((torch.stack([*ramps]).expand(len(x), -1, *x.shape[2:]),))
+
+    prepared = scan((4, 6, 8), channels=1)
+    axes = [axis for axis in range(3) if axis != slice_axis]
+    plan = plan_of(tuple((4, 6, 8)[axis] for axis in axes), slice_axis)
+    options = {"device": "cpu", "flips": True, "activation": "none"}
+    sided = predict_maps(Position(), prepared, plan, sided=True, **options)
+    both = predict_maps(Position(), prepared, plan, **options)
+    for place, axis in enumerate(axes):
+        assert both[place].std() == 0, "every spatial axis is mirrored where labels have no sides"
+        assert (sided[place].std() == 0) == (axis in mirrored)
+
+
+def test_an_ensemble_averages_probabilities_over_all_windows():
+    torch.manual_seed(0)
+    shape = {"widths": [4, 6], "strides": [[1, 1, 1], [2, 2, 2]], "kernels": [[3, 3, 3]] * 2}
+    member = {"kind": "unet", "encoder": shape | {"norm": "none"}, "classes": 3}
+    ensemble = build_network(EnsembleConfig.model_validate({"member": member, "members": 2}))
+    prepared, plan = scan((12, 9, 10), channels=1), plan_of((8, 8, 8))
+    each = [predict_maps(one, prepared, plan, device="cpu", flips=True) for one in ensemble.members]
+    together = predict_maps(ensemble, prepared, plan, device="cpu", flips=True)
+    assert torch.allclose(together, (each[0] + each[1]) / 2, atol=1e-6)
+    assert not torch.allclose(each[0], each[1], atol=1e-3)
+
+
+def test_the_finest_map_alone_is_predicted():
+    class Deep(nn.Module):
+        def forward(self, x: torch.Tensor) -> Output:
+            return Output((x, 100 + x[:, :, ::2, ::2, ::2]))
+
+    prepared = scan((8, 8, 8))
+    assert torch.equal(predict_maps(Deep(), prepared, plan_of((8, 8, 8)), device="cpu", activation="none"), prepared.image)
 
 
 def test_flips_are_averaged_after_the_activation():

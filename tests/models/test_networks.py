@@ -203,12 +203,38 @@ def test_residual_learning_does_not_add_hidden_voxels():
     assert torch.equal(network(image, visible).finest, network(image * visible, visible).finest)
 
 
-def test_deep_supervision_gives_a_map_a_level():
-    network = build_network(UNetConfig(encoder=EncoderConfig(**encoder(3)), classes=2, deep_supervision=True))
-    image = torch.randn(1, 1, *SIZES[3])
-    assert [tuple(x.shape) for x in network(image).maps] == [(1, 2, 17, 14, 15), (1, 2, 9, 7, 8), (1, 2, 5, 4, 4)]
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["unet", "segnet", "fcn"])
+def test_deep_supervision_gives_a_map_a_level_and_changes_the_finest_in_nothing(kind: str, dims: int):
+    config = network_config(kind, dims)
+    network = build_network(config.model_copy(update={"deep_supervision": True}))
+    image = torch.randn(1, 1, *SIZES[dims])
+    maps = network(image).maps
+    half, quarter, eighth = [{2: (11, 9), 3: (9, 7, 8)}, {2: (6, 5), 3: (5, 4, 4)}, {2: (3, 3), 3: (3, 2, 2)}]
+    levels = [SIZES[dims], half[dims], quarter[dims], *([eighth[dims]] if kind == "fcn" else [])]
+    assert [tuple(x.shape) for x in maps] == [(1, 3, *size) for size in levels]
     backward(network, image)
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+    plain = build_network(config)
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if name in plain.state_dict()})
+    assert torch.equal(plain(image).finest, maps[0])
+    assert len(plain(image).maps) == 1
+
+
+def test_an_fcn_with_a_plain_stem_has_one_map_of_the_images_size():
+    config = FCNConfig(encoder=EncoderConfig(**encoder(stem="plain")), classes=2, deep_supervision=True)
+    maps = build_network(config)(torch.randn(1, 1, 16, 16)).maps
+    assert [tuple(x.shape[2:]) for x in maps] == [(16, 16), (8, 8), (4, 4)]
+    coarsest = build_network(config.model_copy(update={"scored": 1}))(torch.randn(1, 1, 16, 16)).maps
+    assert [tuple(x.shape[2:]) for x in coarsest] == [(16, 16), (4, 4)], "no sum without scores of its own"
+
+
+@pytest.mark.parametrize("kind", ["unet", "segnet"])
+def test_deep_supervision_without_a_level_to_supervise_is_refused(kind: str):
+    small = {"widths": (4, 6), "strides": ((1, 1), (2, 2)), "kernels": ((3, 3),) * 2, "stem": "plain"}
+    shape = encoder(**small | ({"downsampling": "maxpool"} if kind == "segnet" else {}))
+    with pytest.raises(ValidationError, match="a network of two levels has none"):
+        ADAPTER.validate_python({"kind": kind, "encoder": shape, "classes": 2, "deep_supervision": True})
 
 
 def test_the_latent_is_the_bottleneck():

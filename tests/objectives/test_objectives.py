@@ -1,6 +1,7 @@
 """Each objective against hand-computed losses, and against the mistakes that would make it worthless."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -167,3 +168,19 @@ def test_coarser_maps_count_half_as_much():
     coarse[:, 1, :, 0], coarse[:, 0, :, 1] = 40, 40
     (loss,) = SegmentationConfig().build((1, 1))(Answer(uniform, coarse), batch, DRAW)
     assert loss.total == pytest.approx((math.log(2) + 0.5) * 2 / 3, abs=1e-4)
+
+
+def test_three_levels_count_four_two_and_one_sevenths():
+    """All voxels are foreground. One map at a time is sure of the background, by a difference of the logits of 20."""
+    target = torch.ones(1, 1, 4, 4, dtype=torch.int16)
+    batch = replace(make_batch(torch.zeros(1, 1, 4, 4)), target={"label": target})
+
+    def maps(*logits: float) -> list[torch.Tensor]:
+        difference = [torch.full((1, size, size), x) for x, size in zip(logits, (4, 2, 1), strict=True)]
+        return [torch.stack([torch.zeros_like(x), x], 1) for x in difference]
+
+    (right,) = SegmentationConfig(dice=0.0).build((1, 1))(Answer(*maps(30.0, 30.0, 30.0)), batch, DRAW)
+    assert right.total == pytest.approx(0.0, abs=1e-4)
+    for wrong, weight in zip(((-20.0, 30.0, 30.0), (30.0, -20.0, 30.0), (30.0, 30.0, -20.0)), (4, 2, 1), strict=True):
+        (loss,) = SegmentationConfig(dice=0.0).build((1, 1))(Answer(*maps(*wrong)), batch, DRAW)
+        assert loss.total == pytest.approx(20 * weight / 7, abs=1e-3)

@@ -60,11 +60,11 @@ def batch(value=1.0):
     return Batch(image, torch.ones(2, 1, dtype=torch.bool), torch.ones_like(image, dtype=torch.bool))
 
 
-def learner(objective=None, rate_scale=None, **changes):
+def learner(objective=None, tuning=None, **changes):
     settings = {"steps": 1, "optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": None}
     settings |= {"precision": "fp32", "channels_last": False} | changes
     accelerator = Accelerator(mixed_precision="no", cpu=True)
-    return Learner(Scale(), objective or Rivals(), FitConfig(**settings), accelerator, rate_scale or {})
+    return Learner(Scale(), objective or Rivals(), FitConfig(**settings), accelerator, tuning)
 
 
 def test_each_loss_trains_its_own_group_and_nothing_else():
@@ -88,22 +88,6 @@ def test_clipping_is_by_group():
     assert found.objective.critic.weight.item() == pytest.approx(1.1, abs=1e-6)
 
 
-def test_rate_scale_by_the_longest_prefix():
-    found = learner(rate_scale={"": 0.5, "head.": 0.0})
-    assert not found.model.head.weight.requires_grad
-    found.step(batch(), Draw(0, 0), rate=0.1)
-    assert found.model.encoder.weight.item() == pytest.approx(2 - 0.05 * 3)
-    assert found.model.head.weight.item() == 3.0
-    found.restore()
-    assert found.model.head.weight.requires_grad
-
-
-@pytest.mark.parametrize("scales", [{"enc": -1.0}, {"decoder.": 1.0}])
-def test_a_rate_scale_that_fits_nothing_is_refused(scales):
-    with pytest.raises(TrainingError, match="encoder, head"):
-        learner(rate_scale=scales)
-
-
 def test_a_loss_for_an_unknown_group_is_refused():
     with pytest.raises(TrainingError, match=r"'teacher'.*\n.*Rivals\n.*model, critic"):
         learner(Rivals("teacher")).step(batch(), Draw(0, 0), rate=0.1)
@@ -116,7 +100,7 @@ def test_weight_decay_spares_norms_and_biases():
             self.unused = nn.BatchNorm1d(1)
 
     config = FitConfig(steps=1, weight_decay=0.5, precision="fp32", channels_last=False)
-    found = Learner(Net(), Rivals(), config, Accelerator(mixed_precision="no", cpu=True), {})
+    found = Learner(Net(), Rivals(), config, Accelerator(mixed_precision="no", cpu=True), None)
     decays = {id(p): group["weight_decay"] for group in found.optimisers["model"].param_groups for p in group["params"]}
     assert decays[id(found.model.encoder.weight)] == 0.5
     assert decays[id(found.model.unused.weight)] == 0.0
@@ -156,7 +140,7 @@ def test_moments_come_back_in_their_weights_layout():
 
     image = torch.randn(2, 3, 8, 8)
     filled = Batch(image, torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 1, 8, 8, dtype=torch.bool))
-    found = Learner(Wrapped(), Fit(), config, Accelerator(mixed_precision="no", cpu=True), {})
+    found = Learner(Wrapped(), Fit(), config, Accelerator(mixed_precision="no", cpu=True), None)
     found.step(filled, Draw(0, 0), rate=0.1)
     moment = found.optimisers["model"].state[net.weight]["exp_avg"]
     assert moment.is_contiguous(memory_format=torch.channels_last)

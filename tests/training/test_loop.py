@@ -8,6 +8,7 @@ from rich.console import Console
 
 from medae.errors import TrainingError
 from medae.training import checkpoint
+from medae.training.finetuning import DecoderFirst, Frozen, Gentle, Layerwise, Together
 from medae.training.state import TIMING, TrainingState
 
 
@@ -114,6 +115,22 @@ class TestChoosing:
         assert not state.judge({"x": 1.0}, config)
         assert state.stale == 1
 
+    def test_the_moving_average_is_what_is_validated_shown_and_kept(self, train, tmp_path, toy):
+        seen = []
+
+        def remember(model, _=None):
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
+            return {"score": 1.0}
+
+        config = toy.config(steps=8, monitor=None, ema=0.8)
+        _, model, _ = train(tmp_path, config, validate=remember, on_epoch=[remember])
+        stored = checkpoint.load(tmp_path).tensors
+        validated, shown = seen
+        for name, kept in model.state_dict().items():
+            for found in (validated[name], shown[name], stored[f"ema/{name}"]):
+                assert torch.equal(kept, found)
+        assert not torch.equal(model.head.weight, stored["model/head.weight"]), "not the weights of the last step"
+
 
 class TestResuming:
     def test_without_a_checkpoint_it_starts(self, train, tmp_path, toy):
@@ -137,8 +154,8 @@ class TestResuming:
         train(tmp_path, toy.config(steps=8))
         changed = toy.config(steps=16, rate=0.1, schedule={"warmup": 7})
         with pytest.raises(TrainingError) as caught:
-            train(tmp_path, changed, resume=True, rate_scale={"head.": 0.5})
-        for change in ("fit.rate: 0.003 before, 0.1 now", "fit.schedule.warmup: 5 before, 7 now", "rate_scale.head.: None"):
+            train(tmp_path, changed, resume=True, tuning=Together(encoder=0.5))
+        for change in ("fit.rate: 0.003 before, 0.1 now", "fit.schedule.warmup: 5 before, 7 now", "tuning.encoder: None"):
             assert change in str(caught.value)
         with pytest.raises(TrainingError, match="identity: '' before, 'other data' now"):
             train(tmp_path, toy.config(steps=16), resume=True, identity="other data")
@@ -166,6 +183,41 @@ class TestResuming:
         train(tmp_path, toy.config(steps=8))
         _, _, text = train(tmp_path, toy.config(steps=16), resume=True)
         assert "threads" not in text
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        Together(encoder=0.5),
+        Gentle(share=0.1, lasts=18, warmup=4),
+        DecoderFirst(lasts=18, warmup=4),
+        DecoderFirst(lasts=0.45, warmup=0.1),
+        Layerwise(decay=0.5),
+        Frozen(),
+    ],
+    ids=lambda tuning: tuning.kind,
+)
+def test_broken_off_and_resumed_a_tuned_training_ends_in_the_same_bits(train, tmp_path, toy, same_weights, tuning):
+    """The checkpoint of step 16 lies before the stage's end at 18, the break at 24 behind it."""
+
+    def break_off(_, step):
+        if step == 24:
+            raise RuntimeError("broken off")
+
+    one, first, _ = train(tmp_path / "whole", tuning=tuning)
+    with pytest.raises(RuntimeError, match="broken off"):
+        train(tmp_path / "broken", tuning=tuning, on_epoch=[break_off])
+    assert checkpoint.latest(tmp_path / "broken").name == "step-00000016"
+    other, second, _ = train(tmp_path / "broken", tuning=tuning, resume=True)
+    assert same_weights(first, second)
+    assert toy.without_timing(one.history) == toy.without_timing(other.history)
+
+
+def test_the_record_has_the_rates_of_decoder_and_encoder(train, tmp_path, toy):
+    config = toy.config(rate=0.01, schedule={"kind": "constant", "warmup": 0}, monitor=None)
+    result, _, _ = train(tmp_path, config, tuning=DecoderFirst(lasts=20, warmup=8))
+    assert [record["rate"] for record in result.history] == [0.01] * 5
+    assert [record["rate/encoder"] for record in result.history] == pytest.approx([0.0, 0.0, 0.005, 0.01, 0.01])
 
 
 def test_the_live_bar_shows_loss_metric_and_throughput(train, tmp_path, monkeypatch):

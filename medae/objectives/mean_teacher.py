@@ -1,0 +1,151 @@
+"""Mean teacher: on unlabelled scans the network agrees with the moving average of itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.augmentation.intensity import Brightness, Contrast, Gamma, Noise
+from medae.augmentation.resolution import Blur
+from medae.config import Config
+from medae.objectives.base import Loss, Objective, Trained
+from medae.objectives.joint import UNLABELLED
+from medae.objectives.reconstruction import weighted_mean
+from medae.preprocessing.batch import Batch
+from medae.preprocessing.streams import stream_draw
+from medae.seeding import Draw
+
+
+class Perturbation(Config):
+    """What happens to the intensities that the student sees, on top of the augmentation that both see.
+
+    Nothing here moves a voxel: the two answers have to lie on each other.
+    """
+
+    noise: Noise = Noise(probability=0.8, std=0.4)
+    blur: Blur = Blur(probability=0.3, lower=0.5, upper=1.5)
+    brightness: Brightness = Brightness(probability=0.8, shift=0.5)
+    contrast: Contrast = Contrast(probability=0.8, lower=0.6, upper=1.5)
+    gamma: Gamma = Gamma(probability=0.5, lower=0.6, upper=1.7)
+
+    def augmentation(self, spatial_dims: int) -> Augmentation:
+        """These intensity changes, and nothing spatial."""
+        intensities = AugmentationConfig(
+            preset="none",
+            noise=self.noise,
+            blur=self.blur,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            gamma=self.gamma,
+        )
+        return Augmentation(intensities, spatial_dims)
+
+
+class MeanTeacherConfig(Config):
+    """Ask on unlabelled scans for the answer that the moving average of the weights (the teacher) gives.
+
+    The teacher is the average that ``fit.ema`` keeps; it sees the patch as augmented, the student sees it perturbed on top.
+    batch: unlabelled samples a step; the plan's batch if null. consistency: squared difference of the probabilities
+    (``squared``), or cross-entropy with the teacher's label where its probability reaches ``threshold``
+    (``pseudo_labels``, self-training). threshold: of ``pseudo_labels``. weight: of this loss beside the supervised one,
+    once it is ramped up. ramp: share of the training's steps over which the weight rises from nearly 0. perturbation: of
+    the student's view. twin: whether the same arm without the unlabelled scans is trained too.
+    """
+
+    kind: Literal["mean_teacher"] = "mean_teacher"
+    batch: int | None = Field(default=None, ge=1)
+    consistency: Literal["squared", "pseudo_labels"] = "squared"
+    threshold: float = Field(default=0.9, gt=0, lt=1)
+    weight: float = Field(default=1.0, ge=0)
+    ramp: float = Field(default=0.3, ge=0, le=1)
+    perturbation: Perturbation = Perturbation()
+    twin: bool = True
+
+    def samples(self, labelled: int) -> int:
+        """Unlabelled samples a step beside so many labelled ones."""
+        return labelled if self.batch is None else self.batch
+
+    def weight_at(self, step: int, steps: int) -> float:
+        """The weight in ``step`` (from 0) of a training of ``steps``: exp(-5 (1 - t)^2) over the ramp, then constant.
+
+        Source: Laine and Aila 2017, section 2.1, which Tarvainen and Valpola use too.
+        """
+        long = self.ramp * steps
+        done = 1.0 if step >= long else step / long
+        return self.weight * math.exp(-5 * (1 - done) ** 2)
+
+    def build(self, supervised: Objective, spatial_dims: int, steps: int) -> MeanTeacherObjective:
+        """The objective for a training of so many steps."""
+        return MeanTeacherObjective(self, supervised, spatial_dims, steps)
+
+
+class MeanTeacherObjective(Objective):
+    """The supervised loss on the labelled batch plus the weighted disagreement with the teacher on the unlabelled one.
+
+    The teacher answers in evaluation mode and without gradient; it moves only as the average of the weights does, after
+    every step. Both terms count the foreground. Source: Tarvainen and Valpola 2017; the threshold: Sohn et al. 2020.
+    """
+
+    corrupts = True
+
+    def __init__(self, config: MeanTeacherConfig, supervised: Objective, spatial_dims: int, steps: int) -> None:
+        super().__init__()
+        self.config, self.steps = config, steps
+        self.supervised = supervised
+        self.perturb = config.perturbation.augmentation(spatial_dims)
+        self._trained: Trained | None = None
+
+    def attach(self, trained: Trained) -> None:
+        """Take the moving average as the teacher. Raises TypeError if there is none."""
+        if trained.average is None:
+            raise TypeError("a mean teacher needs the moving average of the weights")
+        self._trained = trained
+
+    @torch.no_grad()
+    def teach(self, image: Tensor) -> Tensor:
+        """The teacher's probabilities ``[B, K, *S]`` of an image ``[B, C, *S]``."""
+        if self._trained is None or self._trained.average is None:
+            raise TypeError("the objective has not been attached to what it trains")
+        teacher = self._trained.mixed(self._trained.average.eval())
+        return teacher(image).finest.float().softmax(dim=1)
+
+    def disagreement(self, logits: Tensor, taught: Tensor, mask: Tensor) -> Tensor:
+        """How far the student is from the teacher, a mean over the mask.
+
+        logits, taught: the student's logits and the teacher's probabilities, ``[B, K, *S]``. mask: bool ``[B, 1, *S]``.
+        ``squared`` sums over the classes; under ``pseudo_labels`` voxels below the threshold count as 0.
+        """
+        if self.config.consistency == "squared":
+            distance = (logits.softmax(dim=1) - taught).square().sum(dim=1, keepdim=True)
+        else:
+            sure, label = taught.max(dim=1)
+            distance = functional.cross_entropy(logits, label, reduction="none") * (sure >= self.config.threshold)
+            distance = distance[:, None]
+        return weighted_mean(distance, mask.float())
+
+    def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
+        """One loss over both batches; the labelled one goes first, so that its dropout is that of the supervised twin."""
+        (labelled,) = self.supervised(model, batch, draw)
+        other, own = batch.streams[UNLABELLED], stream_draw(draw, batch, UNLABELLED)
+        taught = self.teach(other.image)
+        logits = model(self.perturb(other, own.scoped("student")).image).finest.float()
+        distance = self.disagreement(logits, taught, other.mask)
+        weight = self.config.weight_at(draw.step, self.steps)
+        return [Loss(labelled.total + weight * distance, {**labelled.terms, "consistency": distance})]
+
+    def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """``teacher saw``, ``student saw``: images; ``teacher said``, ``student said``: probabilities ``[B, K, *S]``."""
+        other = batch.streams[UNLABELLED]
+        seen = self.perturb(other, stream_draw(draw, batch, UNLABELLED).scoped("student")).image
+        return {
+            "teacher saw": other.image,
+            "student saw": seen,
+            "teacher said": self.teach(other.image),
+            "student said": model(seen).finest.float().softmax(dim=1),
+        }

@@ -1,0 +1,44 @@
+"""No scan on two sides: what is trained on, chosen by and tested on, checked by subject and by the contents of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from medae.data.case import Case, Manifest
+from medae.errors import DataError
+
+
+def keep_apart(sides: Mapping[str, Manifest]) -> None:
+    """Raises DataError, with the cases' ids, if a subject or an image occurs on two sides.
+
+    sides: cases by what they are for, such as ``training`` and ``test``. Each channel counts by itself, and contents
+    count, not names: one file under two subjects is one scan.
+    """
+    for (one, first), (other, second) in combinations(sides.items(), 2):
+        if found := _shared(first, second):
+            pairs = [f"{mine.id}" if mine.id == theirs.id else f"{mine.id} ({theirs.id})" for mine, theirs in found]
+            raise DataError(
+                f"{len(found)} {other} cases are also among the {one} cases, by subject or by the contents of an image: "
+                f"{', '.join(pairs[:5])}.",
+                where="split",
+                remedy=f"Find out whose scans they are (in brackets: the {one} case), and keep each of them once.",
+            )
+
+
+def _shared(first: Manifest, second: Manifest) -> list[tuple[Case, Case]]:
+    """Cases of the second that share something with the first, each with the case that it shares it with."""
+    known: dict[tuple[str, str], Case] = {}
+    for case in first.cases:
+        for mark in _marks(case):
+            known.setdefault(mark, case)
+    found = []
+    for case in second.cases:
+        match = next((known[mark] for mark in _marks(case) if mark in known), None)
+        if match is not None:
+            found.append((case, match))
+    return found
+
+
+def _marks(case: Case) -> list[tuple[str, str]]:
+    return [*(("image", ref.sha256) for ref in case.images.values()), ("subject", case.subject)]

@@ -1,0 +1,52 @@
+"""Who is for what in a fine-tuning: labelled, choosing, unlabelled and test cases, and that no scan is on two sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medae.data.case import Manifest
+from medae.data.split import labelled_subset
+from pipelines.apart import keep_apart
+from pipelines.data import refuse_seen
+from pipelines.segmenting import with_target
+from pipelines.stage import Stage
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The cases of each side. labelled: those of ``training`` and those of ``selection``, which choose the weights.
+
+    trainable: all of the split's training subjects. unlabelled: those without the ones that choose; their label maps are
+    not read. test: with the target.
+    """
+
+    labelled_subjects: int
+    labelled: Manifest
+    training: Manifest
+    selection: Manifest
+    trainable: Manifest
+    unlabelled: Manifest
+    test: Manifest
+
+
+def take_sides(stage: Stage, target: str, labelled: int | None, salt: str, selection: int, *, unlabelled: bool) -> Sides:
+    """Take the first ``labelled`` training subjects with the target in the salt's order, the last of them for ``selection``.
+
+    unlabelled: whether the images of all training subjects are trained on.
+    Raises DataError, with the cases' ids, if a scan is on two sides, or if a model that the stage starts from has seen a
+    validation or test subject.
+    """
+    dataset, split = stage.dataset, stage.dataset.split
+    subjects = labelled_subset(dataset.manifest, split.train, labelled, salt, target)
+    chosen = with_target(dataset.subset(subjects), target)
+    training = chosen.of_subjects(subjects[: len(subjects) - selection])
+    choosing = chosen.of_subjects(subjects[len(subjects) - selection :])
+    trainable = dataset.subset(split.train)
+    without = trainable.select(lambda case: all(case.subject != other.subject for other in choosing.cases))
+    held = {"validation": dataset.subset(split.validation), "test": dataset.subset(split.test)}
+    keep_apart({"training": without if unlabelled else training, "selection": choosing, **held})
+    for name, model in stage.inputs.items():
+        for part, cases in held.items():
+            refuse_seen(cases, model, name, part)
+    test = with_target(held["test"], target)
+    return Sides(len(subjects), chosen, training, choosing, trainable, without, test)
