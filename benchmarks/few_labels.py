@@ -64,22 +64,16 @@ class Worker:
     """Runs cells in its own process. work: folder of the runs and of the locks by which processes share out the cells."""
 
     def __init__(self, comparison: Comparison, data: Path, work: Path, results: Path) -> None:
-        from filelock import FileLock
-
-        from medae.tracking.client import open_client
         from pipelines.console import Screen
 
         self.comparison, self.data, self.work, self.results = comparison, data, work, results
         self.screen = Screen(as_json=True)
         (work / "locks").mkdir(parents=True, exist_ok=True)
-        os.chdir(work)
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{work / 'mlflow.db'}"  # a user's own store is not filled
-        with FileLock(work / "locks" / "mlflow"):  # two processes must not both make the tables
-            open_client().search_experiments(max_results=1)
 
     def measure(self, arms: Sequence[str], draws: Sequence[int]) -> list[str]:
         """Run what is left to run until nothing is. Returns the cells that failed."""
         failed: dict[str, str] = {}
+        self._move_in()
         print(self._expected(arms, draws), flush=True)
         while True:
             busy = done = False
@@ -104,6 +98,17 @@ class Worker:
                 return list(failed.values())
             if not done:
                 time.sleep(PATIENCE)
+
+    def _move_in(self) -> None:
+        """Work in the folder of the runs, with a store of its own for MLflow: a user's is not filled."""
+        from filelock import FileLock
+
+        from medae.tracking.client import open_client
+
+        os.chdir(self.work)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{self.work / 'mlflow.db'}"
+        with FileLock(self.work / "locks" / "mlflow"):  # two processes must not both make the tables
+            open_client().search_experiments(max_results=1)
 
     def _left(self, arms: Sequence[str], draws: Sequence[int]) -> list[Cell]:
         """What is left, the encoders first."""
@@ -203,19 +208,24 @@ class Worker:
         return file
 
     def _development(self, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Data and split without the test subjects, in which the validation subjects are those that are scored."""
+        """Data and split without the test subjects: the validation subjects are scored, the same ones train."""
         from medae.config import validate
         from medae.data.sources import write_manifest
+        from medae.data.split import split_subjects
+        from medae.errors import ConfigError
         from pipelines.data import DataConfig, open_dataset
 
         file = self.work / "development.json"
+        split = content["split"] | {"test": content["split"]["validation"], "validation": 0}
         if not file.is_file():
-            config = validate(DataConfig, {key: content[key] for key in ("data", "split")}, where="data")
+            config = validate(DataConfig, {"data": content["data"], "split": content["split"]}, where="data")
             dataset = open_dataset(config, self.screen)
             kept = dataset.subset([*dataset.split.train, *dataset.split.validation])
+            found = split_subjects(kept, validate(DataConfig, {"data": content["data"], "split": split}).split)
+            if (found.train, found.test) != (dataset.split.train, dataset.split.validation):
+                raise ConfigError("Without the test subjects the split is another one.", where="split.stratify")
             write_manifest(kept, config.data, file)
-        data = {"format": "manifest", "root": content["data"]["root"], "file": str(file)}
-        return data, content["split"] | {"test": content["split"]["validation"], "validation": 0}
+        return {"format": "manifest", "root": content["data"]["root"], "file": str(file)}, split
 
 
 def _scores(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
