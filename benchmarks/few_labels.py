@@ -241,10 +241,15 @@ def _scores(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _training_seconds(folder: Path) -> float:
     """Seconds in the training loop, all parts of a resumed training together."""
+    from medae.errors import TrainingError
     from medae.training.checkpoint import load
 
     found = load(folder)
-    return round(found.facts["state"]["seconds"], 1) if found is not None else float("nan")
+    if found is None:
+        raise TrainingError(
+            "The run is finished, but its checkpoint is gone.", where=folder, remedy="Remove it, to run the cell again."
+        )
+    return round(found.facts["state"]["seconds"], 1)
 
 
 def _facts() -> dict[str, Any]:

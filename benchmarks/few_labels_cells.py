@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,9 +109,14 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     return {row["digest"]: row for row in map(json.loads, lines)}
 
 
+@cache
+def _shipped(name: str, section: str) -> Mapping[str, Any]:
+    return read_config(name, section)
+
+
 def encoder_cell(comparison: Comparison, name: str) -> Cell:
     """The pretraining of an encoder."""
-    content = merge(read_config(comparison.pretrain.config, "pretrain"), comparison.pretrain.set)
+    content = merge(_shipped(comparison.pretrain.config, "pretrain"), comparison.pretrain.set)
     return Cell("encoder", name, merge(content, comparison.encoders[name].set))
 
 
@@ -133,13 +139,13 @@ def _finetune(
     rate: float,
 ) -> Cell:
     arm = comparison.arms[name]
-    content = read_config(comparison.finetune.config, "finetune")
+    content: Mapping[str, Any] = _shipped(comparison.finetune.config, "finetune")
     seed = draw if isinstance(draw, int) else SEARCH_SEED
     own = {"labelled_salt": SALT.format(draw), "scratch": arm.encoder is None, "fit": {"rate": rate, "seed": seed}}
     for keys in (comparison.finetune.set, arm.set, changes, own):
         content = merge(content, keys)
     needs = None if arm.encoder is None else encoder_cell(comparison, arm.encoder)
-    return Cell(kind, name, content, draw if isinstance(draw, int) else None, needs)
+    return Cell(kind, name, dict(content), draw if isinstance(draw, int) else None, needs)
 
 
 def search(comparison: Comparison, name: str, rows: Rows) -> tuple[float | None, list[float]]:
