@@ -24,7 +24,7 @@ from medae.errors import ConfigError
 from pipelines.stage import program_of
 
 SHORT = {
-    "data": {"subjects": 10, "spacing": 8.0, "root": "phantoms"},
+    "data": {"subjects": 8, "spacing": 8.0, "root": "phantoms"},
     "split": {"test": 3, "validation": 1, "stratify": None},
     "plan": {"widths": [4, 8], "patch": [16, 16, 16], "batch": 2},
     "fit": {"steps": 2, "epoch_steps": 1, "schedule": {"warmup": 1}},
@@ -155,6 +155,7 @@ def test_a_comparison_that_cannot_be_run_is_refused(key, value, message):
         comparison(**{key: value})
 
 
+@pytest.mark.slow
 def test_cells_run_are_not_run_again_and_no_search_sees_a_test_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MEDAE_DATA", "MEDAE_CACHE"):
