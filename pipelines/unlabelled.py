@@ -54,7 +54,7 @@ class Unlabelled:
     steps: int
 
     def sampler(self, seed: int, margin: tuple[int, ...] | None = None) -> PatchSampler:
-        """The stream of a training of this seed; its draws are independent of the labelled stream's. margin: around patches."""
+        """The stream of a training of this seed; its draws are independent of the labelled stream's."""
         cases = [case.id for case in self.cases.cases]
         return PatchSampler(self.store, cases, self.space, self.sampling, seed_for(seed, UNLABELLED), margin=margin)
 

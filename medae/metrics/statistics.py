@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import t as student
 
 from medae.config import Config
 from medae.errors import DataError
@@ -71,4 +72,56 @@ def paired_difference(
         wins=int(np.count_nonzero(differences > 0)),
         n=len(differences),
         n_subjects=len(counts),
+    )
+
+
+class CrossedDifference(Config):
+    """Mean of ``a - b`` over draws of labelled cases and test cases, and its interval over both.
+
+    low, high: bounds of the 95 % interval; None with fewer than two draws or two cases. It covers which cases were labelled
+    (and what else changes with the draw, such as the seed) and which were tested. deviation: standard deviation between
+    draws of a draw's mean difference; None with one draw.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    deviation: float | None
+    n_draws: int
+    n_cases: int
+
+
+def crossed_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> CrossedDifference:
+    """Compare two arms over draws of labelled cases, all scored on the same test cases.
+
+    a, b: ``[draws][cases]``, draws and cases in the same order, a case a subject. Draws and cases are crossed random
+    effects: the variance of the grand mean is estimated by (MS_draws + MS_cases) / (draws x cases), the mean squares of a
+    two-way table without replicates. This is too large by the residual's share, and never negative. The interval is
+    Student's, with Satterthwaite's (1946) degrees of freedom: with few draws it is wide, as it should be. A bootstrap over
+    draws is not: resampling three of them gives no more than the range of the three.
+    Raises DataError if the tables differ in shape or hold nothing.
+    """
+    one, two = (np.asarray(values, dtype=np.float64) for values in (a, b))
+    if one.shape != two.shape or one.ndim != 2 or one.size == 0:
+        raise DataError(
+            f"Tables of {one.shape} and {two.shape} values cannot be paired.",
+            remedy="Give both arms one row a draw and one value a case.",
+        )
+    differences = one - two
+    draws, cases = differences.shape
+    mean, by_draw, by_case = differences.mean(), differences.mean(axis=1), differences.mean(axis=0)
+    low = high = None
+    if draws > 1 and cases > 1:
+        squares = np.array([cases * by_draw.var(ddof=1), draws * by_case.var(ddof=1)])
+        total = squares.sum()
+        degrees = total**2 / (squares**2 / [draws - 1, cases - 1]).sum() if total else 1.0
+        half = float(student.ppf(0.975, degrees) * np.sqrt(total / differences.size))
+        low, high = float(mean) - half, float(mean) + half
+    return CrossedDifference(
+        mean=float(mean),
+        low=low,
+        high=high,
+        deviation=float(by_draw.std(ddof=1)) if draws > 1 else None,
+        n_draws=draws,
+        n_cases=cases,
     )

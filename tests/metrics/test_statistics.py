@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import t as student
 
 from medae.errors import DataError
-from medae.metrics.statistics import paired_difference
+from medae.metrics.statistics import crossed_difference, paired_difference
 
 
 def test_mean_and_wins_by_hand():
@@ -53,3 +57,55 @@ def test_cases_of_one_subject_are_not_independent():
     assert (together.n, together.n_subjects) == (180, 20)
     assert together.mean == pytest.approx(alone.mean)
     assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(3.0, rel=0.15)
+
+
+def test_the_crossed_interval_by_hand():
+    # grand mean 2; draw means 1 and 3, case means 1, 2 and 3: MS_draws = 3 * 2, MS_cases = 2 * 1
+    found = crossed_difference([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]], [[0.0] * 3, [0.0] * 3])
+    degrees = (6 + 2) ** 2 / (6**2 / 1 + 2**2 / 2)
+    half = student.ppf(0.975, degrees) * np.sqrt((6 + 2) / 6)
+    assert found.mean == pytest.approx(2.0)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+    assert found.deviation == pytest.approx(np.sqrt(2))
+    assert (found.n_draws, found.n_cases) == (2, 3)
+
+
+@pytest.mark.parametrize(("draws", "cases"), [(1, 1), (1, 5), (3, 1)])
+def test_one_draw_or_one_case_has_no_crossed_interval(draws, cases):
+    found = crossed_difference(np.ones((draws, cases)).tolist(), np.zeros((draws, cases)).tolist())
+    assert found.mean == 1.0
+    assert found.low is None and found.high is None
+
+
+def test_equal_differences_have_a_crossed_interval_of_no_width():
+    found = crossed_difference(np.full((3, 4), 0.75).tolist(), np.full((3, 4), 0.5).tolist())
+    assert found.low == found.high == 0.25
+
+
+@pytest.mark.parametrize(("draw_deviation", "case_deviation"), [(0.012, 0.01), (0.012, 0.0), (0.0, 0.01)])
+def test_the_crossed_interval_covers_draws_and_cases_even_of_three_draws(draw_deviation, case_deviation):
+    rng, covered, trials = np.random.default_rng(0), 0, 500
+    zero = np.zeros((3, 60)).tolist()
+    for _ in range(trials):
+        draws, cases = rng.normal(0, draw_deviation, (3, 1)), rng.normal(0, case_deviation, (1, 60))
+        found = crossed_difference((draws + cases + rng.normal(0, 0.02, (3, 60))).tolist(), zero)
+        covered += found.low <= 0 <= found.high
+    assert covered / trials > 0.9  # a bootstrap over draws and cases covers 0.79 to 0.85 where draws differ
+
+
+@given(
+    arrays(np.float64, (3, 5), elements=st.floats(-1, 1)),
+    st.permutations(range(3)),
+    st.permutations(range(5)),
+)
+def test_the_order_of_draws_and_cases_does_not_matter(table, draws, cases):
+    zero = np.zeros((3, 5)).tolist()
+    one = crossed_difference(table.tolist(), zero)
+    other = crossed_difference(table[draws][:, cases].tolist(), zero)
+    assert (other.mean, other.low, other.high) == pytest.approx((one.mean, one.low, one.high))
+
+
+@pytest.mark.parametrize(("a", "b"), [([], []), ([[1.0]], [[1.0, 2.0]]), ([1.0], [1.0])])
+def test_tables_that_cannot_be_paired_are_refused(a, b):
+    with pytest.raises(DataError, match="paired"):
+        crossed_difference(a, b)
