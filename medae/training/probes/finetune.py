@@ -16,7 +16,7 @@ from medae.objectives.segmentation import SegmentationConfig
 from medae.preprocessing.sampling import PatchSampler, SamplerConfig
 from medae.seeding import Draw, seed_for, seeded_step
 from medae.training.config import FitConfig
-from medae.training.groups import build_optimiser, set_rate
+from medae.training.groups import build_optimiser
 from medae.training.precision import MixedPrecision, resolve_precision
 from medae.training.probes.base import ProbeSettings, Segment
 from medae.training.schedule import ScheduleConfig, rate_factor
@@ -53,7 +53,8 @@ class FinetuneProbe(ProbeSettings):
                 batch = fitted.batch(step).to(device)
                 objective(mixed, batch, Draw(self.seed, step).scoped("probe"))[0].total.backward()
             clip_grad_norm_(copy.parameters(), 1.0)
-            set_rate(optimiser, self.rate * rate_factor(step, self.steps, config.schedule))
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * rate_factor(step, self.steps, config.schedule)
             optimiser.step()
             optimiser.zero_grad()
         mixed.eval()
