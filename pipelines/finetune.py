@@ -214,9 +214,12 @@ def run(config: Config, stage: Stage) -> Outcome:
     metrics = {arm: values for arm, values in found.items() if arm in trained or arm == BALL}
     if config.members > 1:
         facts["members"] = {arm: of_members(members, found) for arm, members in trained.items()}
-    for arm, values in found.items():
-        numbers = {f"{arm}/test/{key}": float(value) for key, value in summary(values).items() if value is not None}
-        stage.tracker.metrics(numbers, trained[arm][0].result.steps if arm in trained else 0)
+    steps = {
+        name: member.result.steps for arm, members in trained.items() for member in members for name in (arm, member.name)
+    }
+    for name, values in found.items():
+        numbers = {f"{name}/test/{key}": float(value) for key, value in summary(values).items() if value is not None}
+        stage.tracker.metrics(numbers, steps.get(name, 0))
     differences = compare_arms({arm: metrics[arm] for arm in trained}, test)
     facts |= {f"{one}_minus_{other}": found.model_dump() for (one, other), found in differences.items()}
 

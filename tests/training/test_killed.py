@@ -69,7 +69,8 @@ def test_killed_five_times(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize("tuning", ["none", "decoder_first"])
+def test_two_processes_train_as_one(tmp_path, tuning):
     """Two processes over gloo with half of each batch end, but for rounding, in the weights of one with all of it."""
     import torch
     from safetensors.torch import load_file
@@ -81,7 +82,10 @@ def test_two_processes_train_as_one(tmp_path):
         folder.mkdir()
         launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0", "--standalone"]
         done = subprocess.run(
-            [sys.executable, *launch, toy, folder, "plain=1", "steps=12"], capture_output=True, text=True, check=False
+            [sys.executable, *launch, toy, folder, "plain=1", "steps=12", f"tuning={tuning}"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         facts = json.loads(next((folder / "checkpoints").glob("step-*/state.json")).read_text())

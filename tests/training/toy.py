@@ -24,6 +24,7 @@ from medae.preprocessing.batch import Batch
 from medae.seeding import numpy_generator
 from medae.training import checkpoint
 from medae.training.config import FitConfig
+from medae.training.finetuning import DecoderFirst
 from medae.training.loop import fit
 from medae.training.state import TIMING
 
@@ -146,6 +147,7 @@ def main(folder, **options):
         tracker=tracker,
         augment=flip,
         validate=validate,
+        tuning=DecoderFirst(lasts=6, warmup=2) if options.get("tuning") == "decoder_first" else None,
         resume=True,
         cpu=True,
     )
