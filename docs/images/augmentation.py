@@ -2,7 +2,7 @@
 
     python docs/images/augmentation.py DATA
 
-DATA is the folder with the data sets ``hippocampus``, ``ixi_t1``, ``lidc`` and ``lgg``. Strengths are those of the strong
+DATA is the folder with the data sets ``hippocampus``, ``ixi_t1`` and ``lidc``. Strengths are those of the strong
 preset, the probability is 1, so that it happens; of the first draws the one that changes most is shown.
 """
 
@@ -53,11 +53,6 @@ SETS: dict[str, dict[str, Any]] = {
         "keys": {"images": "image", "labels": "nodule_mask", "subject": "^.{14}", "modality": "CT"},
         "space": SpacePlan(spacing=(0.7, 0.7, 1.25), intensity=CTWindow(), foreground="all"),
         "patch": (48, 48, 6),
-    },
-    "Glioma FLAIR, 2D": {
-        "folder": "lgg",
-        "space": SpacePlan(spatial_dims=2, slice_axis=2, spacing=(1.0, 1.0, None), intensity=RobustZ(), foreground="head"),
-        "patch": (176, 208),
     },
 }
 
