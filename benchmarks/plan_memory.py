@@ -95,7 +95,7 @@ def measured(name: str) -> dict[str, Any]:
     network, objective = configured(cell)
 
     def steps(patch: tuple[int, ...], batch: int) -> None:
-        learner = Learner(build_network(network), build_objective(objective, network), fit, accelerator, {})
+        learner = Learner(build_network(network), build_objective(objective, network), fit, accelerator, None)
         for step in range(2):
             learner.step(random_batch(patch, batch).to(accelerator.device), Draw(0, step), 1e-3)
 

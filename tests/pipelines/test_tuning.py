@@ -73,7 +73,7 @@ def work(tmp_path_factory) -> Iterator[Path]:
 
 
 def test_schedules_and_rates_are_checked_before_anything_is_read(tmp_path):
-    config = settings(tmp_path, "tuning={kind: decoder_first, lasts: 0.5}", "rates.scratch=0.02")
+    config = settings(tmp_path, "encoder=there", "tuning={kind: decoder_first, lasts: 0.5}", "rates.scratch=0.02")
     assert config.fit_of("scratch", 5).rate == 0.02
     assert config.fit_of("scratch", 5).seed == 5
     assert config.fit_of("pretrained", 5).rate == config.fit.rate
