@@ -43,7 +43,7 @@ def take_sides(stage: Stage, target: str, labelled: int | None, salt: str, selec
     choosing = chosen.of_subjects(subjects[len(subjects) - selection :])
     trainable = dataset.subset(split.train)
     without = trainable.select(lambda case: all(case.subject != other.subject for other in choosing.cases))
-    held = {"validation": dataset.subset(split.validation), "test": dataset.subset(split.test)}
+    held = {"test": dataset.subset(split.test), "validation": dataset.subset(split.validation)}
     keep_apart({"training": without if unlabelled else training, "selection": choosing, **held})
     for name, model in stage.inputs.items():
         for part, cases in held.items():
