@@ -1,4 +1,4 @@
-"""No scan on two sides: what is trained on, chosen by and tested on, checked by subject and by the contents of images."""
+"""No scan on two sides: what is trained on, chosen by and tested on, checked by subject and by the bytes of files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from medae.errors import DataError
 
 
 def keep_apart(sides: Mapping[str, Manifest]) -> None:
-    """Raises DataError, with the cases' ids, if a subject or an image occurs on two sides.
+    """Raises DataError, with the cases' ids, if a subject or a file of an image occurs on two sides.
 
-    sides: cases by what they are for, such as ``training`` and ``test``. Each channel counts by itself, and contents
-    count, not names: one file under two subjects is one scan.
+    sides: cases by what they are for, such as ``training`` and ``test``. Each channel's file counts by itself, by its bytes
+    and not its name: one file under two subjects is one scan. A scan that was saved again is another file. Blank files,
+    which many cases could share, are not met here: the check leaves out cases with a constant image.
     """
     for (one, first), (other, second) in combinations(sides.items(), 2):
         if found := _shared(first, second):
             pairs = [f"{mine.id}" if mine.id == theirs.id else f"{mine.id} ({theirs.id})" for mine, theirs in found]
             raise DataError(
-                f"{len(found)} {other} cases are also among the {one} cases, by subject or by the contents of an image: "
+                f"{len(found)} {other} cases are also among the {one} cases, by subject or by the file of an image: "
                 f"{', '.join(pairs[:5])}.",
                 where="split",
                 remedy=f"Find out whose scans they are (in brackets: the {one} case), and keep each of them once.",

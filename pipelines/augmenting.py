@@ -38,7 +38,10 @@ def show_augmentation(
     if not augment.rows():
         return
     sampler = PatchSampler(store, cases, plan.space, drawing, seed, target=target, margin=augment.margin)
-    batches = [sampler.batch(step) for step in range(-(-MOST_SAMPLES // drawing.batch))]
+    # the samples' random numbers go by their place, so that those that are not shown need not be augmented
+    batches = [
+        sampler.batch(step).first(MOST_SAMPLES - step * drawing.batch) for step in range(-(-MOST_SAMPLES // drawing.batch))
+    ]
     still = Augmentation.of_plan(AugmentationConfig(preset="none"), plan)
     rows = {"As read": _patches([still(batch, Draw(seed, 0)) for batch in batches], target)}
     for time in range(SHOWN_DRAWS):
@@ -59,7 +62,7 @@ def show_augmentation(
 
 
 def _patches(batches: Sequence[Batch], target: str | None) -> Patches:
-    """At most eight samples, the first channel."""
-    images = torch.cat([batch.image[:, 0] for batch in batches])[:MOST_SAMPLES]
-    labels = None if target is None else torch.cat([batch.target[target][:, 0] for batch in batches])[:MOST_SAMPLES].numpy()
+    """The first channel."""
+    images = torch.cat([batch.image[:, 0] for batch in batches])
+    labels = None if target is None else torch.cat([batch.target[target][:, 0] for batch in batches]).numpy()
     return Patches(images.numpy(), labels)

@@ -166,7 +166,7 @@ def _model(
         origin = {"objective": source.get("objective", "not recorded"), "model_run": source.get("run_id", "")}
         return artifact.meta.plan, artifact.model(), origin, []
     stage.uses("training", cohort["train"])
-    estimator = estimator_of(config.network, config.objective, config.fit)
+    estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(cohort["train"], stage.screen, estimator)
     excluded = config.target if config.normals == "lesion_free_slices" else None
     everyone = stage.dataset.manifest.select(

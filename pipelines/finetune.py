@@ -122,6 +122,11 @@ class Config(StageConfig):
             raise ValueError(
                 "tuning.lasts leaves the encoder no step of fit.steps: make it shorter, or say tuning.kind: frozen"
             )
+        if self.tuning.kind == "frozen" and self.encoder and self.unlabelled is not None and self.unlabelled.kind == "joint":
+            raise ValueError(
+                "unlabelled.kind: joint teaches the encoder, and tuning.kind: frozen keeps it still: only the branch that "
+                "is thrown away would learn. Choose another tuning, or unlabelled.kind: mean_teacher"
+            )
         if self.objective.target not in ("label", self.target):
             raise ValueError("objective.target is set by target: leave it out")
         try:
@@ -152,6 +157,13 @@ class Config(StageConfig):
         """How an arm is tuned; None trains all weights alike."""
         return self.tuning if self.arms()[arm] else None
 
+    def without_effect(self) -> list[str]:
+        """Keys that say something about an arm that is not trained."""
+        begins = self.arms().values()
+        keys = ["rates.pretrained"] if self.rates.pretrained is not None and True not in begins else []
+        keys += ["rates.scratch"] if self.rates.scratch is not None and False not in begins else []
+        return keys + (["tuning"] if self.tuning != Together() and True not in begins else [])
+
     def decisive(self) -> dict[str, Any]:
         """Without what changes the speed only; a plan file counts by what it says."""
         return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
@@ -169,8 +181,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         stage, config.target, config.labelled, salt, config.selection, unlabelled=config.unlabelled is not None
     )
     labelled, training, selection, test = sides.labelled, sides.training, sides.selection, sides.test
-    if config.encoder is not None:
-        warn_of_more_labels(stage.inputs["encoder"], labelled, stage.screen)
+    _say_of_the_arms(config, stage, labelled)
     labels = label_names(labelled, config.target)
     plan = _plan(config, stage, labelled, len(labels))
     refuse_mirrored_sides(config.augmentation.flip, plan, labels)
@@ -243,10 +254,18 @@ def run(config: Config, stage: Stage) -> Outcome:
     return Outcome(report, folders, metrics, facts)
 
 
+def _say_of_the_arms(config: Config, stage: Stage, labelled: Manifest) -> None:
+    """What a user should know before the arms are trained."""
+    if keys := config.without_effect():
+        stage.screen.note(f"Without effect, since the arm that they are for is not trained: {', '.join(keys)}.")
+    if config.encoder is not None:
+        warn_of_more_labels(stage.inputs["encoder"], labelled, stage.screen)
+
+
 def _plan(config: Config, stage: Stage, labelled: Manifest, classes: int) -> Plan:
     """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own."""
     beside = None if config.unlabelled is None else config.unlabelled.samples
-    estimator = estimator_of(config.network, config.objective, config.fit, classes, beside)
+    estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation, classes, beside)
     if config.encoder is None:
         return config.plan.make(labelled, stage.screen, estimator)
     return config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen, estimator)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+from medae.augmentation.augment import Augmentation, AugmentationConfig
 from medae.objectives.registry import ObjectiveConfig
 from medae.objectives.segmentation import SegmentationConfig
 from medae.plan import Plan
@@ -19,19 +21,22 @@ def estimator_of(
     network: NetworkChoice,
     objective: ObjectiveConfig,
     fit: FitConfig,
+    augmentation: AugmentationConfig,
     classes: int | None = None,
     beside: Callable[[int], int] | None = None,
 ) -> Estimator:
     """The estimate for a stage's own network, objective and optimisation.
 
-    classes: of a segmenter, background included. beside: from the samples of a step to those of a second stream that
-    goes through the network in the same step; they count as if they were labelled.
+    augmentation: its margin is read around each patch. classes: of a segmenter, background included. beside: from the
+    samples of a step to those of a second stream that goes through the network in the same step; they count as if they
+    were labelled.
     """
 
     def size(plan: Plan) -> int:
         config = network_config(network, plan, classes)
         samples = plan.sampling.batch + (beside(plan.sampling.batch) if beside else 0)
-        return step_memory(config, objective, plan.sampling.patch, samples, fit).total
+        step = step_memory(config, objective, plan.sampling.patch, samples, fit).total
+        return step + samples * margin_bytes(plan, augmentation, config.encoder.in_channels, labels=classes is not None)
 
     precision = "fp32" if fit.precision == "auto" else fit.precision
     labels = "" if classes is None else f" for {classes} classes"
@@ -42,4 +47,14 @@ def default_estimator(found: Fingerprint, precision: Precision = "fp32") -> Esti
     """For a plan without a stage: a U-Net for the labels of the first label map, or for one if there is none."""
     labels = max((len(structures) for structures in list(found.labels.values())[:1]), default=0)
     fit = FitConfig(steps=1, precision=precision)
-    return estimator_of({"kind": "unet"}, SegmentationConfig(), fit, classes=max(labels, 1) + 1)
+    return estimator_of({"kind": "unet"}, SegmentationConfig(), fit, AugmentationConfig(), classes=max(labels, 1) + 1)
+
+
+def margin_bytes(plan: Plan, augmentation: AugmentationConfig, channels: int, *, labels: bool) -> int:
+    """What a sample takes beyond its patch as it is read: image (float32), mask, and the label map (int64) if there is one.
+
+    The batch as it was read may be held through the step.
+    """
+    patch, margin = plan.sampling.patch, Augmentation.of_plan(augmentation, plan).margin
+    beyond = math.prod(size + 2 * more for size, more in zip(patch, margin, strict=True)) - math.prod(patch)
+    return beyond * (4 * channels + 1 + 8 * labels)

@@ -105,7 +105,8 @@ def run(config: Config, stage: Stage) -> Outcome:
     stage.uses("training", training)
     if config.validation_batches:
         stage.uses("validation", validation)
-    plan = config.plan.make(training, stage.screen, estimator_of(config.network, config.objective, config.fit))
+    estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
+    plan = config.plan.make(training, stage.screen, estimator)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     prober = None if config.probe is None else _prober(config, config.probe, stage, plan)
     store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen, config.workers)

@@ -72,7 +72,7 @@ def refuse_mirrored_sides(flip: Sequence[float], plan: Plan, labels: Mapping[int
     left_right = plan.space.slice_axis != 0
     if flip and left_right and flip[0] > 0 and has_sides(labels):
         raise ConfigError(
-            "The labels have sides, and patches would be mirrored along left-right: so no network could learn them.",
+            "The labels have sides, and patches would be mirrored along left-right, where left looks like right.",
             where="augmentation.flip",
             remedy="Make its first entry 0.",
         )

@@ -25,7 +25,7 @@ from medae.objectives.joint import UNLABELLED, JointConfig
 from medae.objectives.mean_teacher import MeanTeacherConfig
 from medae.objectives.registry import build_objective, check_objective
 from medae.objectives.segmentation import SegmentationConfig
-from medae.plan import Plan, SpacePlan
+from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler, SamplerConfig
 from medae.preprocessing.store import Store
 from medae.report.figures_training import reconstruction_grid
@@ -49,14 +49,14 @@ class Unlabelled:
     config: UnlabelledConfig
     cases: Manifest
     store: Store
-    space: SpacePlan
+    plan: Plan
     sampling: SamplerConfig
     steps: int
 
     def sampler(self, seed: int, margin: tuple[int, ...] | None = None) -> PatchSampler:
         """The stream of a training of this seed; its draws are independent of the labelled stream's."""
         cases = [case.id for case in self.cases.cases]
-        return PatchSampler(self.store, cases, self.space, self.sampling, seed_for(seed, UNLABELLED), margin=margin)
+        return PatchSampler(self.store, cases, self.plan.space, self.sampling, seed_for(seed, UNLABELLED), margin=margin)
 
     def objective(self, supervised: Objective, network: Network, seed: int) -> Objective:
         """The objective on both streams, of which the supervised one is a part."""
@@ -65,7 +65,8 @@ class Unlabelled:
             torch.manual_seed(seed_for(seed, UNLABELLED, "initial weights"))
             if self.config.kind == "joint":
                 return self.config.build(supervised, encoder, self.steps)
-            return self.config.build(supervised, encoder.spatial_dims, self.steps)
+            ct = self.plan.space.intensity.kind == "ct_window"
+            return self.config.build(supervised, self.plan.spatial_spacing, self.steps, ct=ct)
 
 
 class Semisupervised(Protocol):
@@ -96,7 +97,7 @@ def open_unlabelled(
     store = preprocess(cases, plan.space, (), stage.screen, config.workers)
     sampling = config.drawing.sampler(plan)
     sampling = sampling.model_copy(update={"batch": choice.samples(sampling.batch)})
-    return Unlabelled(choice, cases, store, plan.space, sampling, config.fit.steps)
+    return Unlabelled(choice, cases, store, plan, sampling, config.fit.steps)
 
 
 def describe(

@@ -10,16 +10,10 @@ from scipy import ndimage
 
 from medae.data.remarks import Remark
 
-SIDES = {
-    "left": "left",
-    "l": "left",
-    "lh": "left",
-    "lt": "left",
-    "right": "right",
-    "r": "right",
-    "rh": "right",
-    "rt": "right",
-}
+SIDES = {"left": "left", "lh": "left", "lt": "left", "right": "right", "rh": "right", "rt": "right"}
+LETTERS = {"l": "left", "r": "right"}
+"""Sides only where there is a name of the other one too: a lone letter may be anything, as in ``vertebra L1``."""
+
 APART_MM = 3.0
 """Two structures whose centres lie nearer along the left-right axis say nothing about sides."""
 
@@ -31,22 +25,27 @@ def side_pairs(names: Mapping[int, str]) -> list[tuple[int, int, str]]:
     """
     found: dict[tuple[str, ...], dict[str, int]] = {}
     for value, name in names.items():
-        side, rest = _side_of(name)
+        side, rest = _side_of(name, SIDES)
+        if side is None:
+            side, rest = _side_of(name, LETTERS)
         if side is not None:
             found.setdefault(rest, {})[side] = value
     return [(pair["left"], pair["right"], " ".join(rest)) for rest, pair in found.items() if len(pair) == 2]
 
 
 def has_sides(names: Mapping[int, str]) -> bool:
-    """Whether any label names a side of the body, so that a mirror image along left-right has another label map."""
-    return any(_side_of(name)[0] is not None for name in names.values())
+    """Whether any label names a side of the body, so that a mirror image along left-right has another label map.
+
+    A word (``left``, ``rh``) counts by itself, a letter (``L Thalamus``) only beside its counterpart.
+    """
+    return bool(side_pairs(names)) or any(_side_of(name, SIDES)[0] is not None for name in names.values())
 
 
-def _side_of(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """``left`` or ``right`` if a name has one of the two, and its other words."""
+def _side_of(name: str, sides: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
+    """``left`` or ``right`` if a name has one of the two, and its other words. sides: what counts as one."""
     words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    sides = [SIDES[word] for word in words if word in SIDES]
-    return (sides[0] if len(sides) == 1 else None), tuple(word for word in words if word not in SIDES)
+    found = [sides[word] for word in words if word in sides]
+    return (found[0] if len(found) == 1 else None), tuple(word for word in words if word not in sides)
 
 
 def wrong_sides(

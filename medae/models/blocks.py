@@ -102,8 +102,9 @@ class Norm(nn.Module):
         variance = hide(grouped - mean, seen).square().sum(axes, keepdim=True) / count
         if self.kind == "batch":
             unbiased = variance * count / (count - 1).clamp(min=1)
-            self.running_mean.lerp_(mean.detach().flatten(), self.momentum)
-            self.running_var.lerp_(unbiased.detach().flatten(), self.momentum)
+            # by .data: the backward pass of a dense call before this one holds the statistics, but does not read them
+            self.running_mean.data.lerp_(mean.detach().flatten(), self.momentum)
+            self.running_var.data.lerp_(unbiased.detach().flatten(), self.momentum)
         return _repeat_members(mean, members), _repeat_members(variance, members)
 
 

@@ -88,8 +88,8 @@ class SharedAutoencoder(nn.Module):
 class JointObjective(Objective):
     """The supervised loss on the labelled batch plus the weighted pretext loss on the unlabelled one.
 
-    Both go into the shared encoder in one update. The branch is trained with them and is kept in the checkpoint; the
-    segmenter does not have it.
+    Both go into the shared encoder in one update, and what is clipped (``fit.clip``) is the norm of both gradients together,
+    the branch's included. The branch is trained with them and is kept in the checkpoint; the segmenter does not have it.
     """
 
     corrupts = True

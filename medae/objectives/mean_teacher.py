@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medae.augmentation.augment import Augmentation, AugmentationConfig
 from medae.augmentation.intensity import Brightness, Contrast, Gamma, Noise
 from medae.augmentation.resolution import Blur
-from medae.config import Config
+from medae.config import Config, to_dict
 from medae.objectives.base import Loss, Objective, Trained
 from medae.objectives.joint import UNLABELLED
 from medae.objectives.reconstruction import weighted_mean
@@ -21,30 +22,53 @@ from medae.preprocessing.batch import Batch
 from medae.preprocessing.streams import stream_draw
 from medae.seeding import Draw
 
+MR: dict[str, Config] = {
+    "noise": Noise(probability=0.8, std=0.4),
+    "blur": Blur(probability=0.3, lower=0.5, upper=1.5),
+    "brightness": Brightness(probability=0.8, shift=0.5),
+    "contrast": Contrast(probability=0.8, lower=0.6, upper=1.5),
+    "gamma": Gamma(probability=0.5, lower=0.6, upper=1.7),
+}
+# HU are absolute, as in the presets of augmentation: no curve, and little shift and contrast
+CT = MR | {
+    "brightness": Brightness(probability=0.8, shift=0.05),
+    "contrast": Contrast(probability=0.8, lower=0.9, upper=1.1),
+    "gamma": Gamma(probability=0),
+}
+
 
 class Perturbation(Config):
     """What happens to the intensities that the student sees, on top of the augmentation that both see.
 
-    Nothing here moves a voxel: the two answers have to lie on each other.
+    Nothing here moves a voxel: the two answers have to lie on each other. Null stands for what suits the modality, which is
+    CT where the plan's intensity scheme is a CT window. Of one that is given, keys that are left out are those for MR.
+    noise: white noise; null is 0.8, 0 to 0.4 (probability, strength). blur: Gaussian blur; null is 0.3, 0.5 to 1.5.
+    brightness: a shift; null is 0.8, up to 0.5 in MR and 0.05 in CT. contrast: a factor around the mean; null is 0.8, 0.6 to
+    1.5 in MR and 0.9 to 1.1 in CT. gamma: a power of the range; null is 0.5, 0.6 to 1.7 in MR and nothing in CT, whose units
+    are absolute.
     """
 
-    noise: Noise = Noise(probability=0.8, std=0.4)
-    blur: Blur = Blur(probability=0.3, lower=0.5, upper=1.5)
-    brightness: Brightness = Brightness(probability=0.8, shift=0.5)
-    contrast: Contrast = Contrast(probability=0.8, lower=0.6, upper=1.5)
-    gamma: Gamma = Gamma(probability=0.5, lower=0.6, upper=1.7)
+    noise: Noise | None = None
+    blur: Blur | None = None
+    brightness: Brightness | None = None
+    contrast: Contrast | None = None
+    gamma: Gamma | None = None
 
-    def augmentation(self, spatial_dims: int) -> Augmentation:
-        """These intensity changes, and nothing spatial."""
-        intensities = AugmentationConfig(
-            preset="none",
-            noise=self.noise,
-            blur=self.blur,
-            brightness=self.brightness,
-            contrast=self.contrast,
-            gamma=self.gamma,
-        )
-        return Augmentation(intensities, spatial_dims)
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, given: Any) -> Any:
+        """The keys that are given over this class' defaults: those of the transformations are an augmentation's."""
+        if not isinstance(given, Mapping):
+            return given
+        return {
+            name: {**to_dict(MR[name]), **value} if name in MR and isinstance(value, Mapping) else value
+            for name, value in given.items()
+        }
+
+    def augmentation(self, spacing: Sequence[float | None], ct: bool) -> Augmentation:
+        """These intensity changes, and nothing spatial. spacing, ct: see ``Augmentation``."""
+        parts = {name: getattr(self, name) or default for name, default in (CT if ct else MR).items()}
+        return Augmentation(AugmentationConfig.model_validate({"preset": "none", **parts}), len(spacing), spacing)
 
 
 class MeanTeacherConfig(Config):
@@ -80,9 +104,12 @@ class MeanTeacherConfig(Config):
         done = 1.0 if step >= long else step / long
         return self.weight * math.exp(-5 * (1 - done) ** 2)
 
-    def build(self, supervised: Objective, spatial_dims: int, steps: int) -> MeanTeacherObjective:
-        """The objective for a training of so many steps."""
-        return MeanTeacherObjective(self, supervised, spatial_dims, steps)
+    def build(self, supervised: Objective, spacing: Sequence[float | None], steps: int, *, ct: bool) -> MeanTeacherObjective:
+        """The objective for a training of so many steps.
+
+        spacing: mm along the spatial axes, see ``Augmentation``. ct: whether intensities are Hounsfield units.
+        """
+        return MeanTeacherObjective(self, supervised, self.perturbation.augmentation(spacing, ct), steps)
 
 
 class MeanTeacherObjective(Objective):
@@ -94,11 +121,11 @@ class MeanTeacherObjective(Objective):
 
     corrupts = True
 
-    def __init__(self, config: MeanTeacherConfig, supervised: Objective, spatial_dims: int, steps: int) -> None:
+    def __init__(self, config: MeanTeacherConfig, supervised: Objective, perturb: Augmentation, steps: int) -> None:
         super().__init__()
         self.config, self.steps = config, steps
         self.supervised = supervised
-        self.perturb = config.perturbation.augmentation(spatial_dims)
+        self.perturb = perturb
         self._trained: Trained | None = None
 
     def attach(self, trained: Trained) -> None:

@@ -41,5 +41,10 @@ class Batch:
         streams = {name: other.laid_out(layout) for name, other in self.streams.items()}
         return replace(self, image=self.image.contiguous(memory_format=layout), streams=streams)
 
+    def first(self, count: int) -> Batch:
+        """At most so many samples, without the streams beside them."""
+        target = {name: value[:count] for name, value in self.target.items()}
+        return Batch(self.image[:count], self.present[:count], self.mask[:count], target, self.keys[:count])
+
     def __len__(self) -> int:
         return int(self.image.shape[0])

@@ -29,10 +29,11 @@ class Streams:
     def batches(self, start: int, stop: int, process: int = 0, processes: int = 1, workers: int = 0) -> Iterator[Batch]:
         """The batches of the steps from start to before stop; the streams share out the workers, the main one last.
 
-        Raises the errors of ``PatchSampler.batches``.
+        With any workers, each stream has one at least. Raises the errors of ``PatchSampler.batches``.
         """
         share, rest = divmod(workers, 1 + len(self.beside))
-        others = [sampler.batches(start, stop, process, processes, share) for sampler in self.beside.values()]
+        one = max(share, min(workers, 1))
+        others = [sampler.batches(start, stop, process, processes, one) for sampler in self.beside.values()]
         for batch, *found in zip(self.main.batches(start, stop, process, processes, share + rest), *others, strict=True):
             yield replace(batch, streams=dict(zip(self.beside, found, strict=True)))
 

@@ -24,7 +24,7 @@ class Tracker(Protocol):
         """Set tags."""
 
     def dataset(self, name: str, digest: str, context: str, facts: Mapping[str, Any]) -> None:
-        """Log a data set as an input by its digest; ``context`` is ``training``, ``validation`` or ``testing``."""
+        """Log a data set as an input by its digest. context: ``training``, ``validation``, ``testing`` or ``unlabelled``."""
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Store a file, or a folder with all below it."""

@@ -143,7 +143,7 @@ class MlflowTracker:
         self._put("tags", values=as_tags(values))
 
     def dataset(self, name: str, digest: str, context: str, facts: Mapping[str, Any]) -> None:
-        """Log a data set as an input by its digest; ``context`` is ``training``, ``validation`` or ``testing``.
+        """Log a data set as an input by its digest. context: ``training``, ``validation``, ``testing`` or ``unlabelled``.
 
         MLflow keeps 36 characters of a digest; the whole is in the input's tag ``medae.digest``.
         """

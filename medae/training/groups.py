@@ -54,7 +54,8 @@ def depths(model: nn.Module) -> dict[str, int]:
             where="tuning",
             remedy=f"Leave it out. The network's parts: {', '.join(sorted({name.split('.')[0] for name in names}))}.",
         )
-    return {name: depth_of(name, encoder_levels(model)) for name in names}
+    levels = encoder_levels(model)
+    return {name: depth_of(name, levels) for name in names}
 
 
 def encoder_levels(model: nn.Module) -> int:

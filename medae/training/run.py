@@ -186,24 +186,31 @@ class TrainingRun:
 
     def _validate(self, reserved: Mapping[str, float]) -> dict[str, float]:
         """The metrics of validation and probe, computed by the main process and known to all."""
-        metrics: dict[str, float] = {}
+        shared: list[dict[str, float]] = [{}, {}]
         if self.accelerator.is_main_process:
             kept, step = self.learner.kept.eval(), self.state.step
             with seeded_step(seed_for(self.config.seed, "validation"), step), torch.no_grad():
-                found = {} if self.hooks.validate is None else dict(self.hooks.validate(kept))
+                validated = {} if self.hooks.validate is None else self.hooks.validate(kept)
             with seeded_step(seed_for(self.config.seed, "probe"), step), torch.no_grad():
-                found |= {} if self.hooks.probe is None else self.hooks.probe(kept, step)
-            metrics = {name: float(value) for name, value in found.items()}
-        shared = [metrics]
+                probed = {} if self.hooks.probe is None else self.hooks.probe(kept, step)
+            shared = [{name: float(value) for name, value in found.items()} for found in (validated, probed)]
         broadcast_object_list(shared)
-        clash = sorted(set(shared[0]) & set(reserved))
+        validated, probed = shared
+        clash = sorted(set(validated) & set(reserved))
         if clash:
             raise TrainingError(
                 f"A validation metric has the name of a training one: {', '.join(clash)}.",
                 where="validate",
                 remedy="Name it otherwise, e.g. 'validation/loss'.",
             )
-        return shared[0]
+        clash = sorted(set(probed) & {*validated, *reserved})
+        if clash:
+            raise TrainingError(
+                f"A metric of the probe has the name of another one: {', '.join(clash)}.",
+                where="probe",
+                remedy="Name it otherwise, e.g. 'probe/dice'.",
+            )
+        return {**validated, **probed}
 
     def _deliver(self) -> None:
         """Send the tracker what it has not had yet. If it does not answer, the history keeps the numbers for later."""
@@ -239,7 +246,14 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
 
     def weights_to_keep(self) -> tuple[int, Mapping[str, Tensor]]:
-        """The step and the network's weights that the training chose: the best by the monitor, else the last."""
+        """The step and the network's weights that the training chose: the best by the monitor, else the last.
+
+        Says so if there was a monitor and no epoch gave it a value.
+        """
         if self.state.best_step is None:
+            if self.config.monitor is not None:
+                self.display.warn(
+                    f"No epoch has a value of '{self.config.monitor}' to choose the weights by: the last ones are kept."
+                )
             return self.state.step, self.learner.kept.state_dict()
         return self.state.best_step, checkpoint.load_best(self.folder)

@@ -22,8 +22,8 @@ time, alone differ between a resumed and an unbroken run."""
 class TrainingState:
     """Progress after ``step`` finished steps.
 
-    history: a record an epoch, see ``fit``. rows: the losses of the steps of an unfinished epoch. stale: epochs
-    since the best one. delivered: how many records of the history the tracker has. seconds: spent so far.
+    history: a record an epoch, see ``fit``. rows: the losses of the steps of an unfinished epoch. stale: epochs with the
+    monitored metric since the best one. delivered: how many records of the history the tracker has. seconds: spent so far.
     """
 
     step: int = 0

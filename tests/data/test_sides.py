@@ -76,7 +76,16 @@ def test_missing_structures_say_nothing():
         ({0: "background", 1: "kidney_left"}, True),
         ({0: "background", 1: "leftover", 2: "bright spot"}, False),
         ({0: "background", 1: "left or right lung"}, False),
+        ({1: "vertebra L1"}, False),
+        ({1: "vertebra L1", 2: "vertebra L2", 3: "nerve R"}, False),
+        ({1: "L Thalamus", 2: "R Thalamus"}, True),
+        ({1: "left nerve L5"}, True),
+        ({1: "ctx-lh-insula"}, True),
     ],
 )
 def test_one_side_in_a_name_is_a_side(names, sided):
     assert has_sides(names) == sided
+
+
+def test_a_word_goes_before_a_letter():
+    assert side_pairs({1: "left nerve L5", 2: "right nerve L5"}) == [(1, 2, "nerve l 5")]

@@ -94,11 +94,22 @@ def test_a_norm_that_is_kept_still_stays_still(semi):
     assert all(torch.equal(value, before[name]) for name, value in network.encoder.named_buffers())
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_masked_pretext_beside_labelled_patches_takes_batch_norm(semi, dims):
+    """The labelled patches go through the same norms first, without a mask."""
+    network = semi.network(dims=dims, norm="batch").train()
+    objective = build(semi, network, pretext=MaskedConfig(sparse=True)).train()
+    objective.attach(Trained(network, None, lambda module: module))
+    (loss,) = objective(network, semi.Source(dims).batch(0), Draw(0, 0))
+    loss.total.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+
+
 def test_a_weight_of_nothing_is_the_supervised_training_bit_for_bit(semi, tmp_path):
-    """But for clipping: the branch's gradients are zero too, so that the norm is the supervised one's."""
+    """Where clipping does not act: zero gradients of the branch are in the norm, and may move its last bit."""
     networks = [semi.network(dropout=0.3) for _ in range(3)]
-    semi.train(tmp_path / "a", networks[0], build(semi, networks[0], weight=0.0), 2)
-    semi.train(tmp_path / "b", networks[1], semi.supervised(), 2, unlabelled=False)
-    semi.train(tmp_path / "c", networks[2], build(semi, networks[2]), 2)
+    semi.train(tmp_path / "a", networks[0], build(semi, networks[0], weight=0.0), 2, clip=None)
+    semi.train(tmp_path / "b", networks[1], semi.supervised(), 2, unlabelled=False, clip=None)
+    semi.train(tmp_path / "c", networks[2], build(semi, networks[2]), 2, clip=None)
     same = [all(torch.equal(a, b) for a, b in zip(n.parameters(), networks[1].parameters(), strict=True)) for n in networks]
     assert same == [True, True, False]

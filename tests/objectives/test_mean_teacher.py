@@ -10,9 +10,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from medae.augmentation.intensity import Contrast, Gamma, Noise
+from medae.config import to_dict
 from medae.models.output import Output
 from medae.objectives.base import Trained
 from medae.objectives.mean_teacher import MeanTeacherConfig, Perturbation
+from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
 from medae.training.ema import Ema
 
@@ -20,7 +23,7 @@ KINDS = [("unet", 2), ("unet", 3), ("segnet", 2), ("segnet", 3), ("fcn", 2), ("f
 
 
 def build(semi, dims=2, steps=10, **keys):
-    return MeanTeacherConfig(**keys).build(semi.supervised(), dims, steps)
+    return MeanTeacherConfig(**keys).build(semi.supervised(), (None,) * dims, steps, ct=False)
 
 
 def attached(semi, dims=2, kind="unet", **keys):
@@ -72,7 +75,7 @@ def test_the_students_view_differs_in_intensity_alone_and_only_in_the_foreground
 
 
 def test_a_samples_perturbation_does_not_depend_on_the_batch(semi):
-    perturb = Perturbation().augmentation(2)
+    perturb = Perturbation().augmentation((None, None), ct=False)
     whole = semi.patches(2, 0, 3, "unlabelled")
     last = replace(whole, image=whole.image[2:], present=whole.present[2:], mask=whole.mask[2:])
     assert torch.equal(perturb(whole, Draw(0, 0)).image[2:], perturb(last, Draw(0, 0, first=2)).image)
@@ -165,6 +168,47 @@ def test_without_a_moving_average_there_is_no_teacher(semi):
 def test_a_perturbation_has_no_spatial_part():
     with pytest.raises(ValidationError, match="rotation"):
         Perturbation(rotation={"probability": 1.0})
+
+
+def test_keys_of_a_perturbation_go_over_its_own_defaults():
+    """Not over those of an augmentation, whose noise happens to 15 % of the samples."""
+    config = MeanTeacherConfig.model_validate({"perturbation": {"noise": {"std": 0.2}, "contrast": {"upper": 2.0}}})
+    transforms = config.perturbation.augmentation((1.0, 1.0), ct=False).transforms
+    assert transforms.noise == Noise(probability=0.8, std=0.2)
+    assert transforms.contrast == Contrast(probability=0.8, lower=0.6, upper=2.0)
+    assert transforms.gamma == Gamma(probability=0.5, lower=0.6, upper=1.7)
+    assert MeanTeacherConfig.model_validate(to_dict(config)) == config
+    assert Perturbation(noise=Noise()).noise == Noise(), "one that is made already is taken as it is"
+    with pytest.raises(ValidationError, match="sdt"):
+        Perturbation(noise={"sdt": 0.2})
+
+
+def test_ct_keeps_its_units_unless_it_is_asked_for():
+    transforms = Perturbation().augmentation((1.0, 1.0), ct=True).transforms
+    assert transforms.gamma.probability == 0
+    assert (transforms.contrast.lower, transforms.contrast.upper, transforms.brightness.shift) == (0.9, 1.1, 0.05)
+    assert transforms.noise == Perturbation().augmentation((1.0, 1.0), ct=False).transforms.noise
+    asked = Perturbation(gamma={"upper": 1.2}).augmentation((1.0, 1.0), ct=True).transforms
+    assert asked.gamma == Gamma(probability=0.5, lower=0.6, upper=1.2)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 4.0), (1.0, 1.0, 4.0)])
+def test_the_students_blur_is_equally_wide_in_millimetres(semi, spacing):
+    """A point's variance along the first axis and along the last, whose voxels are four times as long: 9 mm^2 both."""
+    nothing = {"probability": 0.0}
+    keys = dict.fromkeys(("noise", "brightness", "contrast", "gamma"), nothing)
+    blur = {"probability": 1.0, "lower": 3.0, "upper": 3.0}
+    objective = MeanTeacherConfig(perturbation={"blur": blur, **keys}).build(semi.supervised(), spacing, 10, ct=False)
+    image = torch.zeros(1, 1, *(33 if step == 1 else 17 for step in spacing))
+    image[(0, 0, *(size // 2 for size in image.shape[2:]))] = 1.0
+    batch = Batch(image, torch.ones(1, 1, dtype=torch.bool), torch.ones_like(image, dtype=torch.bool))
+    blurred = objective.perturb(batch, Draw(0, 0)).image[0, 0]
+    variances = []
+    for axis in (0, blurred.dim() - 1):
+        profile = blurred.sum([other for other in range(blurred.dim()) if other != axis])
+        places = (torch.arange(len(profile)) - len(profile) // 2) * spacing[axis]
+        variances.append(float((profile * places**2).sum() / profile.sum()))
+    assert variances == pytest.approx([9.0, 9.0], rel=0.1)
 
 
 def test_the_example_shows_what_both_saw_and_said(semi):

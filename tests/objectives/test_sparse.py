@@ -154,6 +154,29 @@ def test_visible_features_keep_the_scale_of_the_whole_scan_only_if_sparse(dims: 
     assert 0.85 < sparse / whole < 1.15
 
 
+@pytest.mark.parametrize("order", ["dense first", "sparse first"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_batch_norm_serves_a_dense_and_a_sparse_pass_of_one_step(dims: int, order: str):
+    """As in a combination of objectives, and beside labelled patches. Gradients are those of the passes one by one."""
+    network = make_network(dims, "plain", "strided", "batch").train()
+    batch, objective = make_batch(dims), goal_for(network, sparse=True)
+    passes = [lambda: network(batch.image).finest.square().mean(), lambda: objective(network, batch, DRAW)[0].total]
+    if order == "sparse first":
+        passes.reverse()
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    (passes[0]() + passes[1]()).backward()
+    both = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+    kept = {name: value.clone() for name, value in network.named_buffers()}
+    network.load_state_dict(start)
+    network.zero_grad()
+    for run in passes:
+        run().backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(both[name], parameter.grad, rtol=1e-4, atol=1e-6)
+    assert kept and all(torch.equal(value, kept[name]) for name, value in network.named_buffers())
+    assert any(not torch.equal(kept[name], start[name]) for name in kept), "both moved the statistics"
+
+
 def test_a_sample_with_a_single_visible_cell_is_no_obstacle():
     network = make_network(2, "space_to_depth", "strided").train()
     image = torch.randn(2, 1, 32, 32)

@@ -153,6 +153,31 @@ def test_one_file_under_two_subjects_stops_the_stage_before_it_trains(work, stag
     assert not list(work.rglob("checkpoints"))
 
 
+def test_a_blank_image_in_place_of_a_missing_channel_is_no_shared_scan(work):
+    """One blank file in a training and in a test case: the check leaves out both, so that the others can be used."""
+    path = table(work)
+    blank = work / "blank.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((12, 12, 12), np.float32), np.eye(4)), blank)
+    missing = (PARTS["test"][0], PARTS["training"][0])
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        own = work / f"{row['subject']}_flair.nii.gz"
+        noise = np.random.default_rng(100 + NAMES.index(row["subject"])).normal(50, 5, (12, 12, 12)).astype(np.float32)
+        nib.save(nib.Nifti1Image(noise, np.eye(4)), own)
+        row["image:T1w"] = row.pop("image")
+        row["image:FLAIR"] = blank.name if row["subject"] in missing else own.name
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["subject", "image:T1w", "image:FLAIR", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    dataset = open_dataset(configured("pretrain", path), Screen())
+    assert sorted(dataset.excluded) == sorted(missing)
+    parts = {name: dataset.subset(getattr(dataset.split, name)) for name in ("train", "validation", "test")}
+    assert sum(len(part.cases) for part in parts.values()) == len(NAMES) - 2
+    keep_apart(parts)
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "detect"])
 def test_a_subject_on_two_sides_stops_the_stage(work, stage, monkeypatch):
     """No split of medae's does it: this is for the day when one would."""

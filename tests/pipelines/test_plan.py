@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
+from medae.augmentation.augment import AugmentationConfig
 from medae.data.finding import Finding
 from medae.errors import ConfigError, DataError
 from medae.objectives.masked import MaskedConfig
+from medae.objectives.segmentation import SegmentationConfig
 from medae.plan import NetworkPlan, Plan, SamplingPlan
 from medae.planning.fingerprint import fingerprint
 from medae.planning.memory import Estimator, usable
@@ -20,7 +22,7 @@ from medae.training.config import FitConfig
 from pipelines import plan as program
 from pipelines.console import Screen
 from pipelines.data import open_folder
-from pipelines.memory import default_estimator, estimator_of
+from pipelines.memory import default_estimator, estimator_of, margin_bytes
 from pipelines.plan import PlanChoice
 
 GIB = 2**30
@@ -149,7 +151,7 @@ def test_a_pretrained_encoder_keeps_its_network_when_memory_is_short(folder):
     network = NetworkPlan(widths=(16, 32), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2)
     pretrained = own.model_copy(update={"network": network, "sampling": SamplingPlan(patch=(8, 8, 8))})
     asked: list[Plan] = []
-    estimator = estimator_of({"kind": "autoencoder"}, MaskedConfig(), FitConfig(steps=1))
+    estimator = estimator_of({"kind": "autoencoder"}, MaskedConfig(), FitConfig(steps=1), AugmentationConfig())
 
     def size(plan: Plan) -> int:
         asked.append(plan)
@@ -193,3 +195,20 @@ def test_an_unreadable_target_is_refused(memory):
 def test_a_target_that_nothing_fits_names_what_the_smallest_would_need(folder, tmp_path):
     with pytest.raises(ConfigError, match="the smallest, is estimated at"):
         program.run(folder, "folder", [], tmp_path / "plan.yaml", as_json=True, memory="256M")
+
+
+def test_the_margin_around_a_patch_takes_memory(folder):
+    """0.25 of 16 voxels is 4 more on each side: 24^3 - 16^3 voxels of two channels, a mask and a label map."""
+    plan = make_plan(fingerprint(open_folder(folder, "folder"))).model_copy(
+        update={"sampling": SamplingPlan(patch=(16,) * 3)}
+    )
+    wide = AugmentationConfig(preset="strong", margin=0.25)
+    assert margin_bytes(plan, wide, 2, labels=True) == (24**3 - 16**3) * (2 * 4 + 1 + 8)
+    assert margin_bytes(plan, wide, 1, labels=False) == (24**3 - 16**3) * 5
+    assert margin_bytes(plan, AugmentationConfig(), 1, labels=True) == 0
+    network, goal, fit = {"kind": "unet"}, SegmentationConfig(), FitConfig(steps=1)
+    with_it, without = (
+        estimator_of(network, goal, fit, config, 2, lambda labelled: labelled).bytes(plan)
+        for config in (wide, AugmentationConfig())
+    )
+    assert with_it - without == 2 * plan.sampling.batch * margin_bytes(plan, wide, len(plan.space.channels), labels=True)

@@ -86,6 +86,29 @@ def test_schedules_and_rates_are_checked_before_anything_is_read(tmp_path):
         settings(tmp_path, "encoder_rate=0.1")
 
 
+def test_a_frozen_encoder_does_not_learn_jointly(tmp_path):
+    semi = ("tuning.kind=frozen", "unlabelled.kind=joint")
+    with pytest.raises(ConfigError, match=r"tuning\.kind: frozen keeps it still.*mean_teacher"):
+        settings(tmp_path, "encoder=there", *semi)
+    assert settings(tmp_path, "encoder=none", *semi).tuning_of("joint") is None, "nothing is frozen then"
+    settings(tmp_path, "encoder=there", "tuning.kind=frozen", "unlabelled.kind=mean_teacher")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["encoder=there"], []),
+        (["encoder=none"], ["rates.pretrained", "tuning"]),
+        (["encoder=there", "scratch=false"], ["rates.scratch"]),
+        (["encoder=there", "unlabelled={kind: mean_teacher, twin: false}"], []),
+    ],
+)
+def test_what_is_said_of_arms_that_are_not_trained_is_known(tmp_path, overrides, expected):
+    rates = "rates={pretrained: 0.001, scratch: 0.01}"
+    assert settings(tmp_path, rates, "tuning.kind=gentle", *overrides).without_effect() == expected
+    assert settings(tmp_path, *overrides).without_effect() == []
+
+
 def test_members_have_seeds_of_their_own_and_the_first_is_the_training_alone():
     assert member_seeds(3, 1) == (3,)
     assert member_seeds(3, 3)[0] == 3

@@ -47,6 +47,10 @@ def test_the_workers_are_shared_out():
     found = streams()
     list(found.batches(0, 1, workers=5))
     assert (found.main.workers, found.beside["unlabelled"].workers) == (3, 2)
+    list(found.batches(0, 1, workers=1))
+    assert (found.main.workers, found.beside["unlabelled"].workers) == (1, 1), "a stream without one holds up the steps"
+    list(found.batches(0, 1, workers=0))
+    assert (found.main.workers, found.beside["unlabelled"].workers) == (0, 0)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -78,3 +82,12 @@ def test_a_batch_takes_its_streams_along():
     assert moved.image.device.type == moved.mask.device.type == "meta"
     laid_out = whole.laid_out(torch.channels_last).streams["unlabelled"].image
     assert laid_out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_first_samples_of_a_batch_are_augmented_as_with_the_others():
+    augment = Augmentation(AugmentationConfig(preset="strong", noise={"probability": 1.0}), 2)
+    (whole,) = streams().batches(0, 1)
+    few = whole.first(3)
+    assert len(few) == 3 and not few.streams
+    assert torch.equal(augment(few, Draw(0, 0)).image, augment(whole, Draw(0, 0)).image[:3])
+    assert len(whole.first(9)) == len(whole)

@@ -107,6 +107,11 @@ class TestChoosing:
         with pytest.raises(TrainingError, match="name of a training one: loss"):
             train(tmp_path, validate=lambda _: {"loss": 1.0, "validation/l1": 1.0})
 
+    @pytest.mark.parametrize("name", ["loss", "validation/l1"])
+    def test_a_probes_metric_may_not_hide_another_one(self, train, tmp_path, name):
+        with pytest.raises(TrainingError, match=f"name of another one: {name}"):
+            train(tmp_path, validate=lambda _: {"validation/l1": 1.0}, probe=lambda *_: {name: 2.0, "probe/dice": 1.0})
+
     def test_neither_a_tie_nor_no_number_is_better(self, toy):
         state = TrainingState(step=8)
         config = toy.config(monitor="x", mode="max")

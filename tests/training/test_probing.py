@@ -47,3 +47,14 @@ def test_a_resumed_training_has_the_same_probes(train, toy, tmp_path, same_weigh
     assert toy.without_timing(again.history) == toy.without_timing(whole.history)
     assert (again.best_step, again.best_value) == (whole.best_step, whole.best_value)
     assert same_weights(one, two)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "probe"),
+    [("probe/diec", sparse_probe), ("probe/dice", lambda model, step: {"probe/dice": float("nan")})],
+    ids=["never there", "never a number"],
+)
+def test_a_monitor_without_any_value_is_told(train, toy, tmp_path, monitor, probe):
+    result, _, said = train(tmp_path / "run", toy.config(monitor=monitor, mode="max"), probe=probe)
+    assert f"No epoch has a value of '{monitor}'" in said
+    assert (result.best_step, result.best_value) == (result.steps, None), "the last weights"
