@@ -23,6 +23,9 @@ BlockKind = Literal["plain", "residual"]
 LEAK = 0.01
 GROUPS = 8
 
+SAFE = 8
+"""Input channels from which on a strided projection is safe; see ``convolve``."""
+
 
 def convolution(
     inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | None = None, bias: bool = True
@@ -41,6 +44,18 @@ def convolution(
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+def convolve(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """``conv(x)``, without what oneDNN 3.12 (in torch 2.13, on CPUs with AVX2 at most) has broken.
+
+    The backward pass of a 2D convolution of one voxel with a stride and fewer than 8 channels, channels last, writes beyond
+    its memory there and kills the process. Taking every ``stride``-th voxel first is the same, in another kernel.
+    """
+    if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < SAFE:
+        down, right = conv.stride
+        return functional.conv2d(x[..., ::down, ::right], conv.weight, conv.bias)
+    return conv(x)
 
 
 def projection(inputs: int, outputs: int, spatial_dims: int, scale: float = 1.0) -> nn.Conv2d | nn.Conv3d:
@@ -141,7 +156,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """x: ``[B, C, *S]``. visible: bool ``[B, 1, *S']`` at the output's size."""
-        x = self.conv(x)
+        x = convolve(self.conv, x)
         x = hide(x, visible) if self.norm is None else self.norm(x, visible)
         if self.activation is not None:
             x = activate(self.activation, x)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from medae.models.blocks import ConvBlock, Norm, NormKind, ResidualBlock, drop_channels
 
@@ -111,3 +115,27 @@ def test_dropout_drops_whole_channels_and_keeps_the_mean():
     x = torch.ones(1, 4, 2, 2, 2)
     assert torch.equal(drop_channels(x, 0.25, training=False), x)
     assert drop_channels(x, 0.0, training=True) is x
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (1, 3)])
+def test_a_narrow_strided_projection_is_that_of_torch(stride: tuple[int, int]):
+    block = ResidualBlock(4, 8, (3, 3), "none", "relu", stride, project=True)
+    x = torch.randn(2, 4, 9, 7)
+    assert block.shortcut is not None
+    conv = block.shortcut.conv
+    torch.testing.assert_close(block.shortcut(x), functional.conv2d(x, conv.weight, conv.bias, stride=stride))
+
+
+def test_a_narrow_network_does_not_write_beyond_its_memory():
+    """In a process of its own, which torch's own kernel kills on a CPU with AVX2 only."""
+    program = (
+        "import torch\n"
+        "from medae.models.blocks import ResidualBlock\n"
+        "block = ResidualBlock(6, 8, (3, 3), 'none', 'relu', (2, 2), project=True)\n"
+        "for _ in range(100):\n"
+        "    x = torch.randn(2, 6, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
+        "    y = block(x)\n"
+        "    y.backward(torch.randn_like(y).contiguous(memory_format=torch.channels_last))\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
