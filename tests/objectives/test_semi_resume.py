@@ -22,7 +22,7 @@ def parts(semi, config, kind, dims):
         torch.manual_seed(3)
         if config.kind == "joint":
             return network, config.build(semi.supervised(), network.encoder.config, 6)
-        return network, config.build(semi.supervised(), dims, 6)
+        return network, config.build(semi.supervised(), (None,) * dims, 6, ct=False)
 
 
 @pytest.mark.parametrize(("config", "kind", "dims"), CASES, ids=lambda value: getattr(value, "kind", str(value)))
