@@ -6,9 +6,10 @@ share is 0 a weight is still: no gradient, no weight decay, no moment of the opt
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from medae.config import Config
 from medae.training.config import FitConfig
@@ -124,7 +125,19 @@ class Frozen(Config):
         return "the encoder is still from the first step to the last"
 
 
-TuningConfig = Annotated[Together | Gentle | DecoderFirst | Layerwise | Frozen, Field(discriminator="kind")]
+def tuning_kind(tuning: Any) -> str | None:
+    """The schedule that a configuration names, ``together`` if it names none."""
+    return tuning.get("kind", "together") if isinstance(tuning, Mapping) else getattr(tuning, "kind", None)
+
+
+TuningConfig = Annotated[
+    Annotated[Together, Tag("together")]
+    | Annotated[Gentle, Tag("gentle")]
+    | Annotated[DecoderFirst, Tag("decoder_first")]
+    | Annotated[Layerwise, Tag("layerwise")]
+    | Annotated[Frozen, Tag("frozen")],
+    Discriminator(tuning_kind),
+]
 
 
 def rates_by_part(fit: FitConfig, tuning: TuningConfig | None, levels: int) -> dict[str, list[float]]:

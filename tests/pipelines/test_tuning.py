@@ -23,6 +23,7 @@ from medae.plan import Plan
 from medae.preprocessing.prepare import prepare_files
 from medae.report.html import Report
 from medae.training import checkpoint
+from medae.training.finetuning import Together
 from pipelines import finetune
 from pipelines.cli import app
 from pipelines.console import Screen
@@ -78,6 +79,7 @@ def test_schedules_and_rates_are_checked_before_anything_is_read(tmp_path):
     assert config.fit_of("scratch", 5).seed == 5
     assert config.fit_of("pretrained", 5).rate == config.fit.rate
     assert config.tuning_of("scratch") is None, "the twin has nothing that needs care"
+    assert settings(tmp_path, "encoder=there", "tuning.encoder=0.1").tuning == Together(encoder=0.1)
     with pytest.raises(ConfigError, match="leaves the encoder no step"):
         settings(tmp_path, "tuning={kind: decoder_first, lasts: 4}")
     with pytest.raises(ConfigError, match=r"tuning.*gentle.*'decoder_first'"):
