@@ -26,6 +26,9 @@ PLACE = 6
 def entry_bytes(manifest: Manifest, case: Case, space: SpacePlan, targets: Sequence[str]) -> int:
     """The most that the case's entry takes on disk: as if nothing were cropped.
 
+    A label map whose structures are not declared counts as one of them: where it has a hundred, the entry can be a little
+    larger than this (by 1 % in one head with a parcellation).
+
     Raises DataError and GeometryError if the header of the case's first channel cannot be used.
     """
     ref = next((case.images[name] for name in space.channels if name in case.images), None)
