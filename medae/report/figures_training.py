@@ -149,7 +149,7 @@ def _baseline(axes: Axes, history: Sequence[Mapping[str, float]]) -> list[dict[s
     value = next((record["probe/untrained"] for record in history if "probe/untrained" in record), None)
     if value is None:
         return []
-    axes.axhline(value, color=canvas.MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    axes.axhline(value, color=canvas.MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     axes.text(
         0.99,
         value,
