@@ -309,6 +309,7 @@ def test_a_process_that_is_ended_is_taken_up_by_the_next(web, tmp_path, end, sta
     gate = threading.Event()
     url = web.put("set.tar", ARCHIVE, gate=gate)
     command = [sys.executable, "-m", "pipelines.cli", "data", "get", url, "--name", "set"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit it as ignored
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     file = tmp_path / "data" / "set.part" / "set.tar"
     until = time.monotonic() + 60
