@@ -71,7 +71,9 @@ class BIDSSource(FileSource):
             problem = "has a name that does not begin with the subject and session whose folder it is in"
             remedy = "Rename or move the file; it may be another person's."
             files.report("error", "misplaced", problem, remedy, path=stray.path)
-        files.report_passed_over(sorted(root.glob("sub-*")), considered=[image.path for image in raw])
+        is_chosen = bool(self.channels) or "datatype" in self.model_fields_set
+        considered = [image.path for image in raw]
+        files.report_passed_over(sorted(root.glob("sub-*")), images=not is_chosen, considered=considered)
         targets = {name for found in files.targets.values() for name in found}
         labels = {self.target_name: names} if names and self.target_name in targets else {}
         return files.manifest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class NNUNetSource(FileSource):
                 partitions[case_id] = PARTITIONS[part]
             for path in _of_ending(files, f"labels{part}", ending):
                 files.add_target(stem(path), self.target_name, path)
-        files.report_passed_over()
+        files.report_passed_over(considered=_listed_paths(root, listed))
         declared = content.get("labels")
         return files.manifest(
             self.format,
@@ -119,6 +120,15 @@ def _add_listed(files: Files, listed: object, channels: dict[int, str], target: 
             files.add_image(case_id, channel, path)
         if label:
             files.add_target(case_id, target, found[-1])
+
+
+def _listed_paths(root: Path, listed: object) -> Iterator[Path]:
+    """Every path that the entries of ``dataset`` name, in good entries and in bad ones."""
+    for entry in listed.values() if isinstance(listed, dict) else ():
+        if isinstance(entry, dict):
+            images = entry.get("images")
+            written = [*(images if isinstance(images, list) else [images]), entry.get("label")]
+            yield from (path for text in written if isinstance(text, str) and (path := inside(root, text)) is not None)
 
 
 def _channels(content: dict[str, Any]) -> dict[int, str]:

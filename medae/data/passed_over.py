@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medae.data.files import relative
 from medae.data.finding import Finding, some_of
-from medae.formats.endings import image_files, is_image, is_picture, is_unread, unread_ending
+from medae.formats.endings import UNREAD_PICTURES, image_files, is_image, is_picture, is_unread, unread_ending
 
 SHOWN = 3
 LOOKED_AT = 500
@@ -31,13 +31,20 @@ def passed_over(
     known = {*taken, *named}
     unread: dict[Path, list[Path]] = {}
     left: dict[Path, list[Path]] = {}
-    for folder, names in _walk(beneath):
+    closed: list[Path] = []
+    for folder, names in _walk(beneath, closed):
         paths = [folder / name for name in names]
-        unread[folder] = [path for path in paths if is_unread(path)]
+        found = [path for path in paths if is_unread(path) and path not in known]
+        unread[folder] = [path for path in found if pictures or unread_ending(path) not in UNREAD_PICTURES]
         if images and folder not in known and any(is_image(path) for path in paths):
             found = [path for path in image_files(folder) if path not in known]
             left[folder] = [path for path in found if pictures or not is_picture(path)]
     findings = []
+    if closed:
+        text = f"{len(closed)} folders are links or cannot be read, and are passed over"
+        remedy = "Give yourself the right to read them, or put the folder itself in the place of its link."
+        places = some_of([relative(path, root) for path in closed], SHOWN)
+        findings.append(Finding("", places, "warning", "closed-folder", text, remedy))
     if any(unread.values()):
         endings = ", ".join(sorted({unread_ending(path) for paths in unread.values() for path in paths}))
         text = f"{_count(unread)} passed over: a format that is not read ({endings})"
@@ -52,7 +59,7 @@ def passed_over(
 
 def hint(root: Path) -> str:
     """What to do about a folder without a recognised layout, from what lies in it; empty if that says nothing."""
-    files = [folder / name for folder, names in _walk([root]) for name in names]
+    files = (folder / name for folder, names in _walk([root], []) for name in names)
     looked_at = list(islice(files, LOOKED_AT))
     deeper = next((path for path in looked_at if is_image(path) and path.parent != root), None)
     if deeper is not None:
@@ -60,7 +67,7 @@ def hint(root: Path) -> str:
         pattern = "/".join("*" for _ in deeper.relative_to(root).parts)
         return (
             f"There are images in '{place}': name that folder itself, or, if the folders are cases, use --format folder "
-            f"--set 'image_pattern=\"{pattern}\"', with a star for each part that differs."
+            f"--set 'image_pattern=\"{pattern}\"', with a star for each part that differs, and label_pattern for label maps."
         )
     unread = next((path for path in looked_at if is_unread(path)), None)
     if unread is not None:
@@ -68,11 +75,12 @@ def hint(root: Path) -> str:
     return ""
 
 
-def _walk(beneath: Sequence[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """Folders at any depth and the files in each, ordered, without hidden ones."""
+def _walk(beneath: Sequence[Path], closed: list[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Folders at any depth and the files in each, ordered, without hidden ones. closed: gets those that are not searched."""
     for top in beneath:
-        for folder, folders, names in os.walk(top):
+        for folder, folders, names in os.walk(top, onerror=lambda error: closed.append(Path(error.filename))):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            closed.extend(Path(folder, name) for name in folders if Path(folder, name).is_symlink())
             yield Path(folder), sorted(name for name in names if not name.startswith("."))
 
 

@@ -17,10 +17,13 @@ ENDINGS = (*NIFTI, *ITK)
 """How the names of image files end. DICOM files are told by their contents instead."""
 
 UNREAD = (
-    *(".mgz", ".mgh", ".hdr", ".img", ".img.gz", ".mhd", ".nhdr", ".nii.bz2", ".nii.xz", ".nii.zst", ".mnc", ".par"),
-    *(".gipl", ".gipl.gz", ".head", ".dcm", ".ima", ".npy", ".npz", ".jpg", ".jpeg", ".bmp"),
+    *(".mgz", ".mgh", ".hdr", ".img", ".img.gz", ".mhd", ".nhdr", ".nii.bz2", ".nii.xz", ".nii.zst", ".mnc"),
+    *(".gipl", ".gipl.gz", ".head", ".dcm", ".ima", ".jpg", ".jpeg", ".bmp"),
 )
 """Endings of other files that hold images."""
+
+UNREAD_PICTURES = (".jpg", ".jpeg", ".bmp")
+"""Those of them that beside volumes are figures and previews."""
 
 
 def is_image(path: Path) -> bool:

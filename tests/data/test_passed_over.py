@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,31 @@ def test_images_in_deeper_folders_are_counted(plain, touch):
 
 
 def test_previews_and_figures_are_no_images(plain, touch):
-    touch(plain, "image/jane_doe_1.png", "figure.png", "image/deep/figure.tif")
+    touch(plain, "image/jane_doe_1.png", "figure.png", "image/deep/figure.tif", "image/jane_doe_2.jpg")
     assert found(plain) == []
 
 
 def test_pictures_count_among_pictures(tmp_path, touch):
-    touch(tmp_path, "image/a.png", "mask/a.png", "image/deep/b.png")
-    assert found(tmp_path) == [("passed-over", "image/deep/b.png")]
+    touch(tmp_path, "image/a.png", "mask/a.png", "image/deep/b.png", "image/c.jpg")
+    assert found(tmp_path) == [("unread-format", "image/c.jpg"), ("passed-over", "image/deep/b.png")]
+
+
+def test_folders_that_are_not_searched_are_named(plain, touch, monkeypatch):
+    other = touch(plain.with_name("other"), "x.nii.gz")
+    (plain / "image" / "linked").symlink_to(other, target_is_directory=True)
+    touch(plain, "image/shut/y.nii.gz")
+    listed = os.scandir
+
+    def refusing(folder):  # what the operating system does for a user without the right, and never for root
+        if Path(folder) == plain / "image" / "shut":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    (finding,) = open_manifest(AutoSource(root=plain)).findings
+    assert (finding.level, finding.code) == ("warning", "closed-folder")
+    assert finding.problem.startswith("2 folders")
+    assert set(finding.file.split(", ")) == {"image/linked", "image/shut"}
 
 
 def test_what_the_user_chose_from_is_not_held_against_the_rest(tmp_path, touch):
@@ -73,7 +92,7 @@ def test_bids_says_what_lies_in_other_datatypes_and_formats(bids, touch):
         ("passed-over", "sub-01/anat/sub-01_T2w.nrrd, sub-01/func/sub-01_task-rest_bold.nii.gz"),
     ]
     chosen = open_manifest(BIDSSource(root=bids, channels={"T1": "*_T1w"}))
-    assert "FLAIR" not in str([finding.file for finding in chosen.findings]), "left out by the user's patterns"
+    assert {finding.code for finding in chosen.findings} == {"unread-format"}, "the user chose the images"
 
 
 def test_nnunet_with_images_in_a_folder_of_their_own(nnunet, touch):
