@@ -114,7 +114,7 @@ def crossed_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]
     if draws > 1 and cases > 1:
         squares = np.array([cases * by_draw.var(ddof=1), draws * by_case.var(ddof=1)])
         total = squares.sum()
-        degrees = total**2 / (squares**2 / [draws - 1, cases - 1]).sum() if total else 1.0
+        degrees = 1 / ((squares / total) ** 2 / [draws - 1, cases - 1]).sum() if total else 1.0
         half = float(student.ppf(0.975, degrees) * np.sqrt(total / differences.size))
         low, high = float(mean) - half, float(mean) + half
     return CrossedDifference(

@@ -109,3 +109,10 @@ def test_the_order_of_draws_and_cases_does_not_matter(table, draws, cases):
 def test_tables_that_cannot_be_paired_are_refused(a, b):
     with pytest.raises(DataError, match="paired"):
         crossed_difference(a, b)
+
+
+def test_differences_that_nearly_vanish_have_an_interval_too():
+    tiny = np.full((3, 5), 4e-137)
+    tiny[0, 0] = 0
+    found = crossed_difference(tiny.tolist(), np.zeros((3, 5)).tolist())
+    assert found.low is not None and found.low < found.mean < found.high
