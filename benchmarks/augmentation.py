@@ -6,11 +6,13 @@
 
 A cell is one library, one shape of batch, one number of threads, and either one transformation that happens to every
 sample, or ``strong``: the strong preset for MR with its own probabilities, flips of one half along each axis added. All
-get the same batches in memory, the same probabilities and ranges, one channel, a label map, and no margin; nothing else of
-loading is counted. The peers are called a sample at a time, as they are made to be, in the process that waits: their usual
-place is a loading process beside the training. MONAI's metadata are switched off, which is faster. A run is the mean over
-a cell's batches, after one that does not count. A line is added to ``results/augmentation.jsonl`` for each run. There is
-no GPU figure: none was at hand.
+get the same batches in memory, the same probabilities, one channel, a label map, and no margin, and the same ranges
+where they mean the same: MONAI's 3D elastic deformation and its bias field, and batchgeneratorsv2's elastic deformation
+(which has no bias field), have parameters of their own. Nothing else of loading is counted. The peers are called a
+sample at a time, as they are made to be, in the process that waits: their usual place is a loading process beside the
+training. MONAI's metadata are switched off, which is faster. A run is the mean over a cell's batches, after one that
+does not count. A line is added to ``results/augmentation.jsonl`` for each run. There is no GPU figure: none was at
+hand.
 """
 
 from __future__ import annotations

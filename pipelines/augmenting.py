@@ -9,8 +9,7 @@ import torch
 from medae.augmentation.augment import Augmentation, AugmentationConfig
 from medae.plan import Plan
 from medae.preprocessing.batch import Batch
-from medae.preprocessing.sampling import PatchSampler, SamplerConfig
-from medae.preprocessing.store import Store
+from medae.preprocessing.sampling import PatchSampler
 from medae.report.figures_augmentation import Patches, augmented_patches
 from medae.report.figures_training import MOST_SAMPLES
 from medae.report.html import Report
@@ -24,28 +23,24 @@ SHOWN_DRAWS = 3
 def show_augmentation(
     report: Report,
     stage: Stage,
-    config: AugmentationConfig,
+    augment: Augmentation,
+    sampler: PatchSampler,
     plan: Plan,
-    store: Store,
-    cases: Sequence[str],
-    drawing: SamplerConfig,
-    seed: int,
     labels: Mapping[int, str] | None = None,
-    target: str | None = None,
 ) -> None:
-    """A section with the transformations in use and what they make of patches of the training cases; none without any."""
-    augment = Augmentation.of_plan(config, plan)
+    """A section with the transformations in use and what they make of training patches; none without any.
+
+    sampler: of patches with the margin that ``augment`` needs. labels: value -> name, of the sampler's target.
+    """
     if not augment.rows():
         return
-    sampler = PatchSampler(store, cases, plan.space, drawing, seed, target=target, margin=augment.margin)
+    target, seed, size = sampler.target, sampler.seed, sampler.config.batch
     # the samples' random numbers go by their place, so that those that are not shown need not be augmented
-    batches = [
-        sampler.batch(step).first(MOST_SAMPLES - step * drawing.batch) for step in range(-(-MOST_SAMPLES // drawing.batch))
-    ]
+    batches = [sampler.batch(step).first(MOST_SAMPLES - step * size) for step in range(-(-MOST_SAMPLES // size))]
     still = Augmentation.of_plan(AugmentationConfig(preset="none"), plan)
     rows = {"As read": _patches([still(batch, Draw(seed, 0)) for batch in batches], target)}
     for time in range(SHOWN_DRAWS):
-        draws = [Draw(seed, time, place * drawing.batch).scoped("augmentation") for place in range(len(batches))]
+        draws = [Draw(seed, time, place * size).scoped("augmentation") for place in range(len(batches))]
         shown = [augment(batch, draw) for batch, draw in zip(batches, draws, strict=True)]
         rows[f"Augmented, draw {time + 1}"] = _patches(shown, target)
     first, second, third = (1.0 if step is None else step for step in plan.space.spacing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from medae.models.ensemble import Ensemble, EnsembleConfig
 from medae.models.networks import Network
 from medae.seeding import seed_for
 from medae.training.loop import FitResult
-from pipelines.finetune_results import summary
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,42 @@ class Member:
     seed: int
     network: Network
     result: FitResult
+
+
+@dataclass(frozen=True)
+class TrainedArm:
+    """An arm after its training."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    @cached_property
+    def model(self) -> Network:
+        """Its only member, or the ensemble of them."""
+        networks = [member.network for member in self.members]
+        if len(networks) == 1:
+            return networks[0]
+        return Ensemble(EnsembleConfig(member=networks[0].config, members=len(networks)), networks)
+
+    @property
+    def alone(self) -> tuple[Member, ...]:
+        """The members that are scored beside the arm's model: none if there is but one."""
+        return self.members if len(self.members) > 1 else ()
+
+    def facts(self) -> dict[str, Any]:
+        """What a model's record says of how it was trained."""
+        if len(self.members) == 1:
+            return {"steps": self.members[0].result.steps, "seed": self.members[0].seed}
+        return {
+            "members": len(self.members),
+            "steps": [member.result.steps for member in self.members],
+            "seeds": [member.seed for member in self.members],
+        }
+
+
+def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's figures over all cases."""
+    return {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
 
 
 def member_seeds(seed: int, members: int) -> tuple[int, ...]:
@@ -38,20 +74,6 @@ def member_names(arm: str, members: int) -> tuple[str, ...]:
     return (arm,) if members == 1 else tuple(f"{arm}-member-{number}" for number in range(1, members + 1))
 
 
-def as_one(members: Sequence[Network]) -> Network:
-    """The network of an arm: its only member, or the ensemble of them."""
-    if len(members) == 1:
-        return members[0]
-    return Ensemble(EnsembleConfig(member=members[0].config, members=len(members)), members)
-
-
-def to_score(trained: Mapping[str, Sequence[Member]]) -> dict[str, Network]:
-    """What is applied to the test cases: each arm as one model and, where it has several members, each alone too."""
-    models = {arm: as_one([member.network for member in members]) for arm, members in trained.items()}
-    alone = {member.name: member.network for members in trained.values() if len(members) > 1 for member in members}
-    return models | alone
-
-
 def of_members(members: Sequence[Member], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The members' figures of the test cases one by one, and their mean: what one training alone is expected to reach."""
     each = {member.name: {"seed": member.seed, **summary(metrics[member.name])} for member in members}
@@ -60,14 +82,3 @@ def of_members(members: Sequence[Member], metrics: Mapping[str, Mapping[str, Any
         values = [figures[key] for figures in each.values() if figures[key] is not None]
         means[key] = float(np.mean(values)) if values else None
     return {"mean": means, "each": each}
-
-
-def facts_of(members: Sequence[Member]) -> dict[str, Any]:
-    """What a model's record says of how it was trained."""
-    if len(members) == 1:
-        return {"steps": members[0].result.steps, "seed": members[0].seed}
-    return {
-        "members": len(members),
-        "steps": [member.result.steps for member in members],
-        "seeds": [member.seed for member in members],
-    }

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medae.data.case import ImageRef, Manifest
-from medae.metrics.statistics import PairedDifference
-from medae.plan import Plan
+from medae.data.case import ImageRef
 from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_strip
 from medae.report.figures_training import loss_curves, rate_curves
 from medae.report.html import Report
-from medae.training.config import FitConfig
-from medae.training.finetuning import TuningConfig, rates_by_part
+from medae.training.finetuning import rates_by_part
 from medae.transfer import TransferReport
+from pipelines.augmenting import show_augmentation
 from pipelines.data import description
-from pipelines.finetune_members import Member
-from pipelines.finetune_results import case_dice
+from pipelines.finetune_config import Config
+from pipelines.finetune_members import TrainedArm
+from pipelines.finetune_results import Results, case_dice
+from pipelines.finetune_training import Setting
 from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
+from pipelines.unlabelled import describe as describe_unlabelled
 
 
 @dataclass(frozen=True)
@@ -31,32 +32,52 @@ class Training:
     histories: Mapping[str, Sequence[Mapping[str, float]]]
 
 
-def training_of(fit: FitConfig, tuning: TuningConfig | None, members: Sequence[Member]) -> Training:
-    """What the report says of an arm's training. tuning: None where all weights learn alike."""
+def training_of(config: Config, arm: TrainedArm) -> Training:
+    """What the report says of an arm's training."""
+    fit, tuning = config.fit_of(arm.name, config.fit.seed), config.tuning_of(arm.name)
     words = f"{fit.steps} steps, peak rate {fit.rate:g}; "
     words += "all weights learn alike" if tuning is None else tuning.describe(fit.steps)
-    levels = members[0].network.encoder.config.levels
-    return Training(words, rates_by_part(fit, tuning, levels), {member.name: member.result.history for member in members})
+    levels = arm.members[0].network.encoder.config.levels
+    histories = {member.name: member.result.history for member in arm.members}
+    return Training(words, rates_by_part(fit, tuning, levels), histories)
 
 
 def make_report(
-    name: str,
-    stage: Stage,
-    plan: Plan,
-    test: Manifest,
-    target: str,
-    labels: Mapping[int, str],
-    metrics: Mapping[str, Mapping[str, Any]],
-    facts: Mapping[str, Any],
-    differences: Mapping[tuple[str, str], PairedDifference],
-    moved: TransferReport | None,
-    trainings: Mapping[str, Training],
+    setting: Setting, trained: Mapping[str, TrainedArm], results: Results, moved: TransferReport | None
 ) -> Report:
     """Put the page together; figures are written into the stage's folder."""
+    config, stage = setting.config, setting.stage
     report = Report(
-        f"Fine-tuning: {name}",
-        stage.subtitle(f"Segmentation of '{target}' from {facts['labelled_subjects']} labelled subjects"),
+        f"Fine-tuning: {config.name}",
+        stage.subtitle(f"Segmentation of '{config.target}' from {results.facts['labelled_subjects']} labelled subjects"),
     )
+    dice = {arm: case_dice(values) for arm, values in results.metrics.items()}
+    _scores(report, results)
+    if all(dice.values()):
+        report.figure(dice_strip(dice, stage.figure("dice"), reference=_base(dice)), "Dice of every test case.", "chart")
+    report.section("Cases")
+    for arm in trained:
+        if dice[arm]:
+            figure = case_overlays(_views(setting, arm, dice[arm]), stage.figure(f"cases-{arm}"), setting.labels)
+            report.figure(figure, f"Best, median and worst test case by Dice: {arm}.")
+    report.section("Training")
+    _trainings(report, stage, {name: training_of(config, arm) for name, arm in trained.items()})
+    if moved is not None:
+        _transfer(report, moved)
+    report.section("Data and plan")
+    report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
+    report.table(["Plan", "", "Reason"], setting.plan.rows())
+    if (beside := setting.unlabelled) is not None:
+        first = trained[beside.config.kind].members[0]
+        describe_unlabelled(report, stage, beside, config.objective, first, setting.labels)
+    patches = setting.sampler(config.fit.seed)
+    show_augmentation(report, stage, setting.augmentation, patches, setting.plan, setting.labels)
+    return report
+
+
+def _scores(report: Report, results: Results) -> None:
+    """Cards and tables of the figures, and what the arms' differences say."""
+    metrics = results.metrics
     columns = ("dice_mean", "hd95_mean", "surface_dice_mean", "n_test")
     for arm, values in metrics.items():
         report.card(f"Dice, {arm}", values["dice_mean"], f"{values['n_test']} test cases")
@@ -70,7 +91,7 @@ def make_report(
         caption="Mean over the labels of a case, then over cases, in each scan's own space. A structure that is missed or "
         "invented counts as Dice 0 and as the image diagonal in HD95.",
     )
-    for pair, difference in differences.items():
+    for pair, difference in results.differences.items():
         report.text(difference.describe(*pair))
     report.table(
         ["Arm", "Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases"],
@@ -80,18 +101,12 @@ def make_report(
             for label, score in values["labels"].items()
         ],
     )
-    if "members" in facts:
-        _members(report, metrics, facts["members"])
-    dice = {arm: case_dice(values) for arm, values in metrics.items()}
-    if all(dice.values()):
-        report.figure(dice_strip(dice, stage.figure("dice"), reference=_base(dice)), "Dice of every test case.", "chart")
-    report.section("Cases")
-    for arm in trainings:
-        if dice[arm]:
-            cases = _views(test, target, plan, stage, arm, dice[arm])
-            figure = case_overlays(cases, stage.figure(f"cases-{arm}"), labels)
-            report.figure(figure, f"Best, median and worst test case by Dice: {arm}.")
-    report.section("Training")
+    if "members" in results.facts:
+        _members(report, metrics, results.facts["members"])
+
+
+def _trainings(report: Report, stage: Stage, trainings: Mapping[str, Training]) -> None:
+    """How each arm was trained: its rates and its losses."""
     for arm, training in trainings.items():
         report.text(f"{arm.capitalize()}: {training.words}.")
     rates = {arm: training.rates for arm, training in trainings.items()}
@@ -99,17 +114,16 @@ def make_report(
     for training in trainings.values():
         for member, history in training.histories.items():
             report.figure(loss_curves(history, stage.figure(f"loss-{member}")), f"Training: {member}.", "chart")
-    if moved is not None:
-        report.text(f"Transfer: {moved.summary}.")
-        for place in moved.differences:
-            report.text(f"The encoders differ in {place}")
-        report.table(
-            ["Tensor", "Status", "Reason"], [[row.name, row.status, row.reason] for row in moved.rows], caption="Transfer."
-        )
-    report.section("Data and plan")
-    report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
-    report.table(["Plan", "", "Reason"], plan.rows())
-    return report
+
+
+def _transfer(report: Report, moved: TransferReport) -> None:
+    """What the pretrained arms took over, tensor by tensor."""
+    report.text(f"Transfer: {moved.summary}.")
+    for place in moved.differences:
+        report.text(f"The encoders differ in {place}")
+    report.table(
+        ["Tensor", "Status", "Reason"], [[row.name, row.status, row.reason] for row in moved.rows], caption="Transfer."
+    )
 
 
 def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, Any]) -> None:
@@ -140,13 +154,14 @@ def _base(arms: Mapping[str, Any]) -> str:
     return "scratch" if "scratch" in arms else next(iter(arms))
 
 
-def _views(test: Manifest, target: str, plan: Plan, stage: Stage, arm: str, dice: Mapping[str, float]) -> list[OverlayCase]:
+def _views(setting: Setting, arm: str, dice: Mapping[str, float]) -> list[OverlayCase]:
+    test, target, space = setting.sides.test, setting.config.target, setting.plan.space
     views = []
     for rank, case_id in best_median_worst(dice).items():
         case = test.case(case_id)
-        ref = next(ref for name in plan.space.channels if isinstance(ref := case.images.get(name), ImageRef))
+        ref = next(ref for name in space.channels if isinstance(ref := case.images.get(name), ImageRef))
         image, affine = native_image(test, ref)
-        found, _ = read_native(stage.folder / "predictions" / arm / f"{case_id}.nii.gz", "labels")
+        found, _ = read_native(setting.stage.folder / "predictions" / arm / f"{case_id}.nii.gz", "labels")
         views.append(
             OverlayCase(
                 title=f"{rank}: {case_id}",
@@ -154,7 +169,7 @@ def _views(test: Manifest, target: str, plan: Plan, stage: Stage, arm: str, dice
                 labels={"reference": reference(test, case, target)[0], "prediction": found},
                 affine=affine,
                 detail=f"Dice {dice[case_id]:.3f}",
-                slice_axis=plan.space.slice_axis,
+                slice_axis=space.slice_axis,
             )
         )
     return views

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,52 @@ from typing import Any
 import numpy as np
 
 from medae.artifact import ArtifactMeta, save_artifact
+from medae.config import to_dict
 from medae.data.case import Manifest
+from medae.metrics.segmentation import summarise
 from medae.metrics.statistics import PairedDifference, paired_difference
-from medae.models.networks import Network
-from medae.plan import Plan
+from pipelines.baselines import ball_scores
 from pipelines.data import image_digests
-from pipelines.stage import Stage
+from pipelines.finetune_config import PRETRAINED, SCRATCH
+from pipelines.finetune_members import TrainedArm, of_members, summary
+from pipelines.finetune_training import Setting
 
-PRETRAINED, SCRATCH = "pretrained", "scratch"
+BALL = "central ball"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the test cases say. metrics: by arm, also the fixed rule's. differences: of each pair. facts: the rest."""
+
+    metrics: dict[str, dict[str, Any]]
+    differences: dict[tuple[str, str], PairedDifference]
+    facts: dict[str, Any]
+
+
+def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
+    """Score each arm as one model, each of its members alone, and the fixed rule; log and compare them."""
+    config, stage, sides = setting.config, setting.stage, setting.sides
+    models = {arm: found.model for arm, found in trained.items()}
+    models |= {member.name: member.network for found in trained.values() for member in found.alone}
+    models = {name: model.to(stage.device) for name, model in models.items()}
+    scores = setting.score(models, sides.test, stage.folder / "predictions", flips=config.flips)
+    facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
+    if config.baseline == "central_ball":
+        facts["central_ball_radius_mm"], scores[BALL] = ball_scores(
+            sides.training, sides.test, config.target, setting.labels, config.tolerance
+        )
+    found = {name: summarise(cases) for name, cases in scores.items()}
+    if config.members > 1:
+        facts["members"] = {arm: of_members(one.members, found) for arm, one in trained.items()}
+    steps = {
+        name: member.result.steps for arm, one in trained.items() for member in one.members for name in (arm, member.name)
+    }
+    for name, values in found.items():
+        numbers = {f"{name}/test/{key}": float(value) for key, value in summary(values).items() if value is not None}
+        stage.tracker.metrics(numbers, steps.get(name, 0))
+    differences = compare_arms({arm: found[arm] for arm in trained}, sides.test)
+    facts |= {f"{one}_minus_{other}": made.model_dump() for (one, other), made in differences.items()}
+    return Results({arm: values for arm, values in found.items() if arm in trained or arm == BALL}, differences, facts)
 
 
 def case_dice(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -45,42 +84,27 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any], test: Manifest
     return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
 
 
-def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """An arm's figures over all cases."""
-    return {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
-
-
-def keep(
-    stage: Stage,
-    plan: Plan,
-    target: str,
-    labels: Mapping[int, str],
-    shown: Manifest,
-    arm: str,
-    network: Network,
-    facts: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-) -> Path:
-    """Save an arm's segmenter; returns its folder.
-
-    shown: the cases whose images or labels were used. facts: of its training, with ``pretrained``: whether it began with
-    the encoder's weights.
-    """
-    provenance = stage.provenance | {"arm": arm, **facts}
+def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
+    """Save an arm's segmenter with what it was made from; returns its folder."""
+    config, stage, sides = setting.config, setting.stage, setting.sides
+    pretrained = config.arms()[arm.name]
+    shown = sides.labelled if arm.name in (PRETRAINED, SCRATCH) else sides.trainable
     seen = set(image_digests(shown))
-    if facts["pretrained"]:
-        seen |= set(stage.inputs["encoder"].meta.seen)
-        provenance |= {"encoder_run": stage.inputs["encoder"].meta.provenance.get("run_id", "")}
+    facts = arm.facts() | {"labelled": config.labelled, "flips": config.flips, "pretrained": pretrained}
+    if pretrained:
+        encoder = stage.inputs["encoder"].meta
+        seen |= set(encoder.seen)
+        facts |= {"tuning": to_dict(config.tuning), "encoder_run": encoder.provenance.get("run_id", "")}
     meta = ArtifactMeta(
         kind="segmenter",
-        network=network.config,
-        plan=plan,
-        target=target,
-        labels=dict(labels),
-        provenance=provenance,
+        network=arm.model.config,
+        plan=setting.plan,
+        target=config.target,
+        labels=dict(setting.labels),
+        provenance=stage.provenance | {"arm": arm.name, **facts},
         seen=tuple(sorted(seen)),
         metrics=summary(metrics),
     )
-    folder = stage.folder / f"model-{arm}"
-    save_artifact(folder, network, meta)
+    folder = stage.folder / f"model-{arm.name}"
+    save_artifact(folder, arm.model, meta)
     return folder

@@ -137,8 +137,8 @@ def run(config: Config, stage: Stage) -> Outcome:
     if prober is not None:
         prober.describe(report, result, metrics)
     describe_training(report, stage, plan, result, example(shown, objective, model, config.fit.seed))
-    drawing = config.drawing.sampler(plan)
-    show_augmentation(report, stage, config.augmentation, plan, store, cases["train"], drawing, config.fit.seed)
+    augment, drawn = training_patches(config, plan, store, cases["train"])
+    show_augmentation(report, stage, augment, drawn, plan)
     facts = {} if prober is None else prober.facts()
     return Outcome(
         report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}}, facts
@@ -166,8 +166,7 @@ def train(
     seed, drawing = config.fit.seed, config.drawing.sampler(plan)
     network = network_config(config.network, plan)
     objective, model = build_objective(config.objective, network), seeded_network(network, seed)
-    augment = Augmentation.of_plan(config.augmentation, plan)
-    source = PatchSampler(store, training, plan.space, drawing, seed, exclude_target=exclude_target, margin=augment.margin)
+    augment, source = training_patches(config, plan, store, training, exclude_target)
     validate = None
     if validation and config.validation_batches:
         held = PatchSampler(store, validation, plan.space, drawing, seed, exclude_target=exclude_target)
@@ -189,6 +188,17 @@ def train(
         console=stage.screen.notes,
     )
     return model, objective, result
+
+
+def training_patches(
+    config: Autoencoding, plan: Plan, store: Store, cases: list[str], exclude_target: str | None = None
+) -> tuple[Augmentation, PatchSampler]:
+    """The patches that are trained on, as large as augmentation needs them, and the augmentation."""
+    augment = Augmentation.of_plan(config.augmentation, plan)
+    drawing, seed = config.drawing.sampler(plan), config.fit.seed
+    return augment, PatchSampler(
+        store, cases, plan.space, drawing, seed, exclude_target=exclude_target, margin=augment.margin
+    )
 
 
 def describe_training(report: Report, stage: Stage, plan: Plan, result: FitResult, shown: dict) -> None:

@@ -106,15 +106,15 @@ def describe(
     unlabelled: Unlabelled,
     supervised: SegmentationConfig,
     member: Member,
-    plan: Plan,
     labels: Mapping[int, str],
 ) -> None:
     """A section of the report: what the network saw and said of unlabelled patches after the last step."""
     config = unlabelled.config
     objective = unlabelled.objective(build_objective(supervised, member.network.config), member.network, member.seed)
     shown = _example(stage, unlabelled, objective, member)
-    spacing = [1.0 if step is None else step for step in plan.space.spacing]
-    steps, axis = (spacing[0], spacing[1], spacing[2]), plan.space.slice_axis
+    space = unlabelled.plan.space
+    first, second, third = (1.0 if step is None else step for step in space.spacing)
+    steps, axis = (first, second, third), space.slice_axis
     path = stage.figure(f"unlabelled-{config.kind}")
     report.section("Unlabelled scans")
     report.text(

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from medae.augmentation.foreground import limits
 from medae.seeding import Draw
 
 CURVE_POINTS = 256
@@ -112,10 +113,8 @@ def random_windows(
 
 def foreground_range(x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     """Minimum and maximum inside the foreground, ``[B, C, 1, ..]``; both 0 where there is none."""
-    axes = tuple(range(2, x.ndim))
-    there = inside.flatten(2).any(2).reshape(*x.shape[:2], *[1] * len(axes))
-    lowest = torch.where(inside, x, math.inf).amin(axes, keepdim=True)
-    highest = torch.where(inside, x, -math.inf).amax(axes, keepdim=True)
+    lowest, highest = limits(x, inside)
+    there = lowest <= highest
     return torch.where(there, lowest, 0.0), torch.where(there, highest, 0.0)
 
 

@@ -24,7 +24,7 @@ from medae.planning.strides import total_strides
 from medae.preprocessing.sampling import PatchSampler
 from medae.report.html import Report
 from medae.tracking.client import open_client
-from pipelines import finetune
+from pipelines import finetune, finetune_training
 from pipelines.cli import app
 from pipelines.configs import read_config
 from pipelines.console import Screen
@@ -187,7 +187,7 @@ def test_selected_cases_choose_the_weights_and_are_not_trained_on(smoke, work, t
     drawn: list[tuple[str, ...]] = []
     states: list[dict[str, torch.Tensor]] = []
     chosen_on: set[str] = set()
-    scored = finetune.score_arms
+    scored = finetune_training.score_arms
 
     class Recording(PatchSampler):
         def batch(self, step, process=0, processes=1):
@@ -206,8 +206,8 @@ def test_selected_cases_choose_the_weights_and_are_not_trained_on(smoke, work, t
         score = LabelScore(dice=dice, hd95=1.0, surface_dice=dice, volume_ml_prediction=1.0, volume_ml_reference=1.0)
         return {arm: {case.id: {"CSF": score} for case in test.cases}}
 
-    monkeypatch.setattr(finetune, "PatchSampler", Recording)
-    monkeypatch.setattr(finetune, "score_arms", rigged)
+    monkeypatch.setattr(finetune_training, "PatchSampler", Recording)
+    monkeypatch.setattr(finetune_training, "score_arms", rigged)
     finished = run_stage("finetune", config, tmp_path / "runs", Screen())
 
     dataset = open_dataset(config, Screen())

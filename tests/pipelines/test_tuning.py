@@ -24,7 +24,7 @@ from medae.preprocessing.prepare import prepare_files
 from medae.report.html import Report
 from medae.training import checkpoint
 from medae.training.finetuning import Together
-from pipelines import finetune
+from pipelines import finetune, finetune_training
 from pipelines.cli import app
 from pipelines.console import Screen
 from pipelines.finetune import Config
@@ -138,7 +138,7 @@ def ensemble(work) -> Finished:
     options = ("members=2", "flips=true", "network.deep_supervision=true", "tuning={kind: decoder_first, lasts: 2}")
     config = settings(work / "data", f"encoder={work / 'encoder'}", *options)
     folder = work / "runs"
-    trained = finetune.fit
+    trained = finetune_training.fit
 
     def stop(*arguments: Any, folder: Path, **others: Any) -> Any:
         if folder.name == "pretrained-member-2":
@@ -146,7 +146,7 @@ def ensemble(work) -> Finished:
         return trained(*arguments, folder=folder, **others)
 
     with pytest.MonkeyPatch.context() as rigged:
-        rigged.setattr(finetune, "fit", stop)
+        rigged.setattr(finetune_training, "fit", stop)
         with pytest.raises(KeyboardInterrupt):
             run_stage("finetune", config, folder, Screen())
     (place,) = folder.glob("finetune-*")

@@ -15,7 +15,7 @@ from medae.data.split import ordered
 from medae.errors import ConfigError
 from medae.preprocessing.sampling import PatchSampler
 from medae.training import checkpoint
-from pipelines import finetune, segmenting, unlabelled
+from pipelines import finetune_training, segmenting, unlabelled
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import image_digests, open_dataset
@@ -86,7 +86,7 @@ def run(request, root, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for module in (finetune, unlabelled):
+        for module in (finetune_training, unlabelled):
             patch.setattr(module, "PatchSampler", Recording)
         patch.setattr(segmenting, "reference", record)
         chosen = config(root, *KINDS[request.param], f"name={request.param}")
