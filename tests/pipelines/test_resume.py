@@ -1,6 +1,7 @@
 """A stage that is killed goes on by --resume: the same weights, the same MLflow run, no step twice.
 
-The objective is a combination of all of them, so that none has random numbers that a kill would shift.
+The objective is a combination of all of them, so that none has random numbers that a kill would shift, and a probe chooses
+the weights, whose values and baseline must survive too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ARGUMENTS = (
     "--set=objective={kind: combined, parts: [{objective: {kind: masked, sparse: true}}, {objective: {kind: restoration}}, "
     "{objective: {kind: denoising, noise: both}}, {objective: {kind: variational}}, {objective: {kind: reconstruction}}]}",
     "--set=split={test: 2, validation: 2}",
-    "--set=fit={steps: 40, epoch_steps: 4, ema: 0.9}",
+    "--set=probe={kind: linear, target: tissue, labelled: 2, scored: 2, voxels: 100, every: 2}",
+    "--set=fit={steps: 40, epoch_steps: 4, ema: 0.9, monitor: probe/dice}",
 )
 
 
@@ -71,7 +73,8 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(smoke):
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     (experiment,) = [found for found in client.search_experiments() if found.name == "medae"]
     runs = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "demo/pretrain"]
-    histories = [[(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "loss")] for run in runs]
     assert len(runs) == 2
-    assert [step for step, _ in sorted(histories[0])] == list(range(4, 41, 4))
-    assert sorted(histories[0]) == sorted(histories[1])
+    for name, steps in {"loss": range(4, 41, 4), "probe/dice": range(8, 41, 8), "probe/untrained": range(8, 41, 8)}.items():
+        one, two = ([(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)] for run in runs)
+        assert [step for step, _ in sorted(one)] == list(steps)
+        assert sorted(one) == sorted(two)
