@@ -34,7 +34,8 @@ from medae.tracking.privacy import public
 WEIGHTS = "weights.safetensors"
 RECORD = "medae.json"
 CARD = "README.md"
-FORMAT = 1
+FORMAT = 2
+"""2: a decoder's finest features are not rectified."""
 
 ArtifactKind = Literal["autoencoder", "segmenter", "detector"]
 

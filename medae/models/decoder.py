@@ -83,19 +83,20 @@ class DecoderConfig(Config):
 
 
 class _Level(nn.Module):
-    """From one level to the next finer one: up, join the skip, convolve."""
+    """From one level to the next finer one: up, join the skip, convolve. last: its features are the decoder's finest."""
 
-    def __init__(self, encoder: EncoderConfig, config: DecoderConfig, level: int):
+    def __init__(self, encoder: EncoderConfig, config: DecoderConfig, level: int, last: bool):
         super().__init__()
         widths = (*config.widths(encoder), encoder.widths[-1])
         width = widths[level]
         self.skip = config.skip_kinds(encoder.levels)[level]
         self.up = Upsampler(config.upsampling or "linear", widths[level + 1], width, encoder.strides[level + 1])
         joined = width + encoder.widths[level] if self.skip == "concat" else width
-        self.blocks = nn.ModuleList(
-            ConvBlock(width if place else joined, width, encoder.kernels[level], encoder.norm, encoder.activation)
-            for place in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList()
+        for place in range(config.blocks):
+            activation = None if last and place == config.blocks - 1 else encoder.activation
+            inputs = width if place else joined
+            self.blocks.append(ConvBlock(inputs, width, encoder.kernels[level], encoder.norm, activation))
 
     def forward(self, x: Tensor, skip: Tensor, size: tuple[int, ...], indices: Tensor | None) -> Tensor:
         x = self.up(x, size, indices)
@@ -114,23 +115,31 @@ class _Full(nn.Module):
     def __init__(self, encoder: EncoderConfig, inputs: int, width: int):
         super().__init__()
         self.up = Upsampler("pixelshuffle", inputs, width, encoder.strides[0])
-        self.block = ConvBlock(width, width, encoder.kernels[0], encoder.norm, encoder.activation)
+        self.block = ConvBlock(width, width, encoder.kernels[0], encoder.norm, activation=None)
 
     def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         return self.block(self.up(x, size))
 
 
 class Decoder(nn.Module):
-    """Every level's features on the way up. ``channels``: of each map that it returns, finest first."""
+    """Every level's features on the way up. ``channels``: of each map that it returns, finest first.
+
+    The finest map is not rectified. A norm puts zero at the mean of a channel, which is background where a structure is
+    rare; with few channels, all of them then tend to be at work in the background and silent in the structure, a rectifier
+    lets nothing of it through, and its label is never found.
+    """
 
     def __init__(self, encoder: EncoderConfig, config: DecoderConfig):
         super().__init__()
         config.check(encoder)
         self.config = config
-        self.levels = nn.ModuleList(_Level(encoder, config, level) for level in range(encoder.levels - 1))
+        full = encoder.stem == "space_to_depth"
+        self.levels = nn.ModuleList(
+            _Level(encoder, config, level, last=level == 0 and not full) for level in range(encoder.levels - 1)
+        )
         self.full: _Full | None = None
         self.channels: tuple[int, ...] = config.widths(encoder)
-        if encoder.stem == "space_to_depth":
+        if full:
             width = max(LEAST_FULL_WIDTH, self.channels[0] // 4)
             self.full = _Full(encoder, self.channels[0], width)
             self.channels = (width, *self.channels)

@@ -1,0 +1,134 @@
+"""The configuration of a fine-tuning, and which arms it asks for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medae.augmentation.augment import AugmentationConfig
+from medae.config import Config as BaseConfig
+from medae.errors import ConfigError
+from medae.objectives.registry import SEGMENTERS
+from medae.objectives.segmentation import SegmentationConfig
+from medae.training.config import FitConfig
+from medae.training.finetuning import Together, TuningConfig
+from medae.transfer import TransferConfig
+from pipelines.networks import NetworkChoice, network_config
+from pipelines.plan import PlanChoice
+from pipelines.stage import StageConfig
+from pipelines.training import Drawing
+from pipelines.unlabelled import UnlabelledConfig, check_unlabelled
+
+PRETRAINED, SCRATCH = "pretrained", "scratch"
+
+
+class Rates(BaseConfig):
+    """An arm's own peak learning rate; null is ``fit.rate``. pretrained, scratch: of that arm."""
+
+    pretrained: float | None = Field(default=None, gt=0)
+    scratch: float | None = Field(default=None, gt=0)
+
+
+class Config(StageConfig):
+    """The configuration of a fine-tuning.
+
+    target: the label map to learn. labelled: so many labelled training subjects (None: all), the first in the salt's
+    order, so that a smaller number is contained in a larger one. labelled_salt: of that order; another one is another
+    draw from the same training subjects; None takes the split's. selection: so many of these are not trained on but
+    choose the weights, by ``fit.monitor`` (``dice_mean``). encoder: the pretrained model; None trains from scratch only.
+    scratch: whether the twin without it is trained too. tuning: how the pretrained arm's weights share its rate, step by
+    step; the scratch arm trains all of them alike. rates: an arm's own peak. members: so many networks an arm, from other
+    seeds (decoder at the start, batches, augmentation), averaged. unlabelled: one arm more, begun and tuned like the
+    pretrained one (without an encoder, like scratch), that also learns from the images of all training subjects; null for
+    none. flips: average predictions over mirrored inputs, not along left-right if labels have sides. tolerance: mm, of the
+    surface Dice. baseline: a fixed rule to compare with.
+    """
+
+    target: str = "label"
+    labelled: int | None = Field(default=None, ge=1)
+    labelled_salt: str | None = None
+    selection: int = Field(default=0, ge=0)
+    encoder: str | None = None
+    scratch: bool = True
+    tuning: TuningConfig = Together()
+    rates: Rates = Rates()
+    members: int = Field(default=1, ge=1)
+    transfer: TransferConfig = TransferConfig()
+    plan: PlanChoice = PlanChoice()
+    network: NetworkChoice = Field(default_factory=lambda: {"kind": "unet"})
+    objective: SegmentationConfig = SegmentationConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    drawing: Drawing = Drawing()
+    fit: FitConfig
+    unlabelled: UnlabelledConfig | None = None
+    flips: bool = False
+    tolerance: float = Field(default=1.0, gt=0)
+    baseline: Literal["none", "central_ball"] = "none"
+
+    @field_validator("encoder")
+    @classmethod
+    def _none(cls, encoder: str | None) -> str | None:
+        return None if encoder == "none" else encoder
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.network.get("kind") not in SEGMENTERS:
+            raise ValueError(f"network.kind must be a segmenter: {', '.join(SEGMENTERS)}")
+        if self.encoder is None and not self.scratch:
+            raise ValueError("there is nothing to train: give an encoder, or scratch: true")
+        if (self.fit.monitor is not None) != (self.selection > 0):
+            raise ValueError(
+                "selection (cases that choose) and fit.monitor (the metric that they choose by) need each other"
+            )
+        if self.labelled is not None and self.selection >= self.labelled:
+            raise ValueError("selection takes its cases from the labelled ones: at least one must be left to train on")
+        if self.tuning.kind == "decoder_first" and self.tuning.factor(1, self.fit.steps - 1, self.fit.steps) == 0:
+            raise ValueError(
+                "tuning.lasts leaves the encoder no step of fit.steps: make it shorter, or say tuning.kind: frozen"
+            )
+        if self.tuning.kind == "frozen" and self.encoder and self.unlabelled is not None and self.unlabelled.kind == "joint":
+            raise ValueError(
+                "unlabelled.kind: joint teaches the encoder, and tuning.kind: frozen keeps it still: only the branch that "
+                "is thrown away would learn. Choose another tuning, or unlabelled.kind: mean_teacher"
+            )
+        if self.objective.target not in ("label", self.target):
+            raise ValueError("objective.target is set by target: leave it out")
+        try:
+            network = network_config(self.network, self.plan.placeholder(), classes=2)
+            if self.unlabelled is not None:
+                check_unlabelled(self.unlabelled, network, self.fit)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def arms(self) -> dict[str, bool]:
+        """The arms, each with whether it begins with the pretrained encoder; the semi-supervised one begins as its twin."""
+        arms = {PRETRAINED: True} if self.encoder else {}
+        if self.scratch:
+            arms[SCRATCH] = False
+        if self.unlabelled is not None:
+            if not self.unlabelled.twin:
+                arms.pop(PRETRAINED if self.encoder else SCRATCH)
+            arms[self.unlabelled.kind] = self.encoder is not None
+        return arms
+
+    def fit_of(self, arm: str, seed: int) -> FitConfig:
+        """The training of one member of an arm."""
+        rate = self.rates.pretrained if self.arms()[arm] else self.rates.scratch
+        return self.fit.model_copy(update={"seed": seed, "rate": rate or self.fit.rate})
+
+    def tuning_of(self, arm: str) -> TuningConfig | None:
+        """How an arm is tuned; None trains all weights alike."""
+        return self.tuning if self.arms()[arm] else None
+
+    def without_effect(self) -> list[str]:
+        """Keys that say something about an arm that is not trained."""
+        begins = self.arms().values()
+        keys = ["rates.pretrained"] if self.rates.pretrained is not None and True not in begins else []
+        keys += ["rates.scratch"] if self.rates.scratch is not None and False not in begins else []
+        return keys + (["tuning"] if self.tuning != Together() and True not in begins else [])
+
+    def decisive(self) -> dict[str, Any]:
+        """Without what changes the speed only; a plan file counts by what it says."""
+        return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}

@@ -1,0 +1,151 @@
+"""Training the arms of a fine-tuning: what they share, their first weights, and their members one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medae.augmentation.augment import Augmentation
+from medae.augmentation.streams import augment_streams
+from medae.data.case import Manifest
+from medae.metrics.segmentation import LabelScore, summarise
+from medae.models.networks import Network
+from medae.objectives.base import Objective
+from medae.objectives.joint import UNLABELLED
+from medae.objectives.registry import build_objective
+from medae.plan import Plan
+from medae.preprocessing.sampling import PatchSampler
+from medae.preprocessing.store import Store
+from medae.preprocessing.streams import Streams
+from medae.tracking.base import Arm
+from medae.training.loop import FitResult, fit
+from medae.training.run import Augment
+from medae.training.source import BatchSource
+from medae.transfer import TransferReport, transfer
+from pipelines.files import write_text
+from pipelines.finetune_config import Config
+from pipelines.finetune_members import Member, TrainedArm, member_names, member_seeds
+from pipelines.finetune_sides import Sides
+from pipelines.networks import network_config, seeded_network
+from pipelines.segmenting import score_arms
+from pipelines.stage import Stage
+from pipelines.training import identity
+from pipelines.unlabelled import Unlabelled
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the arms of a fine-tuning have in common. labels: value -> name. store: of the labelled cases."""
+
+    config: Config
+    stage: Stage
+    sides: Sides
+    plan: Plan
+    labels: Mapping[int, str]
+    store: Store
+    unlabelled: Unlabelled | None
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Of the labelled patches."""
+        return Augmentation.of_plan(self.config.augmentation, self.plan)
+
+    def network(self, seed: int) -> Network:
+        """With its first weights, before anything is transferred."""
+        return seeded_network(network_config(self.config.network, self.plan, classes=len(self.labels)), seed)
+
+    def sampler(self, seed: int) -> PatchSampler:
+        """The labelled patches of a training of this seed, as large as augmentation needs them."""
+        return PatchSampler(
+            self.store,
+            [case.id for case in self.sides.training.cases],
+            self.plan.space,
+            self.config.drawing.sampler(self.plan),
+            seed,
+            target=self.config.target,
+            margin=self.augmentation.margin,
+        )
+
+    def score(
+        self, models: Mapping[str, nn.Module], cases: Manifest, folder: Path, *, flips: bool = False
+    ) -> dict[str, dict[str, dict[str, LabelScore]]]:
+        """Scores by model, case and label, in each scan's own space; the predictions are left in the folder."""
+        return score_arms(
+            models,
+            cases,
+            self.config.target,
+            self.labels,
+            self.plan,
+            self.stage.device,
+            flips=flips,
+            tolerance=self.config.tolerance,
+            folder=folder,
+            screen=self.stage.screen,
+        )
+
+
+def try_transfer(setting: Setting) -> TransferReport | None:
+    """What an arm that begins with the encoder takes over; written and shown. None without an encoder."""
+    if setting.config.encoder is None:
+        return None
+    moved = _transfer(setting, setting.network(setting.config.fit.seed))
+    write_text(setting.stage.folder / "transfer.json", moved.to_json())
+    setting.stage.screen.notes.print(moved.table())
+    return moved
+
+
+def train_arm(setting: Setting, arm: str) -> TrainedArm:
+    """Train the members of an arm; the same member of every arm draws the same labelled batches."""
+    config = setting.config
+    members = []
+    for name, seed in zip(member_names(arm, config.members), member_seeds(config.fit.seed, config.members), strict=True):
+        network = setting.network(seed)
+        if config.arms()[arm]:
+            _transfer(setting, network)
+        members.append(Member(name, seed, network, _train(setting, network, arm, name, seed)))
+    return TrainedArm(arm, tuple(members))
+
+
+def _transfer(setting: Setting, network: Network) -> TransferReport:
+    return transfer(setting.stage.inputs["encoder"], network, setting.plan.space, setting.config.transfer)
+
+
+def _train(setting: Setting, network: Network, arm: str, name: str, seed: int) -> FitResult:
+    """Train one member. name: of its folder."""
+    config, stage = setting.config, setting.stage
+    goal = config.objective.model_copy(update={"target": config.target})
+    objective: Objective = build_objective(goal, network.config)
+    augmentation = setting.augmentation
+    augment: Augment = augmentation
+    drawn = setting.sampler(seed)
+    source: BatchSource = drawn
+    if (beside := setting.unlabelled) is not None and arm == beside.config.kind:
+        objective, augment = beside.objective(objective, network, seed), augment_streams(augment)
+        source = Streams(drawn, {UNLABELLED: beside.sampler(seed, augmentation.margin)})
+    selection = setting.sides.selection
+
+    def choose(model: Any) -> dict[str, float]:
+        """Scores on the labelled cases that are kept for choosing the weights."""
+        found = setting.score({name: model}, selection, stage.folder / "selection")
+        return {"dice_mean": summarise(found[name])["dice_mean"] or 0.0}
+
+    return fit(
+        network,
+        objective,
+        source,
+        config.fit_of(arm, seed),
+        folder=stage.folder / name,
+        tracker=Arm(stage.tracker, name),
+        augment=augment,
+        validate=choose if selection.cases else None,
+        tuning=config.tuning_of(arm),
+        identity=identity(stage.fingerprint, name),
+        resume=stage.resume,
+        cpu=stage.device.type == "cpu",
+        name=f"{config.name} {name}",
+        console=stage.screen.notes,
+    )
