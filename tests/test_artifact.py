@@ -181,7 +181,7 @@ def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
         (pickled_weights, "damaged"),
         (cut_record, "cannot be read"),
         (binary_record, "cannot be read"),
-        (edit(lambda record: record.update(format=2)), "has format 2"),
+        (edit(lambda record: record.update(format=1)), "has format 1;"),
         (edit(lambda record: record.pop("format")), "not the record of a model"),
         (edit(lambda record: record["meta"]["network"].update(kind="transformer")), "is not valid"),
         (edit(lambda record: record["meta"].pop("plan")), "plan"),
