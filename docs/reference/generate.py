@@ -136,10 +136,7 @@ def documented(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
 
 def _supplement(page: Page, model: type[BaseModel], name: str) -> str:
     """The meaning in ``meanings.yaml``: that of the class or of its bases, else that of the key wherever it is."""
-    owners = [
-        c.__module__.rpartition(".")[2].removesuffix("_config") if c.__name__ == "Config" else c.__name__
-        for c in model.__mro__
-    ]
+    owners = [c.__module__.rpartition(".")[2] if c.__name__ == "Config" else c.__name__ for c in model.__mro__]
     for key in [*(f"{owner}.{name}" for owner in owners), name]:
         if key in MEANINGS:
             page.used.add(key)
