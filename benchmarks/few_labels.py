@@ -161,12 +161,10 @@ class Worker:
         config = validate(program_of(kind).Config, self._located(cell, kind), where=cell.label)
         finished = run_stage(kind, config, self.work / cell.label, self.screen, resume=True)
         (metrics,) = finished.result.metrics.values()
-        (model,) = finished.result.models
-        trained = finished.folder if kind == "pretrain" else finished.folder / model
         row = {"kind": cell.kind, "arm": cell.name, "draw": cell.draw, "seed": config.fit.seed}
         row |= {"steps": config.fit.steps, "rate": config.fit.rate}
         row |= _scores(metrics, cell.kind) if kind == "finetune" else {}
-        row |= {"training_seconds": _training_seconds(trained)}
+        row |= {"training_seconds": _training_seconds(finished.folder)}
         row |= {"seconds": None if begun else round(time.perf_counter() - start, 1)}
         row |= {"digest": cell.digest, **_facts(), "load": round(load, 2)}
         self._add(row)
@@ -194,13 +192,13 @@ class Worker:
         return content
 
     def _plan(self, content: dict[str, Any], kind: str) -> Path:
-        """The plan of these hints for the training subjects: the same file for all arms that do not ask for another."""
-        from medae.config import digest, validate
+        """The plan for the training subjects: one file for all arms that ask for the same data set, split and hints."""
+        from medae.config import validate
         from pipelines.data import open_dataset
         from pipelines.files import write_text
         from pipelines.stage import program_of
 
-        file = self.work / "plans" / f"{digest(content['plan'])[:12]}.yaml"
+        file = self.work / "plans" / f"{_short({key: content[key] for key in ('data', 'split', 'plan')})}.yaml"
         if not file.is_file():
             config = validate(program_of(kind).Config, content, where=content["name"])
             dataset = open_dataset(config, self.screen)
@@ -215,7 +213,7 @@ class Worker:
         from medae.errors import ConfigError
         from pipelines.data import DataConfig, open_dataset
 
-        file = self.work / "development.json"
+        file = self.work / f"development-{_short({key: content[key] for key in ('data', 'split')})}.json"
         split = content["split"] | {"test": content["split"]["validation"], "validation": 0}
         if not file.is_file():
             config = validate(DataConfig, {"data": content["data"], "split": content["split"]}, where="data")
@@ -226,6 +224,13 @@ class Worker:
                 raise ConfigError("Without the test subjects the split is another one.", where="split.stratify")
             write_manifest(kept, config.data, file)
         return {"format": "manifest", "root": content["data"]["root"], "file": str(file)}, split
+
+
+def _short(content: dict[str, Any]) -> str:
+    """For the name of a file that stands for it."""
+    from medae.config import digest
+
+    return digest(content)[:12]
 
 
 def _scores(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -240,16 +245,16 @@ def _scores(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _training_seconds(folder: Path) -> float:
-    """Seconds in the training loop, all parts of a resumed training together."""
+    """Seconds in the training loop, all members and all parts of a resumed training together."""
     from medae.errors import TrainingError
     from medae.training.checkpoint import load
 
-    found = load(folder)
-    if found is None:
+    found = [load(checkpoints.parent) for checkpoints in folder.rglob("checkpoints")]
+    if not found or None in found:
         raise TrainingError(
             "The run is finished, but its checkpoint is gone.", where=folder, remedy="Remove it, to run the cell again."
         )
-    return round(found.facts["state"]["seconds"], 1)
+    return round(sum(checkpoint.facts["state"]["seconds"] for checkpoint in found if checkpoint), 1)
 
 
 def _facts() -> dict[str, Any]:

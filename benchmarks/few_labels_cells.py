@@ -204,7 +204,7 @@ def expected(comparison: Comparison, rows: Rows, arms: Iterable[str], draws: Ite
 
 
 def table(comparison: Comparison, rows: Rows) -> str:
-    """What has been measured, as Markdown."""
+    """What has been measured, as Markdown. A rate at a bound of the search is marked."""
     columns = ["arm", "draws", "rate", "Dice", "spread", f"- {comparison.baseline} [95 %]", "HD95 (mm)", "surface Dice"]
     columns += ["pretraining (s)", "fine-tuning (s)"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -222,11 +222,15 @@ def table(comparison: Comparison, rows: Rows) -> str:
         against = "" if name == comparison.baseline else _against(found, base)
         encoder = None if arm.encoder is None else rows.get(encoder_cell(comparison, arm.encoder).digest)
         before = "–" if encoder is None else f"{encoder['training_seconds']:.0f}"
-        rate = f"{search(comparison, name, rows)[0]:g}"
+        best, _ = search(comparison, name, rows)
+        rate = f"{best:g}{' (bound)' if best in comparison.search.bounds else ''}"
         lines.append(
             f"| {name} | {len(found)} | {rate} | {mean('dice_mean'):.3f} | {spread} | {against} | {mean('hd95_mean'):.2f} "
             f"| {mean('surface_dice_mean'):.3f} | {before} | {mean('training_seconds'):.0f} |"
         )
+    revisions = sorted({row["revision"] for row in rows.values() if "revision" in row})
+    if len(revisions) > 1:
+        lines += ["", f"Measured with more than one state of the code: {', '.join(revisions)}."]
     return "\n".join(lines)
 
 

@@ -27,9 +27,9 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
     return np.random.default_rng(seed_for(seed, *purpose))
 
 
-def torch_generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator for one purpose, on the device where its numbers are needed."""
-    return torch.Generator(device=device).manual_seed(seed_for(seed, *purpose))
+def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A torch generator for one purpose; on the CPU, so that its numbers are the same on every device."""
+    return torch.Generator().manual_seed(seed_for(seed, *purpose))
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Draw:
         """The same step's draws for another purpose."""
         return replace(self, scope=(*self.scope, name))
 
-    def generator(self, place: int, device: torch.device | str = "cpu") -> torch.Generator:
+    def generator(self, place: int) -> torch.Generator:
         """The generator of one sample; ``place`` counts within the local batch."""
-        return torch_generator(self.seed, *self.scope, self.step, self.first + place, device=device)
+        return torch_generator(self.seed, *self.scope, self.step, self.first + place)
 
-    def uniform(self, batch: int, shape: tuple[int, ...] = (), device: torch.device | str = "cpu") -> Tensor:
+    def uniform(self, batch: int, shape: tuple[int, ...] = ()) -> Tensor:
         """Numbers in [0, 1), float32, ``[batch, *shape]``; each sample has its own stream."""
-        rows = [torch.rand(shape, generator=self.generator(b, device), device=device) for b in range(batch)]
+        rows = [torch.rand(shape, generator=self.generator(b)) for b in range(batch)]
         return torch.stack(rows)
 
-    def normal(self, batch: int, shape: tuple[int, ...] = (), device: torch.device | str = "cpu") -> Tensor:
+    def normal(self, batch: int, shape: tuple[int, ...] = ()) -> Tensor:
         """Standard normal numbers, float32, ``[batch, *shape]``; each sample has its own stream."""
-        rows = [torch.randn(shape, generator=self.generator(b, device), device=device) for b in range(batch)]
+        rows = [torch.randn(shape, generator=self.generator(b)) for b in range(batch)]
         return torch.stack(rows)
 
 

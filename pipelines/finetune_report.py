@@ -11,6 +11,7 @@ from medae.report.figures_segmentation import OverlayCase, best_median_worst, ca
 from medae.report.figures_training import loss_curves, rate_curves
 from medae.report.html import Report
 from medae.training.finetuning import rates_by_part
+from medae.training.loop import FitResult
 from medae.transfer import TransferReport
 from pipelines.augmenting import show_augmentation
 from pipelines.data import description
@@ -25,11 +26,13 @@ from pipelines.unlabelled import describe as describe_unlabelled
 
 @dataclass(frozen=True)
 class Training:
-    """How an arm was trained. words: its rates. rates: by part of the network and step. histories: by member."""
+    """How an arm was trained. words: its rates. rates: by part of the network and step. results: by member. chosen: whether
+    cases chose each member's weights."""
 
     words: str
     rates: Mapping[str, Sequence[float]]
-    histories: Mapping[str, Sequence[Mapping[str, float]]]
+    results: Mapping[str, FitResult]
+    chosen: bool
 
 
 def training_of(config: Config, arm: TrainedArm) -> Training:
@@ -38,8 +41,8 @@ def training_of(config: Config, arm: TrainedArm) -> Training:
     words = f"{fit.steps} steps, peak rate {fit.rate:g}; "
     words += "all weights learn alike" if tuning is None else tuning.describe(fit.steps)
     levels = arm.members[0].network.encoder.config.levels
-    histories = {member.name: member.result.history for member in arm.members}
-    return Training(words, rates_by_part(fit, tuning, levels), histories)
+    found = {member.name: member.result for member in arm.members}
+    return Training(words, rates_by_part(fit, tuning, levels), found, fit.monitor is not None)
 
 
 def make_report(
@@ -83,7 +86,7 @@ def _scores(report: Report, results: Results) -> None:
         report.card(f"Dice, {arm}", values["dice_mean"], f"{values['n_test']} test cases")
     report.section("Scores")
     for arm, label in never_found(metrics):
-        report.note(f"{arm} never found {label}: its Dice is 0 in every case.", "caution")
+        report.note(f"{arm} never found {label}: its Dice is 0 in every case that has it.", "caution")
     report.table(
         ["Arm", "Dice", "HD95 (mm)", "Surface Dice", "Test cases"],
         [[arm, *(values[column] for column in columns)] for arm, values in metrics.items()],
@@ -112,8 +115,10 @@ def _trainings(report: Report, stage: Stage, trainings: Mapping[str, Training]) 
     rates = {arm: training.rates for arm, training in trainings.items()}
     report.figure(rate_curves(rates, stage.figure("rates")), "The learning rate of each part of the network.", "chart")
     for training in trainings.values():
-        for member, history in training.histories.items():
-            report.figure(loss_curves(history, stage.figure(f"loss-{member}")), f"Training: {member}.", "chart")
+        for member, found in training.results.items():
+            kept = found.best_step if training.chosen else None
+            curves = loss_curves(found.history, stage.figure(f"loss-{member}"), kept)
+            report.figure(curves, f"Training: {member}.", "chart")
 
 
 def _transfer(report: Report, moved: TransferReport) -> None:
@@ -144,9 +149,14 @@ def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, A
 
 def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Arm and label of every structure that an arm missed in all cases that have it: a mean hides it."""
-    return [
-        (arm, label) for arm, values in metrics.items() for label, score in values["labels"].items() if score["dice"] == 0
-    ]
+    missed = []
+    for arm, values in metrics.items():
+        for label in values["labels"]:
+            scores = [case[label] for case in values["cases"].values() if label in case]
+            having = [score["dice"] for score in scores if score["volume_ml_reference"] > 0]
+            if having and not any(having):
+                missed.append((arm, label))
+    return missed
 
 
 def _base(arms: Mapping[str, Any]) -> str:

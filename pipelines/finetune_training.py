@@ -15,8 +15,8 @@ from medae.data.case import Manifest
 from medae.metrics.segmentation import LabelScore, summarise
 from medae.models.networks import Network
 from medae.objectives.base import Objective
-from medae.objectives.joint import UNLABELLED
 from medae.objectives.registry import build_objective
+from medae.objectives.unlabelled import UNLABELLED
 from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store

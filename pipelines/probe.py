@@ -135,7 +135,7 @@ class Prober:
             ["Probe", ""],
             [
                 ["Measured", measured],
-                ["Patches a case", self.config.patches],
+                ["Patches a case to score on", self.config.patches],
                 ["Dice of the kept weights", metrics["probe_dice"]],
                 ["Dice of the untrained encoder", self.untrained],
                 ["Kept", chosen],

@@ -21,10 +21,11 @@ from medae.errors import ConfigError, TrainingError
 from medae.models.autoencoder import AutoencoderConfig
 from medae.models.networks import Network, NetworkConfig
 from medae.objectives.base import Objective, Trained
-from medae.objectives.joint import UNLABELLED, JointConfig
+from medae.objectives.joint import JointConfig
 from medae.objectives.mean_teacher import MeanTeacherConfig
 from medae.objectives.registry import build_objective, check_objective
 from medae.objectives.segmentation import SegmentationConfig
+from medae.objectives.unlabelled import UNLABELLED
 from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler, SamplerConfig
 from medae.preprocessing.store import Store

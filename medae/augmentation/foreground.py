@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+TINY = 1e-6
+"""What ranges, deviations and shares are at least, where one is divided by them."""
+
 
 def mean(x: Tensor, mask: Tensor) -> Tensor:
     """The mean; 0 where the mask is empty."""

@@ -14,12 +14,10 @@ from pydantic import Field
 from torch import Tensor, where
 
 from medae.augmentation.draws import Draws
-from medae.augmentation.foreground import limits, mean, moments
+from medae.augmentation.foreground import TINY, limits, mean, moments
 from medae.augmentation.ranges import Between
 from medae.augmentation.spline import control_shape, spline
 from medae.config import Config
-
-TINY = 1e-6
 
 
 class BiasField(Config):

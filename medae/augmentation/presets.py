@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from medae.augmentation.elastic import Elastic
 from medae.augmentation.intensity import BiasField, Brightness, Contrast, Gamma, InvertedGamma, Noise
@@ -38,7 +38,7 @@ class Transforms:
         return {name: getattr(self, name) for name in names[names.index("bias_field") : names.index("margin")]}
 
 
-LIGHT = Transforms(
+LIGHT_MR = Transforms(
     rotation=Rotation(),
     scale=Scale(),
     elastic=Elastic(),
@@ -83,18 +83,19 @@ STRONG_MR = Transforms(
     margin=0.2,
 )
 
-# HU are absolute: no curve, no field, and only as much shift and contrast as differs between scanners and tube voltages
-STRONG_CT = replace(
-    STRONG_MR,
-    bias_field=BiasField(probability=0),
-    gamma=Gamma(probability=0),
-    inverted_gamma=InvertedGamma(probability=0),
-    contrast=Contrast(probability=0.15, lower=0.9, upper=1.1),
-    brightness=Brightness(probability=0.15, shift=0.05),
-)
+HOUNSFIELD: dict[str, Any] = {
+    "bias_field": BiasField(probability=0),
+    "gamma": Gamma(probability=0),
+    "inverted_gamma": InvertedGamma(probability=0),
+    "contrast": Contrast(probability=0.15, lower=0.9, upper=1.1),
+    "brightness": Brightness(probability=0.15, shift=0.05),
+}
+"""HU are absolute: no curve, no field, and only as much shift and contrast as differs between scanners and tube voltages."""
+
+LIGHT_CT, STRONG_CT = replace(LIGHT_MR, **HOUNSFIELD), replace(STRONG_MR, **HOUNSFIELD)
 
 
 def transforms_of(preset: Preset, ct: bool) -> Transforms:
     """The transformations of a preset for CT or for MR."""
-    strong = STRONG_CT if ct else STRONG_MR
-    return {"none": NONE, "light": LIGHT, "strong": strong}[preset]
+    light, strong = (LIGHT_CT, STRONG_CT) if ct else (LIGHT_MR, STRONG_MR)
+    return {"none": NONE, "light": light, "strong": strong}[preset]

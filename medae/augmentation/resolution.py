@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from medae.augmentation.draws import Draws
+from medae.augmentation.foreground import TINY
 from medae.augmentation.ranges import Between
 from medae.augmentation.separable import inside
 
-TINY = 1e-6
 FAR = 8.0
 """Sigmas beyond which a weight is left out in any case; exponentials that are nearly zero take ten times as long."""
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TINY = 1e-6
+from medae.augmentation.foreground import TINY
 
 
 def along_axes(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:

@@ -14,14 +14,13 @@ from torch.nn import functional
 
 from medae.augmentation.draws import Draws
 from medae.augmentation.elastic import Elastic
+from medae.augmentation.foreground import TINY
 from medae.augmentation.ranges import Between
 from medae.config import Config
 from medae.seeding import Draw
 
 THIN = 3.0
 """An axis this many times shorter (mm) than the longest keeps still: tilting it would turn the content out of the patch."""
-
-TINY = 1e-6
 
 
 class Rotation(Config):

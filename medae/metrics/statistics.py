@@ -32,7 +32,7 @@ class PairedDifference(Config):
     def describe(self, a: str, b: str) -> str:
         """One sentence for a report."""
         if self.low is None or self.high is None:
-            return f"{a} - {b}: {self.mean:+.4f} on {self.n} cases: too few to say anything."
+            return f"{a} - {b}: {self.mean:+.4f} on {self.n} cases of {self.n_subjects} subjects: too few to say anything."
         if self.low > 0 or self.high < 0:
             verdict = f"{a if self.mean > 0 else b} was better on these cases"
         else:

@@ -34,13 +34,7 @@ class Trained:
 
 
 class Objective(nn.Module):
-    """Base of every objective. It owns its corruption; every random number comes from ``draw``.
-
-    ``corrupts``: whether the network sees a corrupted input. Without corruption a network with skips or pooling
-    indices learns the identity, so that combination is refused.
-    """
-
-    corrupts: bool = False
+    """Base of every objective. It owns its corruption; every random number comes from ``draw``."""
 
     def attach(self, trained: Trained) -> None:
         """Called once before the first step. What is kept of it must not become a submodule: it has its own place."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medae.config import Config
+from medae.models.encoder import EncoderConfig
 from medae.objectives.base import Loss, Objective
 from medae.objectives.denoising import DenoisingConfig
 from medae.objectives.masked import MaskedConfig
@@ -51,9 +52,14 @@ class CombinedConfig(Config):
             found.append(kind if met[kind] == 1 else f"{kind} {met[kind]}")
         return tuple(found)
 
-    def build(self, cell: tuple[int, ...]) -> Objective:
-        """The objective; ``cell`` is the bottleneck's cell in voxels."""
-        return CombinedObjective(self, [part.objective.build(cell) for part in self.parts])
+    @property
+    def corrupts(self) -> bool:
+        """Whether every part corrupts what the network sees."""
+        return all(part.objective.corrupts for part in self.parts)
+
+    def build(self, encoder: EncoderConfig) -> Objective:
+        """The objective for networks with such an encoder."""
+        return CombinedObjective(self, [part.objective.build(encoder) for part in self.parts])
 
 
 class CombinedObjective(Objective):
@@ -63,7 +69,6 @@ class CombinedObjective(Objective):
         super().__init__()
         self.names, self.weights = config.names(), tuple(part.weight for part in config.parts)
         self.parts = nn.ModuleList(parts)
-        self.corrupts = all(part.corrupts for part in parts)
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """The losses of all parts, summed for each group of parameters."""

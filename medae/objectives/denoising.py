@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medae.models.encoder import EncoderConfig
 from medae.objectives.base import Loss, Objective
 from medae.objectives.reconstruction import Similarity, compare, voxel_weights
 from medae.preprocessing.batch import Batch
@@ -25,6 +26,7 @@ class DenoisingConfig(Similarity):
     intensity units; every sample draws its own between the two numbers, with ``both`` one for each noise.
     """
 
+    corrupts: ClassVar[bool] = True
     kind: Literal["denoising"] = "denoising"
     l1: float = Field(default=0.0, ge=0)
     l2: float = Field(default=1.0, ge=0)
@@ -33,15 +35,20 @@ class DenoisingConfig(Similarity):
     sigma: tuple[float, float] = (0.5, 0.5)
     cell: int = Field(default=8, ge=1)
 
-    def build(self, cell: tuple[int, ...]) -> Objective:
-        """The objective; ``cell``, the bottleneck's cell in voxels, is not needed here."""
+    @model_validator(mode="after")
+    def _deviations(self) -> DenoisingConfig:
+        low, high = self.sigma
+        if not 0 <= low <= high or high == 0:
+            raise ValueError("sigma needs two deviations with 0 <= low <= high, and some noise: high above 0")
+        return self
+
+    def build(self, encoder: EncoderConfig) -> Objective:
+        """The objective for networks with such an encoder."""
         return DenoisingObjective(self)
 
 
 class DenoisingObjective(Objective):
     """Loss between the clean patch and what the network made of the noisy one."""
-
-    corrupts = True
 
     def __init__(self, config: DenoisingConfig) -> None:
         super().__init__()

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from medae.augmentation.foreground import limits
+from medae.augmentation.draws import Draws
+from medae.augmentation.foreground import TINY, limits
 from medae.seeding import Draw
 
 CURVE_POINTS = 256
@@ -21,7 +22,6 @@ AGAIN = 0.95
 """Probability that one more window is painted, or kept, after the last one."""
 MOST_WINDOWS = 5
 PAINTED_EDGES, KEPT_EDGES = (1 / 6, 1 / 3), (3 / 7, 4 / 7)
-TINY = 1e-6
 
 
 def mirror(x: Tensor, chosen: Tensor, axis: Tensor) -> Tensor:
@@ -84,7 +84,10 @@ def paint(x: Tensor, inside: Tensor, chosen: Tensor, draw: Draw, outside: float)
     kept = random_windows(draw.scoped("outer"), count, size, MOST_WINDOWS, KEPT_EDGES, x.device)
     covered = torch.where(_spread(around, x), ~kept, painted) & _spread(chosen, x)
     lowest, highest = foreground_range(x, inside)
-    noise = draw.scoped("noise").uniform(count, tuple(x.shape[1:])).to(x.device)
+    places = chosen.nonzero()[:, 0].tolist()
+    noise = torch.zeros_like(x)
+    if places:
+        noise[places] = Draws(draw.scoped("noise"), places, x.device).uniform(*x.shape[1:])
     return torch.where(covered & inside, lowest + (highest - lowest) * noise, x)
 
 
@@ -136,7 +139,7 @@ def _windows_of_a_tiling(size: tuple[int, ...], share: float, draw: Draw, device
     """The number of the window that each voxel lies in, int32 ``[*size]``."""
     number = torch.zeros((), dtype=torch.int32, device=device)
     for length, (edge_draw, corner_draw) in zip(size, draw.uniform(1, (len(size), 2))[0].tolist(), strict=True):
-        largest = min(length, max(1, math.ceil(share * length)))
+        largest = min(length, max(2, math.ceil(share * length)))
         edge = 1 if largest == 1 else 2 + int(edge_draw * (largest - 1))
         along = (torch.arange(length, dtype=torch.int32, device=device) + int(corner_draw * edge)) // edge
         number = number[..., None] * (length // edge + 2) + along

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from medae.config import Config
 from medae.models.autoencoder import AutoencoderConfig
 from medae.models.base import head_convolution
 from medae.models.decoder import Decoder
 from medae.models.encoder import EncoderConfig
 from medae.models.output import Output
-from medae.objectives.base import Loss, Objective, Trained
+from medae.objectives.base import Loss, Objective
 from medae.objectives.denoising import DenoisingConfig
 from medae.objectives.registry import ObjectiveConfig, build_objective
+from medae.objectives.unlabelled import UNLABELLED, SemisupervisedConfig, SemisupervisedObjective, still_statistics
 from medae.preprocessing.batch import Batch
 from medae.preprocessing.streams import stream_draw
 from medae.seeding import Draw
-
-UNLABELLED = "unlabelled"
-"""The stream that semi-supervised objectives read. Its batches carry no label map."""
 
 THINNEST, THINNER = 8, 4
 """Channels of the branch's decoder: a fourth of the encoder's at the same level, at least 8."""
 
 
-class JointConfig(Config):
+class JointConfig(SemisupervisedConfig):
     """Add the loss of a pretext objective on unlabelled scans, through the segmenter's encoder and a decoder of its own.
 
-    batch: unlabelled samples a step; the plan's batch if null. pretext: any objective of an autoencoder without skips.
-    weight: of its loss beside the supervised one. fades: whether the weight falls linearly to 0 at the end of the
-    training. twin: whether the same arm without the unlabelled scans is trained too.
+    pretext: any objective of an autoencoder without skips. fades: whether the weight falls linearly to 0 at the end of the
+    training.
     """
 
     kind: Literal["joint"] = "joint"
-    batch: int | None = Field(default=None, ge=1)
     pretext: ObjectiveConfig = DenoisingConfig()
     weight: float = Field(default=0.5, ge=0)
     fades: bool = False
-    twin: bool = True
-
-    @model_validator(mode="after")
-    def _fits(self) -> JointConfig:
-        if self.pretext.kind in ("segmentation", "variational"):
-            raise ValueError(f"pretext: '{self.pretext.kind}' cannot be learnt beside the segmentation without labels")
-        return self
-
-    def samples(self, labelled: int) -> int:
-        """Unlabelled samples a step beside so many labelled ones."""
-        return labelled if self.batch is None else self.batch
 
     def weight_at(self, step: int, steps: int) -> float:
         """The weight in ``step`` (from 0) of a training of ``steps``."""
@@ -85,40 +69,31 @@ class SharedAutoencoder(nn.Module):
         return Output((self.branch.head(self.branch.decoder(latent, features)[0]).float(),), latent)
 
 
-class JointObjective(Objective):
+class JointObjective(SemisupervisedObjective):
     """The supervised loss on the labelled batch plus the weighted pretext loss on the unlabelled one.
 
     Both go into the shared encoder in one update, and what is clipped (``fit.clip``) is the norm of both gradients together,
     the branch's included. The branch is trained with them and is kept in the checkpoint; the segmenter does not have it.
     """
 
-    corrupts = True
-
     def __init__(self, config: JointConfig, supervised: Objective, encoder: EncoderConfig, steps: int) -> None:
-        super().__init__()
-        self.config, self.steps = config, steps
-        self.supervised = supervised
+        super().__init__(supervised, steps)
+        self.config = config
         self.pretext = build_objective(config.pretext, AutoencoderConfig(encoder=encoder))
         self.branch = Branch(encoder)
-        self._trained: Trained | None = None
-
-    def attach(self, trained: Trained) -> None:
-        """Take the network whose encoder is shared."""
-        self._trained = trained
 
     def autoencoder(self) -> nn.Module:
         """The shared encoder with the branch, in the training's precision."""
-        if self._trained is None:
-            raise TypeError("the objective has not been attached to what it trains")
-        network: Any = self._trained.network
+        network: Any = self.trained.network
         # its parts are in the modes that they were put in: a frozen norm stays frozen
-        return self._trained.mixed(SharedAutoencoder(network.encoder, self.branch))
+        return self.trained.mixed(SharedAutoencoder(network.encoder, self.branch))
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over both batches; the labelled one goes first, so that its dropout is that of the supervised twin."""
         (labelled,) = self.supervised(model, batch, draw)
         own = stream_draw(draw, batch, UNLABELLED)
-        (pretext,) = self.pretext(self.autoencoder(), batch.streams[UNLABELLED], own)
+        with still_statistics(self.trained.network):
+            (pretext,) = self.pretext(self.autoencoder(), batch.streams[UNLABELLED], own)
         weight = self.config.weight_at(draw.step, self.steps)
         terms = {**labelled.terms, **{f"unlabelled_{name}": value for name, value in pretext.terms.items()}}
         return [Loss(labelled.total + weight * pretext.total, terms)]

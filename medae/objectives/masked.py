@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from medae.config import Config
+from medae.errors import ConfigError
+from medae.models.encoder import EncoderConfig
 from medae.objectives.base import Loss, Objective
 from medae.objectives.reconstruction import voxel_weights, weighted_mean
 from medae.preprocessing.batch import Batch
@@ -19,15 +21,16 @@ from medae.seeding import Draw
 class MaskedConfig(Config):
     """Hide a share of blocks, ask for their content; visible voxels carry no loss.
 
-    ratio: share of blocks hidden, drawn between the two numbers for each sample. block: voxels along each axis;
-    None takes the bottleneck's cell (the product of the encoder's strides), so that a hidden block is hidden from
-    a whole position of the bottleneck. sparse: hidden positions are masked again after every convolution and left
-    out of the norms (Tian et al. 2023), instead of being seen as zeros.
+    ratio: share of blocks hidden, drawn between the two numbers for each sample. block: voxels along each axis; None takes
+    the bottleneck's cell (the product of the encoder's strides), so that a hidden block is hidden from a whole position of
+    the bottleneck. A patch needs two blocks or more. sparse: hidden positions are masked again after every convolution and
+    left out of the norms (Tian et al. 2023), instead of being seen as zeros.
     """
 
+    corrupts: ClassVar[bool] = True
     kind: Literal["masked"] = "masked"
     ratio: tuple[float, float] = (0.6, 0.75)
-    block: tuple[int, ...] | None = None
+    block: tuple[PositiveInt, ...] | None = None
     distance: Literal["l1", "l2"] = "l2"
     region: Literal["all", "foreground"] = "all"
     sparse: bool = False
@@ -40,9 +43,18 @@ class MaskedConfig(Config):
             raise ValueError("ratio needs two shares with 0 < low <= high < 1")
         return self
 
-    def build(self, cell: tuple[int, ...]) -> Objective:
-        """The objective; ``cell`` is the bottleneck's cell in voxels, the default block."""
-        return MaskedObjective(self, self.block or cell)
+    def check_block(self, encoder: EncoderConfig) -> None:
+        """Raises ConfigError if the block does not have a number a spatial axis."""
+        if self.block is not None and len(self.block) != encoder.spatial_dims:
+            raise ConfigError(
+                f"block has {len(self.block)} numbers for {encoder.spatial_dims} spatial dimensions.",
+                where="objective.block",
+                remedy=f"Give {encoder.spatial_dims} numbers of voxels, or none, for the bottleneck's cell: {encoder.cell}.",
+            )
+
+    def build(self, encoder: EncoderConfig) -> Objective:
+        """The objective for networks with such an encoder, whose cell is the default block."""
+        return MaskedObjective(self, self.block or encoder.cell)
 
 
 def hidden_blocks(
@@ -50,13 +62,20 @@ def hidden_blocks(
 ) -> Tensor:
     """Which voxels are hidden: bool ``[count, 1, *size]``, true = hidden, constant within a block.
 
-    Each sample hides round(share x blocks) of its blocks, at least one and never all.
+    Each sample hides round(share x blocks) of its blocks, at least one and never all. Raises ConfigError where there is but
+    one.
     """
     grid = tuple(math.ceil(length / edge) for length, edge in zip(size, block, strict=True))
     cells = math.prod(grid)
+    if cells < 2:
+        raise ConfigError(
+            f"Blocks of {block} voxels leave a patch of {size} one block: hidden, there is nothing to see.",
+            where="objective.block",
+            remedy="Make the block smaller, or the patch larger.",
+        )
     low, high = ratio
     share = low + (high - low) * draw.scoped("ratio").uniform(count)
-    hidden = (share * cells).round().clamp(1, max(1, cells - 1))
+    hidden = (share * cells).round().clamp(1, cells - 1)
     order = draw.scoped("blocks").uniform(count, (cells,)).argsort(dim=1).argsort(dim=1)
     mask = (order < hidden[:, None]).reshape(count, 1, *grid)
     for axis, edge in enumerate(block):
@@ -66,8 +85,6 @@ def hidden_blocks(
 
 class MaskedObjective(Objective):
     """Loss on the hidden voxels only, divided by their number."""
-
-    corrupts = True
 
     def __init__(self, config: MaskedConfig, block: tuple[int, ...]) -> None:
         super().__init__()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,13 +16,13 @@ from medae.augmentation.intensity import Brightness, Contrast, Gamma, Noise
 from medae.augmentation.resolution import Blur
 from medae.config import Config, to_dict
 from medae.objectives.base import Loss, Objective, Trained
-from medae.objectives.joint import UNLABELLED
 from medae.objectives.reconstruction import weighted_mean
+from medae.objectives.unlabelled import UNLABELLED, SemisupervisedConfig, SemisupervisedObjective, still_statistics
 from medae.preprocessing.batch import Batch
 from medae.preprocessing.streams import stream_draw
 from medae.seeding import Draw
 
-MR: dict[str, Config] = {
+FOR_MR: dict[str, Config] = {
     "noise": Noise(probability=0.8, std=0.4),
     "blur": Blur(probability=0.3, lower=0.5, upper=1.5),
     "brightness": Brightness(probability=0.8, shift=0.5),
@@ -30,7 +30,7 @@ MR: dict[str, Config] = {
     "gamma": Gamma(probability=0.5, lower=0.6, upper=1.7),
 }
 # HU are absolute, as in the presets of augmentation: no curve, and little shift and contrast
-CT = MR | {
+FOR_CT = FOR_MR | {
     "brightness": Brightness(probability=0.8, shift=0.05),
     "contrast": Contrast(probability=0.8, lower=0.9, upper=1.1),
     "gamma": Gamma(probability=0),
@@ -40,8 +40,8 @@ CT = MR | {
 class Perturbation(Config):
     """What happens to the intensities that the student sees, on top of the augmentation that both see.
 
-    Nothing here moves a voxel: the two answers have to lie on each other. Null stands for what suits the modality, which is
-    CT where the plan's intensity scheme is a CT window. Of one that is given, keys that are left out are those for MR.
+    Nothing here moves a voxel: the two answers have to lie on each other. Null, and a key that is left out, stand for what
+    suits the modality, which is CT where the plan's intensity scheme is a CT window.
     noise: white noise; null is 0.8, 0 to 0.4 (probability, strength). blur: Gaussian blur; null is 0.3, 0.5 to 1.5.
     brightness: a shift; null is 0.8, up to 0.5 in MR and 0.05 in CT. contrast: a factor around the mean; null is 0.8, 0.6 to
     1.5 in MR and 0.9 to 1.1 in CT. gamma: a power of the range; null is 0.5, 0.6 to 1.7 in MR and nothing in CT, whose units
@@ -54,46 +54,32 @@ class Perturbation(Config):
     contrast: Contrast | None = None
     gamma: Gamma | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _over_defaults(cls, given: Any) -> Any:
-        """The keys that are given over this class' defaults: those of the transformations are an augmentation's."""
-        if not isinstance(given, Mapping):
-            return given
-        return {
-            name: {**to_dict(MR[name]), **value} if name in MR and isinstance(value, Mapping) else value
-            for name, value in given.items()
-        }
+    @model_serializer
+    def _given(self) -> dict[str, Any]:
+        """Without the keys that were left out: what they are, the modality decides."""
+        return {name: part and part.model_dump(exclude_unset=True) for name, part in self}
 
     def augmentation(self, spacing: Sequence[float | None], ct: bool) -> Augmentation:
         """These intensity changes, and nothing spatial. spacing, ct: see ``Augmentation``."""
-        parts = {name: getattr(self, name) or default for name, default in (CT if ct else MR).items()}
+        defaults, given = FOR_CT if ct else FOR_MR, self.model_dump()
+        parts = {name: {**to_dict(default), **(given[name] or {})} for name, default in defaults.items()}
         return Augmentation(AugmentationConfig.model_validate({"preset": "none", **parts}), len(spacing), spacing)
 
 
-class MeanTeacherConfig(Config):
+class MeanTeacherConfig(SemisupervisedConfig):
     """Ask on unlabelled scans for the answer that the moving average of the weights (the teacher) gives.
 
     The teacher is the average that ``fit.ema`` keeps; it sees the patch as augmented, the student sees it perturbed on top.
-    batch: unlabelled samples a step; the plan's batch if null. consistency: squared difference of the probabilities
-    (``squared``), or cross-entropy with the teacher's label where its probability reaches ``threshold``
-    (``pseudo_labels``, self-training). threshold: of ``pseudo_labels``. weight: of this loss beside the supervised one,
-    once it is ramped up. ramp: share of the training's steps over which the weight rises from nearly 0. perturbation: of
-    the student's view. twin: whether the same arm without the unlabelled scans is trained too.
+    consistency: squared difference of the probabilities (``squared``), or cross-entropy with the teacher's label where its
+    probability reaches ``threshold`` (``pseudo_labels``, self-training). threshold: of ``pseudo_labels``. ramp: share of the
+    training's steps over which the weight rises from nearly 0. perturbation: of the student's view.
     """
 
     kind: Literal["mean_teacher"] = "mean_teacher"
-    batch: int | None = Field(default=None, ge=1)
     consistency: Literal["squared", "pseudo_labels"] = "squared"
     threshold: float = Field(default=0.9, gt=0, lt=1)
-    weight: float = Field(default=1.0, ge=0)
     ramp: float = Field(default=0.3, ge=0, le=1)
     perturbation: Perturbation = Perturbation()
-    twin: bool = True
-
-    def samples(self, labelled: int) -> int:
-        """Unlabelled samples a step beside so many labelled ones."""
-        return labelled if self.batch is None else self.batch
 
     def weight_at(self, step: int, steps: int) -> float:
         """The weight in ``step`` (from 0) of a training of ``steps``: exp(-5 (1 - t)^2) over the ramp, then constant.
@@ -112,34 +98,28 @@ class MeanTeacherConfig(Config):
         return MeanTeacherObjective(self, supervised, self.perturbation.augmentation(spacing, ct), steps)
 
 
-class MeanTeacherObjective(Objective):
+class MeanTeacherObjective(SemisupervisedObjective):
     """The supervised loss on the labelled batch plus the weighted disagreement with the teacher on the unlabelled one.
 
     The teacher answers in evaluation mode and without gradient; it moves only as the average of the weights does, after
     every step. Both terms count the foreground. Source: Tarvainen and Valpola 2017; the threshold: Sohn et al. 2020.
     """
 
-    corrupts = True
-
     def __init__(self, config: MeanTeacherConfig, supervised: Objective, perturb: Augmentation, steps: int) -> None:
-        super().__init__()
-        self.config, self.steps = config, steps
-        self.supervised = supervised
+        super().__init__(supervised, steps)
+        self.config = config
         self.perturb = perturb
-        self._trained: Trained | None = None
 
     def attach(self, trained: Trained) -> None:
         """Take the moving average as the teacher. Raises TypeError if there is none."""
         if trained.average is None:
             raise TypeError("a mean teacher needs the moving average of the weights")
-        self._trained = trained
+        super().attach(trained)
 
     @torch.no_grad()
     def teach(self, image: Tensor) -> Tensor:
         """The teacher's probabilities ``[B, K, *S]`` of an image ``[B, C, *S]``."""
-        if self._trained is None or self._trained.average is None:
-            raise TypeError("the objective has not been attached to what it trains")
-        teacher = self._trained.mixed(self._trained.average.eval())
+        teacher = self.trained.mixed(cast(nn.Module, self.trained.average).eval())
         return teacher(image).finest.float().softmax(dim=1)
 
     def disagreement(self, logits: Tensor, taught: Tensor, mask: Tensor) -> Tensor:
@@ -161,7 +141,8 @@ class MeanTeacherObjective(Objective):
         (labelled,) = self.supervised(model, batch, draw)
         other, own = batch.streams[UNLABELLED], stream_draw(draw, batch, UNLABELLED)
         taught = self.teach(other.image)
-        logits = model(self.perturb(other, own.scoped("student")).image).finest.float()
+        with still_statistics(self.trained.network):
+            logits = model(self.perturb(other, own.scoped("student")).image).finest.float()
         distance = self.disagreement(logits, taught, other.mask)
         weight = self.config.weight_at(draw.step, self.steps)
         return [Loss(labelled.total + weight * distance, {**labelled.terms, "consistency": distance})]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from monai.losses.ssim_loss import SSIMLoss
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medae.config import Config
+from medae.models.encoder import EncoderConfig
 from medae.objectives.base import Loss, Objective
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
@@ -21,8 +22,8 @@ class Similarity(Config):
     """Weights of the terms that compare an output with its target.
 
     l1, l2: mean absolute and mean squared difference, over the voxels of ``region`` in the channels that are
-    present. ssim: 1 - structural similarity (Wang et al. 2004, Gaussian window of 7 voxels), always over the
-    whole patch. ssim_range: the data range in normalised units that SSIM's constants are relative to.
+    present. ssim: 1 - structural similarity (Wang et al. 2004, Gaussian window of 7 voxels), over all voxels of the
+    channels in which one counts. ssim_range: the data range in normalised units that SSIM's constants are relative to.
     """
 
     l1: float = Field(default=1.0, ge=0)
@@ -62,25 +63,27 @@ def compare(output: Tensor, target: Tensor, weights: Tensor, similarity: Similar
     if similarity.l2:
         terms["l2"] = weighted_mean(difference.square(), weights)
     if similarity.ssim:
-        terms["ssim"] = _ssim(output.float(), target.float(), similarity.ssim_range)
+        terms["ssim"] = _ssim(output.float(), target.float(), weights, similarity.ssim_range)
     total = torch.stack([getattr(similarity, name) * value for name, value in terms.items()]).sum()
     return total, terms
 
 
-def _ssim(output: Tensor, target: Tensor, data_range: float) -> Tensor:
+def _ssim(output: Tensor, target: Tensor, weights: Tensor, data_range: float) -> Tensor:
+    """1 - structural similarity, the mean over the channels in which a voxel counts."""
     window = [min(SSIM_WINDOW, size) for size in output.shape[2:]]
-    loss = SSIMLoss(spatial_dims=output.ndim - 2, data_range=data_range, win_size=window)
-    result: Tensor = loss(output, target)
-    return result
+    loss = SSIMLoss(spatial_dims=output.ndim - 2, data_range=data_range, win_size=window, reduction="none")
+    each = loss(output.flatten(0, 1)[:, None], target.flatten(0, 1)[:, None])[:, 0]
+    return weighted_mean(each, weights.flatten(2).amax(2).flatten())
 
 
 class ReconstructionConfig(Similarity):
     """Reproduce the input; only through a bottleneck, since a network with skips would learn the identity."""
 
+    corrupts: ClassVar[bool] = False
     kind: Literal["reconstruction"] = "reconstruction"
 
-    def build(self, cell: tuple[int, ...]) -> Objective:
-        """The objective; ``cell``, the bottleneck's cell in voxels, is not needed here."""
+    def build(self, encoder: EncoderConfig) -> Objective:
+        """The objective for networks with such an encoder."""
         return ReconstructionObjective(self)
 
 

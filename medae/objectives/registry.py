@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 from pydantic import Field
@@ -35,9 +34,7 @@ SEGMENTERS = ("unet", "segnet", "fcn")
 def build_objective(config: ObjectiveConfig, network: NetworkConfig) -> Objective:
     """The objective for a network. Raises ConfigError when the two contradict each other."""
     check_objective(config, network)
-    strides = network.encoder.strides
-    cell = tuple(math.prod(stride[axis] for stride in strides) for axis in range(network.encoder.spatial_dims))
-    return config.build(cell)
+    return config.build(network.encoder)
 
 
 def check_objective(config: ObjectiveConfig, network: NetworkConfig) -> None:
@@ -56,7 +53,7 @@ def check_objective(config: ObjectiveConfig, network: NetworkConfig) -> None:
             remedy="'variational' and the network 'vae' need each other.",
         )
     leaks = shortcuts(network)
-    if leaks and kinds & {"reconstruction", "variational"}:
+    if leaks and not config.corrupts:
         raise ConfigError(
             f"Plain reconstruction with {' and '.join(leaks)} learns to copy its input: the location of every detail "
             "goes around the bottleneck, so that the encoder learns nothing and a lesion is copied.",
@@ -64,6 +61,9 @@ def check_objective(config: ObjectiveConfig, network: NetworkConfig) -> None:
             remedy="Remove the skips (and max_unpool), or take an objective that corrupts its input in every part: masked, "
             "denoising or restoration.",
         )
+    for part in parts_of(config):
+        if isinstance(part, MaskedConfig):
+            part.check_block(network.encoder)
 
 
 def parts_of(config: ObjectiveConfig) -> tuple[PartConfig | SegmentationConfig, ...]:

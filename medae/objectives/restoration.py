@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from medae.models.encoder import EncoderConfig
 from medae.objectives.base import Loss, Objective
 from medae.objectives.distortion import mirror, nonlinear, paint, shuffle
 from medae.objectives.reconstruction import Similarity, compare, voxel_weights
@@ -27,6 +28,7 @@ class RestorationConfig(Similarity):
     of the patch.
     """
 
+    corrupts: ClassVar[bool] = True
     kind: Literal["restoration"] = "restoration"
     l1: float = Field(default=0.0, ge=0)
     l2: float = Field(default=1.0, ge=0)
@@ -43,15 +45,13 @@ class RestorationConfig(Similarity):
             raise ValueError("at least one of nonlinear, shuffling and painting needs a probability above 0")
         return self
 
-    def build(self, cell: tuple[int, ...]) -> Objective:
-        """The objective; ``cell``, the bottleneck's cell in voxels, is not needed here."""
+    def build(self, encoder: EncoderConfig) -> Objective:
+        """The objective for networks with such an encoder."""
         return RestorationObjective(self)
 
 
 class RestorationObjective(Objective):
     """Loss between the patch, mirrored or not, and what the network made of its distorted form."""
-
-    corrupts = True
 
     def __init__(self, config: RestorationConfig) -> None:
         super().__init__()

@@ -11,9 +11,10 @@ from medae.config import Config
 
 
 class ScheduleConfig(Config):
-    """Linear warm-up, then a fall to ``floor`` at the last step.
+    """Linear warm-up, then a fall that would reach ``floor`` in the step after the last; ``constant`` stays at the peak.
 
-    warmup: steps. power: exponent of ``poly``. floor: share of the peak rate that is left at the end.
+    warmup: steps. power: exponent of ``poly``; no other has one. floor: share of the peak rate that is left at the end;
+    ``constant`` has none.
     """
 
     kind: Literal["cosine", "poly", "constant"] = "cosine"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medae.augmentation.augment import GATES, Augmentation, AugmentationConfig
-from medae.augmentation.presets import LIGHT, STRONG_CT, STRONG_MR
+from medae.augmentation.presets import LIGHT_CT, LIGHT_MR, STRONG_CT, STRONG_MR
 from medae.config import to_dict
 from medae.errors import ConfigError
 from medae.preprocessing.batch import Batch
@@ -280,7 +280,8 @@ def test_absent_channels_stay_zero():
 
 
 def test_presets_are_chosen_by_name_and_modality_and_a_given_transformation_replaces_theirs():
-    assert AugmentationConfig().transforms(ct=True) == LIGHT
+    assert AugmentationConfig().transforms(ct=False) == LIGHT_MR
+    assert AugmentationConfig().transforms(ct=True) == LIGHT_CT
     assert AugmentationConfig(preset="strong").transforms(ct=False) == STRONG_MR
     assert AugmentationConfig(preset="strong").transforms(ct=True) == STRONG_CT
     assert AugmentationConfig(preset="strong", modality="mr").transforms(ct=True) == STRONG_MR
@@ -292,14 +293,16 @@ def test_presets_are_chosen_by_name_and_modality_and_a_given_transformation_repl
     assert again.transforms(ct=False) == STRONG_MR
 
 
-def test_ct_keeps_its_units():
-    assert STRONG_CT.bias_field.probability == STRONG_CT.gamma.probability == STRONG_CT.inverted_gamma.probability == 0
-    assert STRONG_CT.brightness.shift < STRONG_MR.brightness.shift
-    assert STRONG_CT.noise == STRONG_MR.noise
+@pytest.mark.parametrize(("ct", "mr"), [(LIGHT_CT, LIGHT_MR), (STRONG_CT, STRONG_MR)])
+def test_ct_keeps_its_units(ct, mr):
+    assert ct.bias_field.probability == ct.gamma.probability == ct.inverted_gamma.probability == 0
+    assert ct.brightness.shift == 0.05 < mr.brightness.shift
+    assert (ct.contrast.lower, ct.contrast.upper) == (0.9, 1.1)
+    assert ct.noise == mr.noise and ct.rotation == mr.rotation
 
 
 def test_every_transformation_of_intensity_is_drawn():
-    assert sorted(GATES) == sorted(LIGHT.intensities()) == sorted(INTENSITY)
+    assert sorted(GATES) == sorted(LIGHT_MR.intensities()) == sorted(INTENSITY)
 
 
 @pytest.mark.parametrize("part", INTENSITY)
@@ -350,10 +353,10 @@ def test_senseless_configurations_are_refused(wrong):
 def test_the_page_on_augmentation_tells_the_presets():
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "augmentation.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE))
-    assert set(rows) == set(vars(LIGHT))
+    assert set(rows) == set(vars(LIGHT_MR))
     for name, cells in rows.items():
         told = [[float(number) for number in re.findall(r"\d+(?:\.\d+)?", cell)] for cell in cells.split(" | ")]
-        for numbers, preset in zip(told, (LIGHT, STRONG_MR, STRONG_CT), strict=True):
+        for numbers, preset in zip(told, (LIGHT_MR, LIGHT_CT, STRONG_MR, STRONG_CT), strict=True):
             part = getattr(preset, name)
             values = [part] if name == "margin" else [value for key, value in to_dict(part).items() if key != "one_axis"]
             if name == "noise":

@@ -134,12 +134,15 @@ def test_the_table_by_hand():
         rows[draw_cell(design, "scratch", draw, 1e-3).digest] = drawn(draw, dict(zip("ab", base, strict=True)), 10.0)
         rows[draw_cell(design, "masked", draw, 2e-3).digest] = drawn(draw, dict(zip("ba", arm[::-1], strict=True)), 12.0)
     lines = table(design, rows).splitlines()
-    assert lines[2] == "| scratch | 2 | 0.001 | 0.650 | 0.071 |  | 2.00 | 0.900 | – | 10 |"
+    assert lines[2] == "| scratch | 2 | 0.001 (bound) | 0.650 | 0.071 |  | 2.00 | 0.900 | – | 10 |"
     # differences by draw: (0, 0.1) and (0.2, 0.1): mean 0.1; MS_draws = 2 * 0.005, MS_cases = 0, so 1 degree of freedom
     half = 12.706 * (0.01 / 4) ** 0.5
     interval = f"+0.100 [{0.1 - half:+.3f}, {0.1 + half:+.3f}]"
-    assert lines[3] == f"| masked | 2 | 0.002 | 0.750 | 0.141 | {interval} | 2.00 | 0.900 | 30 | 12 |"
+    assert lines[3] == f"| masked | 2 | 0.002 (bound) | 0.750 | 0.141 | {interval} | 2.00 | 0.900 | 30 | 12 |"
     assert len(lines) == 4, "an arm that was not measured has no row"
+    for place, row in enumerate(rows.values()):
+        row["revision"] = "abc" if place else "def"
+    assert table(design, rows).splitlines()[4:] == ["", "Measured with more than one state of the code: abc, def."]
 
 
 @pytest.mark.parametrize(
@@ -161,11 +164,18 @@ def test_cells_run_are_not_run_again_and_no_search_sees_a_test_subject(tmp_path:
     for name in ("MLFLOW_TRACKING_URI", "MEDAE_DATA", "MEDAE_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///not-used.db")  # put back when the test is over
-    design = comparison(search={"rates": [1e-3], "bounds": [1e-3, 1e-3]}, draws=1)
+    pair = {"encoder": "masked", "rate_of": "masked", "set": {"members": 2}}
+    arms = {"scratch": {}, "masked": {"encoder": "masked"}, "pair": pair}
+    design = comparison(search={"rates": [1e-3], "bounds": [1e-3, 1e-3]}, draws=1, arms=arms)
     results, work = tmp_path / "results.jsonl", tmp_path / "work"
-    assert Worker(design, tmp_path, work, results).measure(["masked"], [0]) == []
+    assert Worker(design, tmp_path, work, results).measure(["masked", "pair"], [0]) == []
     rows = list(read_rows(results).values())
-    assert [(row["kind"], row["arm"]) for row in rows] == [("encoder", "masked"), ("rate", "masked"), ("draw", "masked")]
+    assert [(row["kind"], row["arm"]) for row in rows] == [
+        ("encoder", "masked"),
+        ("rate", "masked"),
+        ("draw", "masked"),
+        ("draw", "pair"),
+    ]
     assert all(row["training_seconds"] > 0 and row["threads"] > 0 for row in rows)
     assert len(rows[2]["cases"]) == rows[2]["n_test"] == 3
     assert rows[2]["dice_mean"] == pytest.approx(sum(rows[2]["cases"].values()) / 3, abs=1e-4)
@@ -175,7 +185,7 @@ def test_cells_run_are_not_run_again_and_no_search_sees_a_test_subject(tmp_path:
     plans = {path.read_text() for path in work.glob("*-*/*/plan.yaml")}
     assert len({"".join(line.partition("#")[0] for line in plan.splitlines()) for plan in plans}) == 1, "one plan for all"
     before = results.read_text()
-    assert Worker(design, tmp_path, work, results).measure(["masked"], [0]) == []
+    assert Worker(design, tmp_path, work, results).measure(["masked", "pair"], [0]) == []
     assert results.read_text() == before
 
 

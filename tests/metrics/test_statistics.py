@@ -38,7 +38,7 @@ def test_a_constant_difference_has_an_interval_of_no_width():
 def test_a_few_cases_have_no_interval(n):
     found = paired_difference([1.0] * n, [0.5] * n)
     assert found.low is None
-    assert "too few" in found.describe("a", "b")
+    assert "subjects: too few" in found.describe("a", "b")
 
 
 @pytest.mark.parametrize(("a", "b"), [([], []), ([1.0], [1.0, 2.0])])

@@ -34,7 +34,7 @@ def test_both_rare_structures_are_found(stem, widths, seed):
     encoder = EncoderConfig(spatial_dims=2, stem=stem, widths=widths, strides=strides, kernels=((3, 3),) * len(widths))
     torch.manual_seed(seed)
     network = build_network(UNetConfig(encoder=encoder, classes=3))
-    objective = SegmentationConfig().build((1, 1))
+    objective = SegmentationConfig().build(encoder)
     optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
     generator = torch.Generator().manual_seed(seed)
     for step in range(STEPS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import torch
+from encoders import encoder_with
 from rich.console import Console
 
 from medae.models.encoder import EncoderConfig
@@ -62,7 +63,7 @@ class Source:
 
 
 def supervised():
-    return SegmentationConfig().build((2, 2))
+    return SegmentationConfig().build(encoder_with(2, 2))
 
 
 def train(folder, model, objective, dims, *, steps=4, unlabelled=True, resume=False, **options):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import encoder_with
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class Fixed(nn.Module):
 
 def test_the_loss_is_the_weighted_sum_and_the_terms_carry_the_names_of_the_parts():
     config = combined({"kind": "masked", "distance": "l2"}, {"kind": "reconstruction", "l1": 1}, weights=(0.5, 3.0))
-    (loss,) = config.build((4, 4))(Fixed(), BATCH, Draw(0, 0))
+    (loss,) = config.build(encoder_with(4, 4))(Fixed(), BATCH, Draw(0, 0))
     assert loss.total == pytest.approx(0.5 * 4 + 3 * 2)
     assert {name: float(value) for name, value in loss.terms.items()} == {
         "masked/masked_l2": pytest.approx(4),
@@ -57,19 +58,19 @@ def test_every_part_runs_on_its_own_corruption_with_draws_of_its_own():
     model = Fixed()
     config = combined("denoising", "denoising", "masked")
     assert config.names() == ("denoising", "denoising 2", "masked")
-    config.build((4, 4))(model, BATCH, Draw(0, 0))
+    config.build(encoder_with(4, 4))(model, BATCH, Draw(0, 0))
     first, second, masked = model.seen
     assert not torch.equal(first, second)
     assert not torch.equal(first, IMAGE) and not torch.equal(second, IMAGE)
     alone = Fixed()
-    MaskedConfig().build((4, 4))(alone, BATCH, Draw(0, 0).scoped("masked"))
+    MaskedConfig().build(encoder_with(4, 4))(alone, BATCH, Draw(0, 0).scoped("masked"))
     assert torch.equal(masked, alone.seen[0]), "nothing of the other parts is left in it"
 
 
 def test_what_every_part_saw_and_made_is_shown_and_the_input_once():
     shown = (
         combined("masked", "reconstruction", {"kind": "restoration", "flip": 1})
-        .build((4, 4))
+        .build(encoder_with(4, 4))
         .example(Fixed(), BATCH, Draw(0, 0))
     )
     assert list(shown) == [
@@ -95,7 +96,7 @@ def test_parts_that_train_other_parameters_keep_a_loss_of_their_own():
     ("kinds", "corrupts"), [(("masked", "denoising"), True), (("masked", "restoration", "reconstruction"), False)]
 )
 def test_it_corrupts_only_if_all_parts_do(kinds: tuple[str, ...], corrupts: bool):
-    assert combined(*kinds).build((4, 4)).corrupts == corrupts
+    assert combined(*kinds).corrupts == corrupts
 
 
 @pytest.mark.parametrize(

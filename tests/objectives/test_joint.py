@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pydantic import ValidationError
 
+from medae.errors import ConfigError
 from medae.objectives.base import Trained
 from medae.objectives.denoising import DenoisingConfig
 from medae.objectives.joint import JointConfig
@@ -62,10 +62,17 @@ def test_the_weight_is_constant_or_falls_to_nothing():
     assert [fading.weight_at(step, 10) for step in (0, 5, 10)] == pytest.approx([0.4, 0.2, 0.0])
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "variational"])
-def test_a_pretext_that_needs_labels_or_a_latent_draw_is_refused(kind):
-    with pytest.raises(ValidationError, match="pretext"):
-        JointConfig(pretext={"kind": kind})
+@pytest.mark.parametrize(
+    "pretext",
+    [
+        {"kind": "segmentation"},
+        {"kind": "variational"},
+        {"kind": "combined", "parts": [{"objective": {"kind": "masked"}}, {"objective": {"kind": "variational"}}]},
+    ],
+)
+def test_a_pretext_that_needs_labels_or_a_latent_draw_is_refused(semi, pretext):
+    with pytest.raises(ConfigError, match="does not fit"):
+        build(semi, semi.network(), pretext=pretext)
 
 
 def test_the_branch_is_trained_and_kept_in_the_checkpoint_and_not_in_the_network(semi, tmp_path):
@@ -92,6 +99,19 @@ def test_a_norm_that_is_kept_still_stays_still(semi):
     objective(network, semi.Source(2).batch(0), Draw(0, 0))
     assert not any(module.training for module in network.encoder.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.encoder.named_buffers())
+
+
+def test_batch_norms_statistics_are_those_of_the_labelled_patches(semi):
+    networks = [semi.network(norm="batch").train() for _ in range(2)]
+    objective = build(semi, networks[0], pretext=MaskedConfig(), weight=0.0).train()
+    objective.attach(Trained(networks[0], None, lambda module: module))
+    for step in range(3):
+        batch = semi.Source(2).batch(step)
+        objective(networks[0], batch, Draw(0, step))
+        semi.supervised()(networks[1], batch, Draw(0, step))
+    one, other = (dict(network.named_buffers()) for network in networks)
+    assert all(torch.equal(one[name], other[name]) for name in other) and any("running" in name for name in other)
+    assert all((value != 1).any() for name, value in objective.branch.named_buffers() if name.endswith("running_var"))
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from medae.augmentation.intensity import Contrast, Gamma, Noise
+from medae.augmentation.intensity import Brightness, Contrast, Gamma, Noise
 from medae.config import to_dict
 from medae.models.output import Output
 from medae.objectives.base import Trained
@@ -188,8 +188,12 @@ def test_ct_keeps_its_units_unless_it_is_asked_for():
     assert transforms.gamma.probability == 0
     assert (transforms.contrast.lower, transforms.contrast.upper, transforms.brightness.shift) == (0.9, 1.1, 0.05)
     assert transforms.noise == Perturbation().augmentation((1.0, 1.0), ct=False).transforms.noise
-    asked = Perturbation(gamma={"upper": 1.2}).augmentation((1.0, 1.0), ct=True).transforms
-    assert asked.gamma == Gamma(probability=0.5, lower=0.6, upper=1.2)
+    asked = Perturbation(gamma={"probability": 0.5, "upper": 1.2}, brightness={"probability": 0.4})
+    for perturbation in (asked, Perturbation.model_validate(to_dict(asked))):
+        transforms = perturbation.augmentation((1.0, 1.0), ct=True).transforms
+        assert transforms.gamma == Gamma(probability=0.5, lower=0.7, upper=1.2)
+        assert transforms.brightness == Brightness(probability=0.4, shift=0.05), "a key that is left out is CT's"
+        assert perturbation.augmentation((1.0, 1.0), ct=False).transforms.brightness.shift == 0.5
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 4.0), (1.0, 1.0, 4.0)])

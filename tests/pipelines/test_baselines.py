@@ -6,6 +6,7 @@ import pytest
 
 from medae.data.folder import FolderSource
 from medae.errors import DataError
+from medae.metrics.segmentation import case_metrics, summarise
 from pipelines.baselines import ball_scores, best_radius, central_ball
 from pipelines.finetune_report import never_found
 from pipelines.segmenting import label_names, reference, with_target
@@ -56,7 +57,10 @@ def test_a_missing_target_names_those_that_are_there(balls):
 
 
 def test_a_structure_that_is_never_found_is_named():
-    labels = {"csf": {"dice": 0.0}, "grey": {"dice": 0.5}, "absent": {"dice": None}}
-    assert never_found({"scratch": {"labels": labels}, "pretrained": {"labels": {"csf": {"dice": 0.1}}}}) == [
-        ("scratch", "csf")
-    ]
+    values = {0: "background", 1: "csf", 2: "grey", 3: "absent", 4: "invented"}
+    truth, found = np.array([[[1, 1, 2, 2]]]), np.array([[[0, 0, 2, 4]]])
+    blind, sees = (
+        summarise({name: case_metrics(found if blind else truth, truth, (1.0, 1.0, 1.0), values) for name in "ab"})
+        for blind in (True, False)
+    )
+    assert never_found({"scratch": blind, "pretrained": sees}) == [("scratch", "csf")]

@@ -126,20 +126,20 @@ def test_the_model_remembers_every_scan_that_it_was_shown(run):
         assert supervised == image_digests(manifest.of_subjects([*LABELLED, *CHOOSING]))
 
 
+@pytest.mark.parametrize("run", ["mean_teacher"], indirect=True)
 def test_the_twin_and_the_arm_had_the_same_labelled_batches(run):
-    kind, _, finished, _, _ = run
-    if kind == "mean_teacher":
-        first = [checkpoint.load(finished.folder / arm).facts["state"]["history"][0] for arm in ("scratch", kind)]
-        assert first[0]["loss/dice_ce"] == first[1]["loss/dice_ce"], "before the first update they differ in nothing"
-        assert "loss/consistency" in first[1] and "loss/consistency" not in first[0]
+    folder = run[2].folder
+    first = [checkpoint.load(folder / arm).facts["state"]["history"][0] for arm in ("scratch", "mean_teacher")]
+    assert first[0]["loss/dice_ce"] == first[1]["loss/dice_ce"], "before the first update they differ in nothing"
+    assert "loss/consistency" in first[1] and "loss/consistency" not in first[0]
 
 
+@pytest.mark.parametrize("run", ["mean_teacher"], indirect=True)
 def test_the_teacher_is_what_is_scored(run):
-    kind, _, finished, _, _ = run
-    if kind == "mean_teacher":
-        stored = checkpoint.load_best(finished.folder / kind)
-        kept = load_artifact(finished.folder / f"model-{kind}").tensors()
-        assert all(torch.equal(kept[name], stored[name]) for name in kept)
+    folder = run[2].folder
+    stored = checkpoint.load_best(folder / "mean_teacher")
+    kept = load_artifact(folder / "model-mean_teacher").tensors()
+    assert all(torch.equal(kept[name], stored[name]) for name in kept)
 
 
 # --- what is refused ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import Accelerator
+from encoders import encoder_with
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
@@ -109,7 +110,7 @@ def batch(step, dims=2):
 
 def learner(tuning, model=None, **changes):
     settings = {"steps": 20, "rate": 0.01, "weight_decay": 0.5, "ema": 0.9, "precision": "fp32"} | changes
-    objective = SegmentationConfig().build((4, 4))
+    objective = SegmentationConfig().build(encoder_with(4, 4))
     return Learner(model or network(), objective, FitConfig(**settings), Accelerator(mixed_precision="no", cpu=True), tuning)
 
 

@@ -29,8 +29,8 @@ class ProbeSettings(Config):
 
     target: the label map to find. labelled, scored: so many labelled training subjects to fit on, and so many others to
     score on: the first in the order of the split, so that a later fine-tuning with at least both together contains them.
-    every: so many epochs from one probe to the next; the last epoch always has one. patches: of each of these subjects'
-    cases. seed: of everything that the probe draws, whatever the training's own seed is.
+    every: so many epochs from one probe to the next; the last epoch always has one. patches: of each case to score on, and,
+    by a linear probe, to fit on. seed: of everything that the probe draws, whatever the training's own seed is.
     """
 
     target: str = "label"
