@@ -179,7 +179,7 @@ def predict(
         Path | None,
         typer.Option("--brain-mask", help="Brain mask of the image, or the folder of masks with the images' names."),
     ] = None,
-    flips: Annotated[bool, typer.Option("--flips", help="Average over mirrored copies of the input.")] = False,
+    flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images of the input.")] = False,
     device: Device = "auto",
     overrides: Overrides = None,
     as_json: Json = False,

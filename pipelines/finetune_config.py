@@ -41,7 +41,7 @@ class Config(StageConfig):
     step; the scratch arm trains all of them alike. rates: an arm's own peak. members: so many networks an arm, from other
     seeds (decoder at the start, batches, augmentation), averaged. unlabelled: one arm more, begun and tuned like the
     pretrained one (without an encoder, like scratch), that also learns from the images of all training subjects; null for
-    none. flips: average predictions over mirrored inputs, not along left-right if labels have sides. tolerance: mm, of the
+    none. flips: average predictions over mirror images along the axes of ``augmentation.flip``. tolerance: mm, of the
     surface Dice. baseline: a fixed rule to compare with.
     """
 
@@ -91,6 +91,11 @@ class Config(StageConfig):
             raise ValueError(
                 "unlabelled.kind: joint teaches the encoder, and tuning.kind: frozen keeps it still: only the branch that "
                 "is thrown away would learn. Choose another tuning, or unlabelled.kind: mean_teacher"
+            )
+        if self.flips and not self.augmentation.mirrored:
+            raise ValueError(
+                "flips averages over mirror images, and the network is shown none: set augmentation.flip, a probability for "
+                "each spatial axis, such as [0.5, 0, 0] for left-right, or leave flips out"
             )
         if self.objective.target not in ("label", self.target):
             raise ValueError("objective.target is set by target: leave it out")

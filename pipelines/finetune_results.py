@@ -39,7 +39,8 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     models = {arm: found.model for arm, found in trained.items()}
     models |= {member.name: member.network for found in trained.values() for member in found.alone}
     models = {name: model.to(stage.device) for name, model in models.items()}
-    scores = setting.score(models, sides.test, stage.folder / "predictions", flips=config.flips)
+    mirrored = config.augmentation.mirrored if config.flips else ()
+    scores = setting.score(models, sides.test, stage.folder / "predictions", mirrored=mirrored)
     facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(
@@ -90,7 +91,8 @@ def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
     pretrained = config.arms()[arm.name]
     shown = sides.labelled if arm.name in (PRETRAINED, SCRATCH) else sides.trainable
     seen = set(image_digests(shown))
-    facts = arm.facts() | {"labelled": config.labelled, "flips": config.flips, "pretrained": pretrained}
+    facts = arm.facts() | {"labelled": config.labelled, "pretrained": pretrained}
+    facts |= {"flips": config.flips, "mirrored": list(config.augmentation.mirrored)}
     if pretrained:
         encoder = stage.inputs["encoder"].meta
         seen |= set(encoder.seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Setting:
         )
 
     def score(
-        self, models: Mapping[str, nn.Module], cases: Manifest, folder: Path, *, flips: bool = False
+        self, models: Mapping[str, nn.Module], cases: Manifest, folder: Path, *, mirrored: Sequence[int] = ()
     ) -> dict[str, dict[str, dict[str, LabelScore]]]:
         """Scores by model, case and label, in each scan's own space; the predictions are left in the folder."""
         return score_arms(
@@ -81,7 +81,7 @@ class Setting:
             self.labels,
             self.plan,
             self.stage.device,
-            flips=flips,
+            mirrored=mirrored,
             tolerance=self.config.tolerance,
             folder=folder,
             screen=self.stage.screen,

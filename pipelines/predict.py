@@ -34,7 +34,7 @@ Scan = tuple[str, Callable[[], Prepared]]
 
 class Options(Config):
     """Choices of a prediction. format: layout of the input. data: further keys of that layout, such as the channels of a
-    DICOM tree. flips: average over mirrored inputs, even if the model's own recipe does not. brain_mask: of a plain file,
+    DICOM tree. flips: average over mirror images, even if the model's own recipe does not. brain_mask: of a plain file,
     or a folder with those of plain files, for a model whose foreground is the brain; a data set's masks are among its
     targets.
     """
@@ -63,10 +63,10 @@ def run(
     single = source.is_file() and not is_data_set and output.name.endswith(NIFTI)
     _refuse_overwriting(source.resolve(), output.resolve())
     scans, failed = _scans(source, artifact, choice, is_data_set, output.resolve(), screen)
-    if not single:
-        output.mkdir(parents=True, exist_ok=True)
     tool = _Segmenter if artifact.meta.kind == "segmenter" else _Detector
     work = tool(artifact, choice.flips, choice.device)
+    if not single:
+        output.mkdir(parents=True, exist_ok=True)
     cases: dict[str, Any] = {}
     total = len(scans) + len(failed)
     with screen.progress("Predicting") as report:
@@ -184,11 +184,18 @@ class _Segmenter:
 
     def __init__(self, artifact: Artifact, flips: bool, device: str) -> None:
         self.meta, self.device = artifact.meta, device_of(device)
-        self.flips = flips or bool(artifact.meta.provenance.get("flips"))
+        known = artifact.meta.provenance
+        self.mirrored = known.get("mirrored", ()) if flips or known.get("flips") else ()
+        if flips and not self.mirrored:
+            raise ConfigError(
+                "The model was shown no mirror images when it was trained, and would answer wrongly to them.",
+                where="--flips",
+                remedy="Leave it out, or fine-tune with augmentation.flip.",
+            )
         self.model = artifact.model().to(self.device)
 
     def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
-        labels = segment(self.model, prepared, self.meta.plan, self.meta.labels, self.device, self.flips)
+        labels = segment(self.model, prepared, self.meta.plan, self.device, self.mirrored)
         write_native(labels, prepared.native, path, labels=True)
         voxel_ml = float(abs(np.linalg.det(prepared.native.matrix()[:3, :3]))) / 1000.0
         names = {value: name for value, name in self.meta.labels.items() if value}

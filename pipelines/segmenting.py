@@ -102,11 +102,9 @@ def _native(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     return from_ras(np.asarray(volume.image), affine)[0], affine
 
 
-def segment(
-    model: nn.Module, prepared: Prepared, plan: Plan, labels: Mapping[int, str], device: torch.device, flips: bool
-) -> np.ndarray:
-    """The label map that a segmenter gives a scan, on the scan's own grid and axes, int16. flips: see ``predict_maps``."""
-    maps = predict_maps(model, prepared, plan, device=device, flips=flips, sided=has_sides(labels), activation="softmax")
+def segment(model: nn.Module, prepared: Prepared, plan: Plan, device: torch.device, mirrored: Sequence[int]) -> np.ndarray:
+    """The label map that a segmenter gives a scan, on its own grid and axes, int16. mirrored: see ``predict_maps``."""
+    maps = predict_maps(model, prepared, plan, device=device, mirrored=mirrored, activation="softmax")
     return labels_to_native(maps.argmax(dim=0, keepdim=True).to(torch.int16), prepared)
 
 
@@ -118,7 +116,7 @@ def score_arms(
     plan: Plan,
     device: torch.device,
     *,
-    flips: bool,
+    mirrored: Sequence[int],
     tolerance: float,
     folder: Path,
     screen: Screen,
@@ -130,7 +128,7 @@ def score_arms(
             prepared = prepare_case(test, case, plan.space)
             truth, spacing = reference(test, case, target)
             for arm, model in models.items():
-                found = segment(model, prepared, plan, labels, device, flips)
+                found = segment(model, prepared, plan, device, mirrored)
                 (folder / arm).mkdir(parents=True, exist_ok=True)
                 write_native(found, prepared.native, folder / arm / f"{case.id}.nii.gz", labels=True)
                 scores[arm][case.id] = case_metrics(found, truth, spacing, labels, tolerance)

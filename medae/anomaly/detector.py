@@ -59,7 +59,8 @@ class ScanMaps:
 
 def reconstruct(model: nn.Module, prepared: Prepared, plan: Plan, scoring: Scoring, device: torch.device) -> torch.Tensor:
     """What the model makes of a scan: normalised, plan grid, ``[C, I, J, K]``."""
-    return predict_maps(model, prepared, plan, device=device, flips=scoring.flips, activation="none")
+    axes = range(plan.space.spatial_dims) if scoring.flips else ()
+    return predict_maps(model, prepared, plan, device=device, mirrored=axes, activation="none")
 
 
 def model_maps(prepared: Prepared, reconstruction_CIJK: torch.Tensor, plan: Plan, scoring: Scoring) -> ScanMaps:

@@ -56,6 +56,11 @@ class AugmentationConfig(Config):
     brightness: Brightness | None = None
     noise: Noise | None = None
 
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """The spatial axes along which the network sees mirror images."""
+        return tuple(axis for axis, probability in enumerate(self.flip) if probability > 0)
+
     def transforms(self, ct: bool) -> Transforms:
         """The preset's with what is given in its place. ct: what ``modality: auto`` is."""
         preset = transforms_of(self.preset, ct if self.modality == "auto" else self.modality == "ct")

@@ -21,8 +21,7 @@ def predict_maps(
     plan: Plan,
     *,
     device: torch.device | str,
-    flips: bool = False,
-    sided: bool = False,
+    mirrored: Sequence[int] = (),
     activation: Literal["softmax", "none"] = "softmax",
     patch: Sequence[int] | None = None,
     overlap: float = 0.5,
@@ -36,9 +35,8 @@ def predict_maps(
     patch: the window along the spatial dimensions, default that of the plan. A scan smaller than the window is padded with
     zeros on both sides, as in training. One larger is covered by windows that overlap by the share ``overlap``
     and are blended with Gaussian weights; where one window suffices, its values are the result, bit for bit.
-    In 2D the slices across the plan's slice axis are windows of their own. flips: average over the mirror images along every
-    combination of spatial axes, after the activation; not along left-right if sided, where left and right have labels of
-    their own: in a mirror image the network sees each in the other's place. batch: windows a forward pass.
+    In 2D the slices across the plan's slice axis are windows of their own. mirrored: average over the mirror images along
+    every combination of these spatial axes, counted from 0, after the activation. batch: windows a forward pass.
     precision: of the forward pass; activation and blending are in float32.
     Raises GeometryError if the window does not have an entry a spatial dimension.
     """
@@ -66,8 +64,7 @@ def predict_maps(
         # a tensor of its own, because the inferer weights it in place
         return maps.float().softmax(dim=1) if activation == "softmax" else maps.float().clone()
 
-    first = 3 if sided and space.slice_axis != 0 else 2  # axis I, left-right, is the first unless slices lie across it
-    axes = tuple(range(first, image.ndim)) if flips else ()
+    axes = tuple(2 + axis for axis in mirrored)
     with _evaluating(model), torch.inference_mode():
         maps = inferer(image, lambda x: _with_mirror_images(of_windows, x, axes))
     assembled = torch.as_tensor(maps).cpu()

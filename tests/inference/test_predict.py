@@ -55,20 +55,22 @@ def scan(shape: tuple[int, ...], channels: int = 2, seed: int = 0) -> Prepared:
     return Prepared("scan", image, torch.ones(channels, dtype=torch.bool), ones, {}, native, np.eye(4))
 
 
-@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("mirrored", [(), (0, 1, 2)])
 @pytest.mark.parametrize("shape", [(7, 5, 9), (16, 12, 8), (1, 1, 1), (13, 12, 1)])
-def test_identity_is_exact_where_one_window_suffices(shape, flips):
+def test_identity_is_exact_where_one_window_suffices(shape, mirrored):
     prepared = scan(shape)
-    maps = predict_maps(Identity(), prepared, plan_of((16, 12, 9)), device="cpu", flips=flips, activation="none", batch=1)
+    maps = predict_maps(
+        Identity(), prepared, plan_of((16, 12, 9)), device="cpu", mirrored=mirrored, activation="none", batch=1
+    )
     assert torch.equal(maps, prepared.image)
     assert maps.dtype == torch.float32
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("flips", [False, True])
-def test_identity_of_slices_is_exact(axis, flips):
+@pytest.mark.parametrize("mirrored", [(), (0, 1)])
+def test_identity_of_slices_is_exact(axis, mirrored):
     prepared = scan((7, 5, 9))
-    maps = predict_maps(Identity(), prepared, plan_of((9, 9), axis), device="cpu", flips=flips, activation="none")
+    maps = predict_maps(Identity(), prepared, plan_of((9, 9), axis), device="cpu", mirrored=mirrored, activation="none")
     assert torch.equal(maps, prepared.image)
 
 
@@ -78,14 +80,14 @@ def test_identity_of_slices_is_exact(axis, flips):
     patch=st.tuples(*[st.integers(2, 12)] * 3),
     overlap=st.sampled_from([0.0, 0.25, 0.5]),
     axis=st.sampled_from([None, 0, 1, 2]),
-    flips=st.booleans(),
+    mirrored=st.sampled_from([(), (0,), (0, 1)]),
     batch=st.integers(1, 5),
 )
-def test_identity_under_blending_is_within_rounding(shape, patch, overlap, axis, flips, batch):
+def test_identity_under_blending_is_within_rounding(shape, patch, overlap, axis, mirrored, batch):
     prepared = scan(shape)
     plan = plan_of(patch if axis is None else patch[:2], axis)
     maps = predict_maps(
-        Identity(), prepared, plan, device="cpu", flips=flips, activation="none", overlap=overlap, batch=batch
+        Identity(), prepared, plan, device="cpu", mirrored=mirrored, activation="none", overlap=overlap, batch=batch
     )
     assert maps.shape == prepared.image.shape
     assert (maps - prepared.image).abs().max() <= 1e-5
@@ -119,12 +121,13 @@ def test_flips_average_over_mirror_images_and_turn_the_maps_back():
     prepared = scan((4, 4, 6), channels=1)
     plain = predict_maps(Ramp(), prepared, plan_of((4, 4, 6)), device="cpu", activation="none")
     assert torch.allclose(plain - prepared.image, torch.arange(6.0).expand(1, 4, 4, 6), atol=1e-5)
-    flipped = predict_maps(Ramp(), prepared, plan_of((4, 4, 6)), device="cpu", flips=True, activation="none")
+    flipped = predict_maps(Ramp(), prepared, plan_of((4, 4, 6)), device="cpu", mirrored=(0, 1, 2), activation="none")
     assert torch.allclose(flipped - prepared.image, torch.full((1, 4, 4, 6), 2.5), atol=1e-5)
 
 
-@pytest.mark.parametrize(("slice_axis", "mirrored"), [(None, (1, 2)), (0, (1, 2)), (1, (2,)), (2, (1,))])
-def test_where_labels_have_sides_nothing_is_mirrored_along_left_right(slice_axis, mirrored):
+@pytest.mark.parametrize("slice_axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("mirrored", [(), (0,), (1,), (0, 1)])
+def test_mirror_images_are_along_the_named_axes_alone(slice_axis, mirrored):
     """Adds the position along every axis: along a mirrored one the mean is left, along the others the position."""
 
     class Position(nn.Module):
@@ -135,12 +138,9 @@ def test_where_labels_have_sides_nothing_is_mirrored_along_left_right(slice_axis
     prepared = scan((4, 6, 8), channels=1)
     axes = [axis for axis in range(3) if axis != slice_axis]
     plan = plan_of(tuple((4, 6, 8)[axis] for axis in axes), slice_axis)
-    options = {"device": "cpu", "flips": True, "activation": "none"}
-    sided = predict_maps(Position(), prepared, plan, sided=True, **options)
-    both = predict_maps(Position(), prepared, plan, **options)
-    for place, axis in enumerate(axes):
-        assert both[place].std() == 0, "every spatial axis is mirrored where labels have no sides"
-        assert (sided[place].std() == 0) == (axis in mirrored)
+    maps = predict_maps(Position(), prepared, plan, device="cpu", mirrored=mirrored, activation="none")
+    for place in range(len(axes)):
+        assert (maps[place].std() == 0) == (place in mirrored)
 
 
 def test_an_ensemble_averages_probabilities_over_all_windows():
@@ -149,8 +149,8 @@ def test_an_ensemble_averages_probabilities_over_all_windows():
     member = {"kind": "unet", "encoder": shape | {"norm": "none"}, "classes": 3}
     ensemble = build_network(EnsembleConfig.model_validate({"member": member, "members": 2}))
     prepared, plan = scan((12, 9, 10), channels=1), plan_of((8, 8, 8))
-    each = [predict_maps(one, prepared, plan, device="cpu", flips=True) for one in ensemble.members]
-    together = predict_maps(ensemble, prepared, plan, device="cpu", flips=True)
+    each = [predict_maps(one, prepared, plan, device="cpu", mirrored=(0, 1, 2)) for one in ensemble.members]
+    together = predict_maps(ensemble, prepared, plan, device="cpu", mirrored=(0, 1, 2))
     assert torch.allclose(together, (each[0] + each[1]) / 2, atol=1e-6)
     assert not torch.allclose(each[0], each[1], atol=1e-3)
 
@@ -173,7 +173,7 @@ def test_flips_are_averaged_after_the_activation():
             logits[:, 0], logits[:, 1, ..., 0], logits[:, 0, ..., 0] = 100.0, 100.0, 0.0
             return Output((logits,))
 
-    maps = predict_maps(Sided(), scan((4, 4, 4), channels=1), plan_of((4, 4, 4)), device="cpu", flips=True)
+    maps = predict_maps(Sided(), scan((4, 4, 4), channels=1), plan_of((4, 4, 4)), device="cpu", mirrored=(0, 1, 2))
     # sure of both at the two ends: a probability of a half there, as only the last axis matters
     expected = torch.tensor([0.5, 0.0, 0.0, 0.5]).expand(4, 4, 4)
     assert torch.allclose(maps[1], expected, atol=1e-6)

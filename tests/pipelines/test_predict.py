@@ -106,6 +106,14 @@ def test_a_segmenter_applied_again_gives_the_scores_of_its_stage(smoke, tmp_path
     assert (tmp_path / "report" / "report.html").is_file()
 
 
+def test_mirror_images_are_refused_by_a_model_that_was_shown_none(smoke, tmp_path):
+    with pytest.raises(ConfigError, match="shown no mirror images"):
+        predict_with(
+            smoke.stage("finetune") / "model-scratch", smoke.folder / "runs" / "smoke-phantoms", tmp_path / "out", flips=True
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_autoencoder_segments_nothing(smoke, tmp_path):
     with pytest.raises(ArtifactError, match="medae finetune"):
         predict_with(smoke.stage("pretrain") / "model", smoke.folder, tmp_path)

@@ -129,13 +129,27 @@ def test_labels_with_sides_are_not_trained_on_mirror_images(work):
     refuse_mirrored_sides((), plan, sided)
 
 
+def test_mirror_images_are_averaged_only_if_the_network_is_shown_some(work):
+    with pytest.raises(ConfigError, match=r"set augmentation\.flip"):
+        settings(work / "data", "encoder=none", "flips=true", "augmentation.flip=[0, 0, 0]")
+    assert settings(work / "data", "encoder=none", "flips=true", "augmentation.flip=[0, 0.5, 0]").augmentation.mirrored == (
+        1,
+    )
+
+
 # --- an ensemble, from its members to its use ---
 
 
 @pytest.fixture(scope="module")
 def ensemble(work) -> Finished:
     """Two arms of two members, stopped in the second member of the first arm and gone on with."""
-    options = ("members=2", "flips=true", "network.deep_supervision=true", "tuning={kind: decoder_first, lasts: 2}")
+    options = (
+        "members=2",
+        "flips=true",
+        "augmentation.flip=[0.5, 0, 0.5]",
+        "network.deep_supervision=true",
+        "tuning={kind: decoder_first, lasts: 2}",
+    )
     config = settings(work / "data", f"encoder={work / 'encoder'}", *options)
     folder = work / "runs"
     trained = finetune_training.fit
@@ -202,9 +216,9 @@ def test_a_registered_ensemble_predicts_the_mean_of_its_members(ensemble, work, 
     artifact = load_artifact(ensemble.folder / "model-pretrained")
     plan, model = artifact.meta.plan, artifact.model()
     prepared = prepare_files({"image": [image]}, plan.space, "scan0", None)
-    each = [predict_maps(member, prepared, plan, device="cpu", flips=True) for member in model.members]
+    each = [predict_maps(member, prepared, plan, device="cpu", mirrored=(0, 2)) for member in model.members]
     expected = torch.stack(each).mean(0)
-    assert torch.allclose(predict_maps(model, prepared, plan, device="cpu", flips=True), expected, atol=1e-6)
+    assert torch.allclose(predict_maps(model, prepared, plan, device="cpu", mirrored=(0, 2)), expected, atol=1e-6)
     found = np.asarray(nib.load(output).dataobj)
     decided = (expected[0] - expected[1]).abs().numpy() > 1e-5
     np.testing.assert_array_equal(found[decided], expected.argmax(0).numpy()[decided])
