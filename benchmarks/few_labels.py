@@ -198,7 +198,7 @@ class Worker:
         from pipelines.files import write_text
         from pipelines.stage import program_of
 
-        file = self.work / "plans" / f"{_short({key: content[key] for key in ('data', 'split', 'plan')})}.yaml"
+        file = self.work / "plans" / f"{_short(content, 'data', 'split', 'plan')}.yaml"
         if not file.is_file():
             config = validate(program_of(kind).Config, content, where=content["name"])
             dataset = open_dataset(config, self.screen)
@@ -213,7 +213,7 @@ class Worker:
         from medae.errors import ConfigError
         from pipelines.data import DataConfig, open_dataset
 
-        file = self.work / f"development-{_short({key: content[key] for key in ('data', 'split')})}.json"
+        file = self.work / f"development-{_short(content, 'data', 'split')}.json"
         split = content["split"] | {"test": content["split"]["validation"], "validation": 0}
         if not file.is_file():
             config = validate(DataConfig, {"data": content["data"], "split": content["split"]}, where="data")
@@ -226,11 +226,11 @@ class Worker:
         return {"format": "manifest", "root": content["data"]["root"], "file": str(file)}, split
 
 
-def _short(content: dict[str, Any]) -> str:
-    """For the name of a file that stands for it."""
+def _short(content: dict[str, Any], *keys: str) -> str:
+    """For the name of a file that stands for these parts of a configuration."""
     from medae.config import digest
 
-    return digest(content)[:12]
+    return digest({key: content[key] for key in keys})[:12]
 
 
 def _scores(metrics: dict[str, Any], kind: str) -> dict[str, Any]:

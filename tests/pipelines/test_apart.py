@@ -50,7 +50,10 @@ TRAINING = manifest(case("a", "anna", T1w="0", FLAIR="1"), case("b", "bert", T1w
 
 
 def test_different_subjects_with_different_images_are_apart():
-    keep_apart({"training": TRAINING, "validation": manifest(), "test": manifest(case("c", "cleo", T1w="3"))})
+    sides = {"training": TRAINING, "validation": manifest()}
+    keep_apart({**sides, "test": manifest(case("c", "cleo", T1w="3"))})
+    with pytest.raises(DataError):  # one digest decides
+        keep_apart({**sides, "test": manifest(case("c", "cleo", T1w="2"))})
 
 
 def test_a_subject_on_two_sides_is_named():

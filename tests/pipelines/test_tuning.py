@@ -132,9 +132,8 @@ def test_labels_with_sides_are_not_trained_on_mirror_images(work):
 def test_mirror_images_are_averaged_only_if_the_network_is_shown_some(work):
     with pytest.raises(ConfigError, match=r"set augmentation\.flip"):
         settings(work / "data", "encoder=none", "flips=true", "augmentation.flip=[0, 0, 0]")
-    assert settings(work / "data", "encoder=none", "flips=true", "augmentation.flip=[0, 0.5, 0]").augmentation.mirrored == (
-        1,
-    )
+    shown = settings(work / "data", "encoder=none", "flips=true", "augmentation.flip=[0, 0.5, 0]")
+    assert shown.augmentation.mirrored == (1,)
 
 
 # --- an ensemble, from its members to its use ---
