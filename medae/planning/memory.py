@@ -17,7 +17,7 @@ RESERVE = 0.1
 """Share of a memory target that is left free for what an allocator cannot reuse."""
 
 WORK_SPACE = GIB // 4
-"""Bytes left free for libraries: more than any measured step took beyond its estimate, see benchmarks/plan_memory.py."""
+"""Bytes left free for libraries. Large 3D steps take more than this beyond their estimate, see benchmarks/plan_memory.py."""
 
 
 @dataclass(frozen=True)
