@@ -2,12 +2,14 @@
 
 Nothing is computed and nothing of that size is allocated: the real network, objective and mixed precision run on fake
 tensors, whose storages are counted from when they are made to when they are let go. So everything counts that lives in
-tensors, and nothing is a formula that a change of the network could make wrong. What is not in tensors is not seen: the
-work space of convolution libraries, the context of a GPU, what an allocator cannot reuse.
+tensors, and nothing is a formula that a change of the network could make wrong. Operations are seen from outside: of what they make
+within themselves, only the copies of a convolution are counted, which can be as large as all the rest. What is not in
+tensors is not seen: other work space of libraries, the context of a GPU, what an allocator cannot reuse.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +36,12 @@ from medae.training.precision import DTYPES, MixedPrecision
 
 MOMENTS = {"adamw": 2, "sgd": 1}
 """Copies of the weights that an optimiser keeps."""
+
+CONVOLUTIONS = {torch.ops.aten.convolution.default: 2, torch.ops.aten.convolution_backward.default: 3}
+"""Operations, and how many tensors each starts with: the gradient in the backward pass, the input, the weights."""
+
+BLOCK = 16
+"""Channels of a block in oneDNN's own layout with AVX-512, half as many without."""
 
 SMALL = 4096
 """Elements up to which a tensor that depends on no fake one has values."""
@@ -118,6 +126,7 @@ class _Ledger(TorchDispatchMode):
         for tensor in _tensors(result):
             if id(tensor.untyped_storage()) not in before:
                 self._count(tensor.untyped_storage())
+        self.peak = max(self.peak, self.live + _relaid(operation, args, _tensors(result)))
         return result
 
     def _run(self, operation: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
@@ -143,6 +152,27 @@ class _Ledger(TorchDispatchMode):
     def _let_go(self, known: int, size: int) -> None:
         self._known.discard(known)
         self.live -= size
+
+
+def _relaid(operation: Any, args: Any, results: list[Tensor]) -> int:
+    """Bytes of the copies that a convolution makes within itself, of what does not lie as it wants it.
+
+    If the input or the weights lie channels last, the others are brought to it; after an instance norm, which wants
+    channels first, the input and the gradient are. If none does, oneDNN takes images in blocks of channels.
+    """
+    if operation not in CONVOLUTIONS:
+        return 0
+    operands = args[: CONVOLUTIONS[operation]]
+    *_, image, weight = operands
+    last = LAYOUTS.get(image.ndim, torch.contiguous_format)
+    if any(x.is_contiguous(memory_format=last) and not x.is_contiguous() for x in (image, weight)):
+        return sum(_bytes(x) for x in operands if not x.is_contiguous(memory_format=last))
+    return sum(map(_blocked_bytes, [*operands[:-1], results[0]]))
+
+
+def _blocked_bytes(image: Tensor) -> int:
+    channels = BLOCK * math.ceil(image.shape[1] / BLOCK)
+    return image[:, :1].numel() * channels * image.element_size()
 
 
 def _tensors(values: Any) -> list[Tensor]:
