@@ -17,7 +17,7 @@ RESERVE = 0.1
 """Share of a memory target that is left free for what an allocator cannot reuse."""
 
 WORK_SPACE = GIB // 4
-"""Bytes left free for libraries and the allocator; the most that was found missing is 0.17 GiB, see benchmarks/plan_memory.py."""
+"""Bytes left free for libraries and the allocator; at most 0.17 GiB were found missing, see benchmarks/plan_memory.py."""
 
 
 @dataclass(frozen=True)

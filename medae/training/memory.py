@@ -2,9 +2,9 @@
 
 Nothing is computed and nothing of that size is allocated: the real network, objective and mixed precision run on fake
 tensors, whose storages are counted from when they are made to when they are let go. So everything counts that lives in
-tensors, and nothing is a formula that a change of the network could make wrong. Operations are seen from outside: of what they make
-within themselves, only the copies of a convolution are counted, which can be as large as all the rest. What is not in
-tensors is not seen: other work space of libraries, the context of a GPU, what an allocator cannot reuse.
+tensors, and nothing is a formula that a change of the network could make wrong. Operations are seen from outside: of what
+they make within themselves, only the copies of a convolution are counted, which can be as large as all the rest. What is
+not in tensors is not seen: other work space of libraries, the context of a GPU, what an allocator cannot reuse.
 """
 
 from __future__ import annotations
