@@ -275,7 +275,7 @@ def _facts() -> dict[str, Any]:
 
 def _stop_if_asked(error: Exception) -> None:
     """An interruption is for the whole program, not for the cell."""
-    from medae.training.faults import Interrupted
+    from medae.errors import Interrupted
 
     if isinstance(error, Interrupted):
         sys.exit(str(error))

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medae.errors import ConfigError
+from medae.plain_words import problem_line
 
 
 class Config(BaseModel):
@@ -22,6 +23,9 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=BaseModel)
+
+YAML_BREAKS = ("\x85", "\u2028", "\u2029")
+"""Characters that YAML reads as line breaks and PyYAML writes as they are, if it may write Unicode."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -96,15 +100,15 @@ def validate(model: type[C], content: Mapping[str, Any], where: str | Path | Non
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        rows = []
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"]) or "(whole)"
-            rows.append(f"    {key}: {problem['msg'].removeprefix('Value error, ')}")
+        rows = [f"    {problem_line(model, problem)}" for problem in error.errors()]
         raise ConfigError(
             "The configuration does not fit:\n" + "\n".join(rows),
             where=where,
             remedy="Correct or remove the keys named above.",
         ) from error
+    except ConfigError as error:  # of a check that knows the key
+        found = [str(place) for place in (where, error.where) if place is not None]
+        raise ConfigError(error.what, where=": ".join(found) or None, remedy=error.remedy) from error
 
 
 def load(path: Path, model: type[C], overrides: Sequence[str] = ()) -> C:
@@ -120,7 +124,9 @@ def to_dict(config: BaseModel) -> dict[str, Any]:
 
 def to_yaml(config: BaseModel) -> str:
     """The configuration as YAML, every default included, keys in the order of declaration."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=110)
+    content = to_dict(config)
+    breaks = any(mark in json.dumps(content, ensure_ascii=False) for mark in YAML_BREAKS)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=not breaks, width=110)
 
 
 def digest(value: BaseModel | Mapping[str, Any]) -> str:

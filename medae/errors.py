@@ -60,5 +60,9 @@ class TrainingError(MedaeError):
     """A training that cannot go on: not-a-number loss, memory or disk exhausted, incompatible checkpoint."""
 
 
+class Interrupted(TrainingError):
+    """A training that was asked to stop (Ctrl-C, SIGTERM) and did so after writing a checkpoint. Exit status 130."""
+
+
 class TrackingError(MedaeError):
     """A tracking store that cannot be reached or does not hold what was asked for."""

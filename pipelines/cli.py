@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medae.errors import MedaeError
+from medae.errors import Interrupted, MedaeError
 from pipelines import cli_data
 
 app = typer.Typer(
@@ -269,6 +269,8 @@ def main() -> None:
     """Entry point. Exit status: 0, 2 for a user's error, 1 for a fault of medae's, 130 when interrupted."""
     try:
         app()
+    except Interrupted as error:
+        _fail(str(error), 130)
     except MedaeError as error:
         _fail(f"Error: {error}", 2)
     except KeyboardInterrupt:

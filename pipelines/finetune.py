@@ -10,14 +10,17 @@ is trained from as many seeds and is one model afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from medae.data.case import Manifest
 from medae.plan import Plan
+from medae.preprocessing.store import Store
 from pipelines.data import preprocess
 from pipelines.files import write_text
 from pipelines.finetune_config import Config
 from pipelines.finetune_report import make_report
 from pipelines.finetune_results import keep, score_test
-from pipelines.finetune_sides import take_sides
+from pipelines.finetune_sides import Sides, take_sides
 from pipelines.finetune_training import Setting, train_arm, try_transfer
 from pipelines.memory import estimator_of
 from pipelines.outcome import Outcome
@@ -49,12 +52,14 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     sides = take_sides(
         stage, config.target, config.labelled, salt, config.selection, unlabelled=config.unlabelled is not None
     )
-    _say_of_the_arms(config, stage, sides.labelled)
+    _say_of_the_arms(config, stage, sides)
     labels = label_names(sides.labelled, config.target)
     plan = _plan(config, stage, sides.labelled, len(labels))
     refuse_mirrored_sides(config.augmentation.flip, plan, labels)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(sides.labelled, plan.space, (config.target,), stage.screen, config.workers)
+    for absent in _absent(labels, store, sides.training, config.target):
+        stage.screen.warn(f"Label '{absent}' is in no label map that is trained on, so it cannot be learnt.")
     stage.uses("training", sides.training)
     stage.uses("validation", sides.selection)
     stage.uses("testing", sides.test)
@@ -64,12 +69,26 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     return Setting(config, stage, sides, plan, labels, store, unlabelled)
 
 
-def _say_of_the_arms(config: Config, stage: Stage, labelled: Manifest) -> None:
+def _say_of_the_arms(config: Config, stage: Stage, sides: Sides) -> None:
     """What a user should know before the arms are trained."""
     if keys := config.without_effect():
         stage.screen.note(f"Without effect, since the arm that they are for is not trained: {', '.join(keys)}.")
-    if config.encoder is not None:
-        warn_of_more_labels(stage.inputs["encoder"], labelled, stage.screen)
+    if config.encoder is None:
+        stage.screen.note("No encoder is given (--encoder), so nothing is transferred: all weights start at random.")
+    else:
+        warn_of_more_labels(stage.inputs["encoder"], sides.labelled, stage.screen)
+    if config.unlabelled is not None and {case.id for case in sides.unlabelled.cases} <= {
+        case.id for case in sides.training.cases
+    }:
+        stage.screen.warn(
+            "Every training scan is labelled: the unlabelled stream shows no further scan. 'labelled' takes fewer of them."
+        )
+
+
+def _absent(labels: Mapping[int, str], store: Store, training: Manifest, target: str) -> list[str]:
+    """Names of labels that no training case has in the plan's space."""
+    found = {label for case in training.cases for label in store[case.id].foreground[target]}
+    return [name for label, name in labels.items() if label and label not in found]
 
 
 def _plan(config: Config, stage: Stage, labelled: Manifest, classes: int) -> Plan:

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from medae.augmentation.augment import AugmentationConfig
 from medae.config import Config as BaseConfig
-from medae.errors import ConfigError
 from medae.objectives.registry import SEGMENTERS
 from medae.objectives.segmentation import SegmentationConfig
 from medae.training.config import FitConfig
@@ -21,6 +20,8 @@ from pipelines.training import Drawing
 from pipelines.unlabelled import UnlabelledConfig, check_unlabelled
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
+CHOOSER = "dice_mean"
+"""The metric by which selection cases choose the weights."""
 
 
 class Rates(BaseConfig):
@@ -81,6 +82,8 @@ class Config(StageConfig):
             raise ValueError(
                 "selection (cases that choose) and fit.monitor (the metric that they choose by) need each other"
             )
+        if self.fit.monitor not in (None, CHOOSER) or (self.fit.monitor and self.fit.mode == "min"):
+            raise ValueError(f"fit.monitor must be {CHOOSER} and fit.mode max: so the selection cases are scored")
         if self.labelled is not None and self.selection >= self.labelled:
             raise ValueError("selection takes its cases from the labelled ones: at least one must be left to train on")
         if self.tuning.kind == "decoder_first" and self.tuning.factor(1, self.fit.steps - 1, self.fit.steps) == 0:
@@ -99,12 +102,9 @@ class Config(StageConfig):
             )
         if self.objective.target not in ("label", self.target):
             raise ValueError("objective.target is set by target: leave it out")
-        try:
-            network = network_config(self.network, self.plan.placeholder(), classes=2)
-            if self.unlabelled is not None:
-                check_unlabelled(self.unlabelled, network, self.fit)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
+        network = network_config(self.network, self.plan.placeholder(), classes=2)
+        if self.unlabelled is not None:
+            check_unlabelled(self.unlabelled, network, self.fit)
         return self
 
     def arms(self) -> dict[str, bool]:

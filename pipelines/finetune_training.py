@@ -27,7 +27,7 @@ from medae.training.run import Augment
 from medae.training.source import BatchSource
 from medae.transfer import TransferReport, transfer
 from pipelines.files import write_text
-from pipelines.finetune_config import Config
+from pipelines.finetune_config import CHOOSER, Config
 from pipelines.finetune_members import Member, TrainedArm, member_names, member_seeds
 from pipelines.finetune_sides import Sides
 from pipelines.networks import network_config, seeded_network
@@ -131,7 +131,7 @@ def _train(setting: Setting, network: Network, arm: str, name: str, seed: int) -
     def choose(model: Any) -> dict[str, float]:
         """Scores on the labelled cases that are kept for choosing the weights."""
         found = setting.score({name: model}, selection, stage.folder / "selection")
-        return {"dice_mean": summarise(found[name])["dice_mean"] or 0.0}
+        return {CHOOSER: summarise(found[name])["dice_mean"] or 0.0}
 
     return fit(
         network,

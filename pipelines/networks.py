@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from medae.config import to_dict
+from medae.config import Config, to_dict, validate
 from medae.errors import ConfigError
 from medae.models.networks import Network, NetworkConfig, build_network
 from medae.objectives.registry import SEGMENTERS
@@ -19,6 +18,10 @@ OF_THE_PLAN = ("spatial_dims", "in_channels", "stem", "widths", "strides", "kern
 
 NetworkChoice = dict[str, Any]
 """The keys of a NetworkConfig, less those of the encoder that the plan decides."""
+
+
+class _Chosen(Config):
+    network: NetworkConfig
 
 
 def network_config(choice: NetworkChoice, plan: Plan, classes: int | None = None) -> NetworkConfig:
@@ -38,14 +41,7 @@ def network_config(choice: NetworkChoice, plan: Plan, classes: int | None = None
     for part in ("bottleneck", "latent"):
         if isinstance(choice.get(part), Mapping) and choice[part].get("kind") == "dense":
             content[part] = {"input_size": plan.sampling.patch, **choice[part]}
-    try:
-        return TypeAdapter(NetworkConfig).validate_python(content)
-    except ValidationError as error:
-        rows = []
-        for problem in error.errors():
-            key = ".".join(["network", *(str(part) for part in problem["loc"][1:])])
-            rows.append(f"    {key}: {problem['msg'].removeprefix('Value error, ')}")
-        raise ConfigError("The network does not fit:\n" + "\n".join(rows), remedy="Correct the keys named above.") from error
+    return validate(_Chosen, {"network": content}).network
 
 
 def seeded_network(config: NetworkConfig, seed: int) -> Network:

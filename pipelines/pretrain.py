@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.augmentation.augment import Augmentation, AugmentationConfig
-from medae.errors import ConfigError
 from medae.models.networks import Network
 from medae.objectives.base import Objective
 from medae.objectives.registry import SEGMENTERS, ObjectiveConfig, build_objective, check_objective
@@ -64,10 +63,7 @@ class Autoencoding(StageConfig):
             )
         if self.fit.monitor is not None and self.fit.mode == "min":
             raise ValueError(f"a larger {self.fit.monitor} is better: set fit.mode to max")
-        try:
-            check_objective(self.objective, network_config(self.network, self.plan.placeholder()))
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
+        check_objective(self.objective, network_config(self.network, self.plan.placeholder()))
         return self
 
     def choosers(self) -> tuple[str, ...]:

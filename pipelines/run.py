@@ -20,14 +20,13 @@ from pydantic import Field
 
 import medae
 from medae.config import Config, read_yaml, to_dict, validate
-from medae.errors import ConfigError
+from medae.errors import ConfigError, Interrupted
 from medae.tracking.mlflow import MlflowTracker
-from medae.training.faults import Interrupted
 from pipelines.configs import find_config, merge, read_config
 from pipelines.console import Screen, shown
 from pipelines.files import read_json, write_json
 from pipelines.outcome import Finished, open_mlflow, show
-from pipelines.stage import KINDS, NAME, StageConfig, program_of, run_stage
+from pipelines.stage import KINDS, NAME, StageConfig, check_stage, program_of, run_stage
 
 REFERENCE = "stage:"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -48,7 +47,9 @@ def read_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[Pipeline, d
     Overrides start with a stage's name (``pretrain.fit.steps=9``) or are keys of the pipeline (``shared.data.root=…``).
     """
     path = find_config(name, "pipelines")
-    stages = read_yaml(path).get("stages")
+    content = read_yaml(path)
+    check_stage("run", content, name)
+    stages = content.get("stages")
     names = list(stages) if isinstance(stages, dict) else []
     full = [f"stages.{item}" if item.split(".")[0] in names else item for item in overrides]
     pipeline = validate(Pipeline, read_config(name, "pipelines", full), where=path)

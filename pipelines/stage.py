@@ -22,10 +22,10 @@ import medae
 from medae.artifact import Artifact, load_artifact
 from medae.config import digest, to_dict, to_yaml, validate
 from medae.data.case import Manifest
-from medae.errors import ConfigError, TrainingError
+from medae.errors import ConfigError, Interrupted, TrainingError
 from medae.tracking.mlflow import MlflowTracker
 from medae.tracking.models import resolve_model
-from medae.training.faults import Interrupted, explained
+from medae.training.faults import explained
 from pipelines.configs import read_config
 from pipelines.console import Screen, shown
 from pipelines.data import DataConfig, Dataset, open_dataset
@@ -99,6 +99,23 @@ def program_of(kind: str) -> ModuleType:
     return import_module(f"pipelines.{kind}")
 
 
+def check_stage(kind: str, content: Mapping[str, Any], name: str) -> None:
+    """Raise ConfigError if the configuration is plainly that of another command. kind: a stage, or ``run``."""
+    if kind == "run" and "stages" in content:
+        return
+    others = ["run"] if "stages" in content else [other for other in KINDS if _fits(other, content)]
+    if others and kind not in others:
+        raise ConfigError(
+            f"This is a configuration of medae {others[0]}, not of medae {kind}.",
+            where=name,
+            remedy=f"medae {others[0]} {name}",
+        )
+
+
+def _fits(kind: str, content: Mapping[str, Any]) -> bool:
+    return all(key in program_of(kind).Config.model_fields for key in content)
+
+
 def command(
     kind: str,
     name: str,
@@ -111,7 +128,9 @@ def command(
 ) -> None:
     """What ``medae pretrain``, ``finetune`` and ``detect`` do."""
     screen = Screen(as_json)
-    config = validate(program_of(kind).Config, read_config(name, kind, overrides, extra), where=name)
+    content = read_config(name, kind, overrides, extra)
+    check_stage(kind, content, name)
+    config = validate(program_of(kind).Config, content, where=" ".join([name, *(f"--set {item}" for item in overrides)]))
     finished = run_stage(kind, config, runs / config.name, screen, resume=resume, force=force)
     show(finished, screen)
     screen.say(f"MLflow: {open_mlflow()}")

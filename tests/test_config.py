@@ -1,8 +1,11 @@
 """Configuration: read, overridden, refused with the key's name."""
 
+from typing import Annotated, Literal
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import Field, model_validator
 
 from medae.config import Config, apply_overrides, digest, flatten, load, to_yaml, validate
 from medae.errors import ConfigError
@@ -50,6 +53,55 @@ def test_an_unknown_key_a_wrong_type_and_a_missing_key_are_named(content, key):
         validate(Outer, content, where="x.yaml")
 
 
+class Round(Config):
+    kind: Literal["round"] = "round"
+    radius: float = 1.0
+
+
+class Square(Config):
+    kind: Literal["square"] = "square"
+    side: int = 1
+
+
+class Drawing(Config):
+    shape: Annotated[Round | Square, Field(discriminator="kind")] = Round()
+    pens: tuple[Inner, ...] = ()
+    width: Literal["thin", "thick"] | tuple[Literal["thin", "thick"], ...] = "thin"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"shape": {"kind": "square", "sid": 1}}, "shape.sid: is unknown; did you mean side?"),
+        ({"shape": {"kind": "square", "radius": 1}}, "shape.radius: is unknown; known here: kind, side"),
+        ({"shape": {"kind": "squar"}}, "shape: kind 'squar' is unknown; choose one of round, square; did you mean square?"),
+        ({"shape": {"side": 1}}, "shape: kind is missing; it says which of several blocks this is"),
+        (
+            {"shape": {"kind": "square", "side": "a"}},
+            "shape.side: should be an integer, unable to parse string as an integer, not 'a'",
+        ),
+        ({"pens": [{"rat": 1}]}, "pens.0.rat: is unknown; did you mean rate?"),
+        ({"pens": [3]}, "pens.0: should be a block of keys, not 3"),
+        ({"width": "thik"}, "width: should be 'thin' or 'thick', not 'thik'"),
+    ],
+)
+def test_a_problem_is_said_in_the_words_of_the_file(content, line):
+    with pytest.raises(ConfigError) as caught:
+        validate(Drawing, content)
+    assert f"    {line}" in str(caught.value)
+
+
+def test_an_error_of_a_check_keeps_its_remedy_and_gains_the_file():
+    class Checked(Config):
+        @model_validator(mode="after")
+        def _check(self) -> Config:
+            raise ConfigError("It is odd.", where="a.b", remedy="Even it.")
+
+    with pytest.raises(ConfigError) as caught:
+        validate(Checked, {}, where="x.yaml")
+    assert (caught.value.what, caught.value.where, caught.value.remedy) == ("It is odd.", "x.yaml: a.b", "Even it.")
+
+
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", ""])
 def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"
@@ -63,6 +115,7 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "absent.yaml", Outer)
 
 
+@example("one\x85two\u2028three", 0.0, [])
 @given(st.text(min_size=1), st.floats(0, 1), st.lists(st.integers(0, 99)))
 def test_what_is_dumped_is_read_back_equal(name, rate, sizes):
     import yaml

@@ -49,7 +49,9 @@ def resolve_root(root: Path) -> Path:
     if folder.is_dir():
         return folder
     origin = PUBLIC_SETS.get(root.name)
-    remedy = f"Set {DATA_VARIABLE} to the folder that holds '{root}', or give the data set's absolute path."
+    remedy = "Correct the path (data.root)."
+    if not root.expanduser().is_absolute():
+        remedy = f"Set {DATA_VARIABLE} to the folder that holds '{root}', or give the data set's absolute path."
     if root.name in KNOWN:
         remedy += f" 'medae data get {root.name}' fetches the public data set of this name ({KNOWN[root.name].home})."
     elif origin:

@@ -23,16 +23,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|bad_alloc", re.IGNORECASE)
 
 
-class Interrupted(TrainingError):
-    """A training that was asked to stop (Ctrl-C, SIGTERM) and did so after writing a checkpoint."""
-
-
 def resume_hint(folder: Path) -> str:
     """How to go on after a stop: the second half of a remedy."""
     path = latest(folder)
     if path is None:
         return "No checkpoint had been written yet: start again."
-    return f"The checkpoint of step {int(path.name.partition('-')[2])} is intact: resume with resume=True (--resume)."
+    return f"The checkpoint of step {int(path.name.partition('-')[2])} is intact: go on with --resume (Python: resume=True)."
 
 
 def disk_full(error: BaseException) -> bool:

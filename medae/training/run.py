@@ -12,12 +12,12 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from medae.errors import TrackingError, TrainingError
+from medae.errors import Interrupted, TrackingError, TrainingError
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw, seed_for, seeded_step
 from medae.tracking.base import Tracker
 from medae.training import checkpoint
-from medae.training.faults import Interrupted, Interrupts, disk_full, resume_hint
+from medae.training.faults import Interrupts, disk_full, resume_hint
 from medae.training.learner import Learner
 from medae.training.progress import Display
 from medae.training.schedule import rate_factor
@@ -65,7 +65,7 @@ class TrainingRun:
             raise TrainingError(
                 f"The folder holds the checkpoint of a training at step {found.step}.",
                 where=self.folder,
-                remedy="Go on with it by resume=True (--resume), choose another folder, or remove its 'checkpoints'.",
+                remedy="Go on with --resume (Python: resume=True), choose another folder, or remove its 'checkpoints'.",
             )
         if found is not None:
             self._go_on_from(found)

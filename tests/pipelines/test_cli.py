@@ -40,7 +40,16 @@ def test_help_imports_nothing_heavy(medae, tmp_path):
         (("check", "nowhere"), ("does not exist", "remedy")),
         (("info", "nowhere"), ("nowhere",)),
         (("evaluate", "a", "b"), ("does not exist",)),
-        (("run", "demo", "--set", "detect.fals_positive_rate=1"), ("fals_positive_rate",)),
+        (
+            ("run", "demo", "--set", "detect.fals_positive_rate=1"),
+            ("fals_positive_rate", "did you mean false_positive_rate"),
+        ),
+        (
+            ("pretrain", "configs/finetune/phantoms.yaml"),
+            ("configuration of medae finetune, not of medae pretrain", "remedy"),
+        ),
+        (("finetune", "configs/pipelines/demo.yaml"), ("configuration of medae run, not of medae finetune",)),
+        (("run", "configs/finetune/phantoms.yaml"), ("configuration of medae finetune, not of medae run",)),
     ],
 )
 def test_a_users_error_is_one_plain_message_and_status_2(medae, tmp_path, arguments, words):

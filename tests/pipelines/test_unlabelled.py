@@ -15,7 +15,7 @@ from medae.data.split import ordered
 from medae.errors import ConfigError
 from medae.preprocessing.sampling import PatchSampler
 from medae.training import checkpoint
-from pipelines import finetune_training, segmenting, unlabelled
+from pipelines import finetune, finetune_training, segmenting, unlabelled
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import image_digests, open_dataset
@@ -175,3 +175,31 @@ def test_the_arm_begins_as_its_twin_does_and_has_its_rate_and_tuning(root, overr
     assert chosen.arms() == expected
     assert chosen.fit_of("mean_teacher", 0).rate == (0.001 if expected["mean_teacher"] else 0.01)
     assert (chosen.tuning_of("mean_teacher") is not None) == expected["mean_teacher"]
+
+
+def test_what_cannot_help_is_said_before_the_training(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(finetune, "train_arm", stop)
+    teacher = config(
+        root, *KINDS["mean_teacher"], "data.label_names={1: cube, 2: sphere}", "selection=0", "fit.monitor=null"
+    )
+    with pytest.raises(Stopped):
+        run_stage("finetune", teacher.model_copy(update={"labelled": None}), tmp_path / "runs", Screen())
+    shown = capsys.readouterr().err
+    assert "No encoder is given (--encoder)" in shown
+    assert "Every training scan is labelled: the unlabelled stream shows no further scan" in shown
+    assert "Label 'sphere' is in no label map that is trained on" in shown
+    assert "Label 'cube'" not in shown
+
+    with pytest.raises(Stopped):
+        run_stage("finetune", teacher, tmp_path / "fewer", Screen())
+    assert "Every training scan is labelled" not in capsys.readouterr().err
+
+
+class Stopped(Exception):
+    """Of the test above: before anything is trained."""
+
+
+def stop(*_: object) -> None:
+    raise Stopped

@@ -10,9 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from medae.errors import TrackingError, TrainingError
+from medae.errors import Interrupted, TrackingError, TrainingError
 from medae.training import checkpoint
-from medae.training.faults import Interrupted
 
 
 def acting(toy, step, act):
