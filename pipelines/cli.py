@@ -40,10 +40,13 @@ class PrecisionChoice(Enum):
     fp16 = "fp16"
 
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key, e.g. --set fit.steps=200."),
-]
+def _sets(example: str) -> Any:
+    """The option ``--set`` with an example that its command takes."""
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"Change a configuration key, e.g. --set {example}.")
+
+
+Overrides = Annotated[list[str] | None, _sets("fit.steps=200")]
+StageOverrides = Annotated[list[str] | None, _sets("finetune.fit.steps=200")]
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on stdout.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same configuration.")]
@@ -69,7 +72,7 @@ def check(
     data: Annotated[Path, typer.Argument(help="The folder of the data set.")],
     format: Format = "auto",
     case_ids: CaseIds = CaseIdChoice.given,
-    overrides: Overrides = None,
+    overrides: Annotated[list[str] | None, _sets("modality=CT")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "check",
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 2 for warnings too.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes (default: one a core).")] = None,
@@ -181,7 +184,7 @@ def predict(
     ] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images of the input.")] = False,
     device: Device = "auto",
-    overrides: Overrides = None,
+    overrides: Annotated[list[str] | None, _sets("data.modality=CT")] = None,
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to scans; results overlay the scans in their own space."""
@@ -196,20 +199,19 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="A label map or a folder of label maps.")],
     labels: Annotated[Path, typer.Argument(help="The reference label map, or the folder of them with the same file names.")],
     tolerance: Annotated[float, typer.Option("--tolerance", help="Tolerance of the surface Dice, mm.")] = 1.0,
-    overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "evaluate",
     as_json: Json = False,
 ) -> None:
     """Compare label maps with references: Dice, HD95, surface Dice."""
     from pipelines import evaluate as program
 
-    program.run(predictions, labels, {"tolerance": tolerance}, overrides or [], out, as_json)
+    program.run(predictions, labels, {"tolerance": tolerance}, out, as_json)
 
 
 @app.command()
 def run(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="A YAML file, or the name of a shipped pipeline.")],
-    overrides: Overrides = None,
+    overrides: StageOverrides = None,
     case_ids: StageCaseIds = None,
     workers: Workers = None,
     out: Out = RUNS,
@@ -223,7 +225,7 @@ def run(
 
 @app.command()
 def demo(
-    overrides: Overrides = None,
+    overrides: StageOverrides = None,
     workers: Workers = None,
     out: Out = RUNS,
     resume: GoOn = True,

@@ -111,7 +111,7 @@ def checked(manifest: Manifest, root: Path, screen: Screen, workers: int | None 
         if finding.level == "error":
             screen.warn(f"{finding.case or 'A file'} left out: {finding.problem} ({finding.file}) {finding.remedy}")
     for problem, count in Counter(finding.problem for finding in check.findings if finding.level == "warning").items():
-        screen.warn(f"{problem} ({count} files; medae check names them)")
+        screen.warn(f"{problem} (found {'once' if count == 1 else f'{count} times'}; medae check says where)")
     if not check.usable.cases:
         raise DataError("No case is left after the check.", where=str(root), remedy="Run medae check to see why.")
     return check

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from medae.config import Config, apply_overrides, validate
+from medae.config import Config, validate
 from medae.errors import DataError, GeometryError
 from medae.formats.endings import image_files, stem
 from medae.metrics.segmentation import LabelScore, case_metrics, summarise
@@ -30,12 +30,10 @@ class Options(Config):
     tolerance: float = Field(default=1.0, gt=0)
 
 
-def run(
-    predictions: Path, labels: Path, options: Mapping[str, Any], overrides: Sequence[str], out: Path, as_json: bool = False
-) -> dict[str, Any]:
+def run(predictions: Path, labels: Path, options: Mapping[str, Any], out: Path, as_json: bool = False) -> dict[str, Any]:
     """Score every reference; a missing prediction is an error. Labels are all values above 0 of both."""
     screen = Screen(as_json)
-    tolerance = validate(Options, apply_overrides(options, overrides), where="--set").tolerance
+    tolerance = validate(Options, options, where="--tolerance").tolerance
     pairs = _pairs(predictions, labels)
     values = {int(value) for pair in pairs.values() for path in pair for value in np.unique(read_native(path, "labels")[0])}
     names = {value: f"label {value}" for value in sorted(values) if value}

@@ -91,7 +91,7 @@ def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
     pretrained = config.arms()[arm.name]
     shown = sides.labelled if arm.name in (PRETRAINED, SCRATCH) else sides.trainable
     seen = set(image_digests(shown))
-    facts = arm.facts() | {"labelled": config.labelled, "pretrained": pretrained}
+    facts = arm.facts() | {"labelled": sides.labelled_subjects, "pretrained": pretrained}
     facts |= {"flips": config.flips, "mirrored": list(config.augmentation.mirrored)}
     if pretrained:
         encoder = stage.inputs["encoder"].meta

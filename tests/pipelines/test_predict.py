@@ -23,7 +23,7 @@ def predict_with(model, source, output, **options):
 
 
 def compare(predictions, labels, out):
-    return evaluate.run(predictions, labels, {"tolerance": 1.0}, [], out)
+    return evaluate.run(predictions, labels, {"tolerance": 1.0}, out)
 
 
 @pytest.mark.data
