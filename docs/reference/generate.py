@@ -21,6 +21,7 @@ from words import TAGS, default_in_words, is_tag, reference, tag, type_in_words
 
 from medae.config import Config
 from medae.models.networks import NETWORKS
+from medae.objectives.joint import JointConfig
 from medae.objectives.registry import SEGMENTERS
 from medae.plan import Plan
 from medae.preprocessing.sampling import SamplerConfig
@@ -154,11 +155,12 @@ def nested_models(annotation: Any) -> Models:
 
 def _narrowed(model: type[BaseModel], name: str, annotation: Any) -> Any:
     """The field's type, less what other checks refuse: a stage trains autoencoders or segmenters, never both."""
-    if not issubclass(model, Autoencoding | finetune.Config) or name not in ("network", "objective"):
-        return annotation
     choices: Models = tuple(NETWORKS) if name == "network" else nested_models(annotation)
-    segments = issubclass(model, finetune.Config)
-    kinds = (*SEGMENTERS, "segmentation")
+    segments, kinds = issubclass(model, finetune.Config), (*SEGMENTERS, "segmentation")
+    if model is JointConfig and name == "pretext":
+        kinds = (*kinds, "variational")
+    elif not issubclass(model, Autoencoding | finetune.Config) or name not in ("network", "objective"):
+        return annotation
     return Union[tuple(choice for choice in choices if (choice.model_fields["kind"].default in kinds) == segments)]  # noqa: UP007
 
 

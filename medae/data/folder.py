@@ -27,7 +27,8 @@ Names = str | dict[str, str]
 class FolderSource(FileSource):
     """A data set in plain folders. Without ``images`` and ``image_pattern`` the layout is guessed from the names.
 
-    images, labels: a folder, or channel (target) name -> folder; an image and its label map have the same file name.
+    An image and its label map have the same file name.
+    images: a folder, or channel name -> folder. labels: a folder, or target name -> folder.
     image_pattern, label_pattern: such as ``"*_T1w.nii.gz"`` or ``"*/*-t1n.nii.gz"``, or name -> pattern; relative to the
     root, ``*`` stands for anything within a name, and what the stars stand for, doubles left out, is the case's name. An
     ending may be left out: then it is any image's, and a PNG or TIFF beside a volume of the same name is its preview, not

@@ -21,8 +21,8 @@ from medae.seeding import Draw
 class SegmentationConfig(Config):
     """Soft Dice over the foreground labels, taken over the whole batch, plus cross-entropy over all labels.
 
-    target: name of the label map. Of the maps of a deeply supervised network, one at half the resolution counts half as
-    much; the weights sum to one.
+    Of the maps of a deeply supervised network, one at half the resolution counts half as much; the weights sum to one.
+    target: name of the label map.
     """
 
     # the answer is not in the input: skips are what a segmenter wants

@@ -19,8 +19,8 @@ class FitConfig(Config):
     of the weights, which is then what is validated and kept; it starts faster: min(ema, (1 + step) / (10 + step)).
     precision: of the network's forward and backward pass; losses and weights are always fp32. ``auto`` is bf16 where
     the hardware has it, else fp16 on CUDA, else fp32. monitor: the metric of an epoch that chooses the weights to
-    keep (None keeps the last ones). patience: epochs that have the monitored metric without a better value of it, after
-    which training stops.
+    keep (None keeps the last ones): ``dice_mean`` with a fine-tuning's ``selection``, ``probe/dice`` with a probe.
+    patience: epochs that have the monitored metric without a better value of it, after which training stops.
     deterministic: the same bits in every run on the same device, threads and versions (CPU; on CUDA as far as torch
     can, the rest is named). workers: processes that prepare batches; they change the speed, not the values.
     """

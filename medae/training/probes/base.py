@@ -27,10 +27,11 @@ Segment = Callable[[Tensor], Tensor]
 class ProbeSettings(Config):
     """Which label map, how many training subjects, how often.
 
-    target: the label map to find. labelled, scored: so many labelled training subjects to fit on, and so many others to
-    score on: the first in the order of the split, so that a later fine-tuning with at least both together contains them.
-    every: so many epochs from one probe to the next; the last epoch always has one. patches: of each case to score on, and,
-    by a linear probe, to fit on. seed: of everything that the probe draws, whatever the training's own seed is.
+    The subjects are the first in the order of the split, so that a later fine-tuning with at least ``labelled`` plus
+    ``scored`` labels contains them.
+    target: the label map to find. labelled: so many labelled training subjects to fit on. scored: so many others to score
+    on. every: so many epochs from one probe to the next; the last epoch always has one. patches: of each case to score
+    on, and, by a linear probe, to fit on. seed: of everything that the probe draws, whatever the training's own seed is.
     """
 
     target: str = "label"
