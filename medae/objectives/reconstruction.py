@@ -23,7 +23,8 @@ class Similarity(Config):
 
     l1: mean absolute difference, over the voxels of ``region`` in the channels that are present. l2: mean squared
     difference, over the same. ssim: 1 - structural similarity (Wang et al. 2004, Gaussian window of 7 voxels), over all
-    voxels of the channels in which one counts. ssim_range: the data range in normalised units that SSIM's constants are relative to.
+    voxels of the channels in which one counts. ssim_range: the data range in normalised units that SSIM's constants are
+    relative to.
     """
 
     l1: float = Field(default=1.0, ge=0)
