@@ -8,11 +8,11 @@ A cell is one library, one shape of batch, one number of threads, and either one
 sample, or ``strong``: the strong preset for MR with its own probabilities, flips of one half along each axis added. All
 get the same batches in memory, the same probabilities, one channel, a label map, and no margin, and the same ranges
 where they mean the same. Parameters of their own have MONAI's 3D elastic deformation and its bias field, and
-batchgeneratorsv2's elastic deformation and its brightness, which is a factor in the place of a shift; it has no bias field. Nothing else of loading is counted. The peers are called a
-sample at a time, as they are made to be, in the process that waits: their usual place is a loading process beside the
-training. MONAI's metadata are switched off, which is faster. A run is the mean over a cell's batches, after one that
-does not count. A line is added to ``results/augmentation.jsonl`` for each run. There is no GPU figure: none was at
-hand.
+batchgeneratorsv2's elastic deformation and its brightness, which is a factor in the place of a shift; it has no bias
+field. Nothing else of loading is counted. The peers are called a sample at a time, as they are made to be, in the
+process that waits: their usual place is a loading process beside the training. MONAI's metadata are switched off, which
+is faster. A run is the mean over a cell's batches, after one that does not count. A line is added to
+``results/augmentation.jsonl`` for each run. There is no GPU figure: none was at hand.
 """
 
 from __future__ import annotations
