@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medae.augmentation.augment import AugmentationConfig
 from medae.config import Config as BaseConfig
 from medae.objectives.registry import SEGMENTERS
 from medae.objectives.segmentation import SegmentationConfig
@@ -14,9 +13,7 @@ from medae.training.config import FitConfig
 from medae.training.finetuning import Together, TuningConfig
 from medae.transfer import TransferConfig
 from pipelines.networks import NetworkChoice, network_config
-from pipelines.plan import PlanChoice
-from pipelines.stage import StageConfig
-from pipelines.training import Drawing
+from pipelines.training import TrainingConfig
 from pipelines.unlabelled import UnlabelledConfig, check_unlabelled
 
 PRETRAINED, SCRATCH = "pretrained", "scratch"
@@ -31,7 +28,7 @@ class Rates(BaseConfig):
     scratch: float | None = Field(default=None, gt=0)
 
 
-class Config(StageConfig):
+class Config(TrainingConfig):
     """The configuration of a fine-tuning.
 
     target: the label map to learn. labelled: so many labelled training subjects (None: all), the first in the salt's
@@ -56,12 +53,8 @@ class Config(StageConfig):
     rates: Rates = Rates()
     members: int = Field(default=1, ge=1)
     transfer: TransferConfig = TransferConfig()
-    plan: PlanChoice = PlanChoice()
     network: NetworkChoice = Field(default_factory=lambda: {"kind": "unet"})
     objective: SegmentationConfig = SegmentationConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()
-    drawing: Drawing = Drawing()
-    fit: FitConfig
     unlabelled: UnlabelledConfig | None = None
     flips: bool = False
     tolerance: float = Field(default=1.0, gt=0)
@@ -133,7 +126,3 @@ class Config(StageConfig):
         keys = ["rates.pretrained"] if self.rates.pretrained is not None and True not in begins else []
         keys += ["rates.scratch"] if self.rates.scratch is not None and False not in begins else []
         return keys + (["tuning"] if self.tuning != Together() and True not in begins else [])
-
-    def decisive(self) -> dict[str, Any]:
-        """Without what changes the speed only; a plan file counts by what it says."""
-        return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}

@@ -8,12 +8,10 @@ there is one, measures what the encoder is worth on labelled training subjects, 
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field, model_validator
 
 from medae.artifact import ArtifactMeta, save_artifact
-from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.augmentation.augment import Augmentation
 from medae.models.networks import Network
 from medae.objectives.base import Objective
 from medae.objectives.registry import SEGMENTERS, ObjectiveConfig, build_objective, check_objective
@@ -22,7 +20,6 @@ from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
 from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.report.html import Report
-from medae.training.config import FitConfig
 from medae.training.loop import FitResult, fit
 from medae.training.probes.registry import ProbeConfig
 from pipelines.apart import keep_apart
@@ -32,24 +29,19 @@ from pipelines.files import write_text
 from pipelines.memory import estimator_of
 from pipelines.networks import NetworkChoice, network_config, seeded_network
 from pipelines.outcome import Outcome
-from pipelines.plan import PlanChoice
 from pipelines.probe import MEASURED, Prober, kept_record, probe_metrics, probed_cases
-from pipelines.stage import Stage, StageConfig
-from pipelines.training import Drawing, example, fixed_loss
+from pipelines.stage import Stage
+from pipelines.training import TrainingConfig, example, fixed_loss
 
 
-class Autoencoding(StageConfig):
+class Autoencoding(TrainingConfig):
     """What any training of an autoencoder is configured by.
 
     validation_batches: so many fixed batches of the validation subjects give ``validation_loss``; 0 for none.
     """
 
-    plan: PlanChoice = PlanChoice()
     network: NetworkChoice
     objective: ObjectiveConfig
-    augmentation: AugmentationConfig = AugmentationConfig()
-    drawing: Drawing = Drawing()
-    fit: FitConfig
     validation_batches: int = Field(default=4, ge=0)
 
     @model_validator(mode="after")
@@ -69,10 +61,6 @@ class Autoencoding(StageConfig):
     def choosers(self) -> tuple[str, ...]:
         """Metrics that may choose the weights to keep."""
         return ()
-
-    def decisive(self) -> dict[str, Any]:
-        """Without what changes the speed only; a plan file counts by what it says."""
-        return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
 
 
 class Config(Autoencoding):
@@ -108,18 +96,13 @@ def run(config: Config, stage: Stage) -> Outcome:
     store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen, config.workers)
     cases = {"train": [case.id for case in training.cases], "validation": [case.id for case in validation.cases]}
     model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"], probe=prober)
-
-    kept = kept_record(result)
-    losses = {key: value for key, value in kept.items() if "loss" in key and not key.startswith("probe/")}
-    metrics = losses | probe_metrics(kept)
+    metrics = _metrics(result)
     provenance = stage.provenance | {"objective": config.objective.kind, "steps": result.steps}
-    if prober is not None:
-        provenance |= prober.provenance()
     meta = ArtifactMeta(
         kind="autoencoder",
         network=model.config,
         plan=plan,
-        provenance=provenance,
+        provenance=provenance | ({} if prober is None else prober.provenance()),
         seen=image_digests(training),
         metrics=metrics,
     )
@@ -127,18 +110,22 @@ def run(config: Config, stage: Stage) -> Outcome:
 
     report = Report(f"Pretraining: {config.name}", stage.subtitle("An autoencoder of unlabelled scans"))
     report.table(["Data", ""], [[key, value] for key, value in description(dataset).items()])
-    shown = PatchSampler(
-        store, cases["validation"] or cases["train"], plan.space, config.drawing.sampler(plan), config.fit.seed
-    )
     if prober is not None:
         prober.describe(report, result, metrics)
-    describe_training(report, stage, plan, result, example(shown, objective, model, config.fit.seed))
+    shown = cases["validation"] or cases["train"]
+    sampler = PatchSampler(store, shown, plan.space, config.drawing.sampler(plan), config.fit.seed)
+    describe_training(report, stage, plan, result, example(sampler, objective, model, config.fit.seed))
     augment, drawn = training_patches(config, plan, store, cases["train"])
     show_augmentation(report, stage, augment, drawn, plan)
-    facts = {} if prober is None else prober.facts()
-    return Outcome(
-        report, {"autoencoder": stage.folder / "model"}, {"autoencoder": metrics | {"steps": result.steps}}, facts
-    )
+    figures = {"autoencoder": metrics | {"steps": result.steps}}
+    return Outcome(report, {"autoencoder": stage.folder / "model"}, figures, {} if prober is None else prober.facts())
+
+
+def _metrics(result: FitResult) -> dict[str, float]:
+    """The losses and the probe's Dice of the weights that are kept."""
+    kept = kept_record(result)
+    losses = {key: value for key, value in kept.items() if "loss" in key and not key.startswith("probe/")}
+    return losses | probe_metrics(kept)
 
 
 def _prober(config: Config, probe: ProbeConfig, stage: Stage, plan: Plan) -> Prober:

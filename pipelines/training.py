@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
+from medae.augmentation.augment import AugmentationConfig
 from medae.config import Config, digest, to_dict
 from medae.objectives.base import Objective
 from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler, SamplerConfig
 from medae.seeding import Draw, seeded_step
+from medae.training.config import FitConfig
+from pipelines.plan import PlanChoice
+from pipelines.stage import StageConfig
 
 
 class Drawing(Config):
@@ -27,6 +31,19 @@ class Drawing(Config):
     def sampler(self, plan: Plan) -> SamplerConfig:
         """With the plan's patch and batch."""
         return SamplerConfig(patch=plan.sampling.patch, batch=plan.sampling.batch, **to_dict(self))
+
+
+class TrainingConfig(StageConfig):
+    """What the stages that train have beside what every stage has."""
+
+    plan: PlanChoice = PlanChoice()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    drawing: Drawing = Drawing()
+    fit: FitConfig
+
+    def decisive(self) -> dict[str, Any]:
+        """Without what changes the speed only; a plan file counts by what it says."""
+        return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
 
 
 def fixed_loss(
