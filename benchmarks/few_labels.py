@@ -2,6 +2,7 @@
 
     python benchmarks/few_labels.py DATA                                   run every cell that has not been measured
     python benchmarks/few_labels.py DATA --arms scratch,masked --draws 0   those of some arms and draws
+    python benchmarks/few_labels.py DATA --arms scratch,joint --seconds    how long their steps take, on an idle machine
     python benchmarks/few_labels.py --table                                what has been measured, as Markdown
 
 DATA is the folder that holds the data set's. The arms are in ``few_labels.yaml``. Each is trained by the fine-tuning
@@ -11,6 +12,8 @@ on the test subjects. Arms share the plan, and on a draw the labelled cases, the
 A line is added to ``results/few_labels.jsonl`` for each cell. It can be stopped and started again: a cell that is there
 is not run again, one that was begun goes on. Several processes can run side by side; each takes what no other is at. A
 cell that failed is told at the end, the others go on. What the stages leave behind lies in ``--work``.
+
+``--seconds`` is for afterwards: the same trainings for a few steps, one after the other, with nothing beside.
 """
 
 from __future__ import annotations
@@ -28,11 +31,26 @@ from pathlib import Path
 from platform import machine, python_version
 from typing import Any
 
-from few_labels_cells import Cell, Comparison, encoder_cell, expected, pending, read_comparison, read_rows, table
+from few_labels_cells import (
+    Cell,
+    Comparison,
+    encoder_cell,
+    expected,
+    pending,
+    read_comparison,
+    read_rows,
+    table,
+    timed_cells,
+)
+
+from pipelines.configs import merge
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "few_labels.jsonl"
 COMPARISON = HERE / "few_labels.yaml"
+TIMED_RUNS, TIMED = 3, {"fit": {"steps": 30, "epoch_steps": 30, "schedule": {"warmup": 5}}}
+"""How often, and how, steps are timed."""
+
 PATIENCE = 10.0
 """Seconds until it is looked again whether another process has finished what a cell waits for."""
 
@@ -44,6 +62,7 @@ def main() -> None:
     parser.add_argument("--arms", help="only these, such as scratch,masked")
     parser.add_argument("--draws", help="only these, such as 0,1")
     parser.add_argument("--work", type=Path, default=Path("runs/few_labels"), help="where the runs lie")
+    parser.add_argument("--seconds", action="store_true", help="time the steps of the arms, once their rates are known")
     parser.add_argument("--table", action="store_true", help="print the table of the results")
     chosen = parser.parse_args()
     comparison = read_comparison(COMPARISON)
@@ -57,6 +76,9 @@ def main() -> None:
         parser.error(f"no such arm: {', '.join(sorted(unknown))}")
     draws = range(comparison.draws) if chosen.draws is None else [int(draw) for draw in chosen.draws.split(",")]
     worker = Worker(comparison, chosen.data.resolve(), chosen.work.resolve(), RESULTS)
+    if chosen.seconds:
+        worker.time(arms)
+        return
     sys.exit(f"failed: {', '.join(failed)}" if (failed := worker.measure(arms, draws)) else 0)
 
 
@@ -98,6 +120,18 @@ class Worker:
                 return list(failed.values())
             if not done:
                 time.sleep(PATIENCE)
+
+    def time(self, arms: Sequence[str]) -> None:
+        """Seconds a step of the arms and of their encoders, each ``TIMED_RUNS`` times in turn."""
+        self._move_in()
+        for run in range(TIMED_RUNS):
+            for cell in timed_cells(self.comparison, read_rows(self.results), arms):
+                again = Cell("time", cell.label, merge(cell.content, TIMED), run, cell.needs)
+                if not self._is_done(again):
+                    load = os.getloadavg()[0]
+                    config, finished = self._stage(again)
+                    seconds = round(_training_seconds(finished.folder) / config.fit.steps, 4)
+                    self._add({"kind": "time", "of": cell.digest, "run": run, "step_seconds": seconds}, again, load)
 
     def _move_in(self) -> None:
         """Work in the folder of the runs, with a store of its own for MLflow: a user's is not filled."""
@@ -151,40 +185,44 @@ class Worker:
 
     def _run(self, cell: Cell) -> None:
         """Train, score, and add the line."""
-        from medae.config import validate
-        from pipelines.stage import program_of, run_stage
-
-        kind = "pretrain" if cell.kind == "encoder" else "finetune"
-        print(f"{cell.label} …", flush=True)
         start, load = time.perf_counter(), os.getloadavg()[0]
         begun = any((self.work / cell.label).rglob("run.json"))
-        config = validate(program_of(kind).Config, self._located(cell, kind), where=cell.label)
-        finished = run_stage(kind, config, self.work / cell.label, self.screen, resume=True)
+        config, finished = self._stage(cell)
         (metrics,) = finished.result.metrics.values()
         row = {"kind": cell.kind, "arm": cell.name, "draw": cell.draw, "seed": config.fit.seed}
         row |= {"steps": config.fit.steps, "rate": config.fit.rate}
-        row |= _scores(metrics, cell.kind) if kind == "finetune" else {}
+        row |= {} if cell.kind == "encoder" else _scores(metrics, cell.kind)
         row |= {"training_seconds": _training_seconds(finished.folder)}
         row |= {"seconds": None if begun else round(time.perf_counter() - start, 1)}
-        row |= {"digest": cell.digest, **_facts(), "load": round(load, 2)}
-        self._add(row)
+        self._add(row, cell, load)
         for folder in finished.folder.rglob("checkpoints"):
             shutil.rmtree(folder)
 
-    def _add(self, row: dict[str, Any]) -> None:
+    def _stage(self, cell: Cell) -> tuple[Any, Any]:
+        """The configuration with which the cell's stage ran, and what it left."""
+        from medae.config import validate
+        from pipelines.stage import program_of, run_stage
+
+        print(f"{cell.label} …", flush=True)
+        config = validate(program_of(cell.stage).Config, self._located(cell), where=cell.label)
+        return config, run_stage(cell.stage, config, self.work / cell.label, self.screen, resume=True)
+
+    def _add(self, row: dict[str, Any], cell: Cell, load: float) -> None:
+        """Add a line. load: of the machine, before."""
         from filelock import FileLock
 
+        row = row | {"digest": cell.digest, **_facts(), "load": round(load, 2)}
         self.results.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.work / "locks" / "results"), self.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
         print({key: value for key, value in row.items() if key not in ("cases", "labels")}, flush=True)
 
-    def _located(self, cell: Cell, kind: str) -> dict[str, Any]:
+    def _located(self, cell: Cell) -> dict[str, Any]:
         """The cell's configuration with the places of data, plan and encoder on this machine."""
         content = dict(cell.content)
         content |= {"name": cell.label, "experiment": "few labels"}
         content["data"] = content["data"] | {"root": str(self.data / content["data"]["root"])}
-        content["plan"] = {"file": str(self._plan(content, kind))}
+        content["plan"] = {"file": str(self._plan(content, cell.stage))}
         if cell.needs is not None:
             content["encoder"] = str(self._model(cell.needs))
         if cell.kind == "rate":

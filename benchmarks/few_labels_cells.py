@@ -78,9 +78,12 @@ class Comparison(Config):
 
 @dataclass(frozen=True)
 class Cell:
-    """One training. content: its configuration, before data, plan and encoder are located. needs: the encoder's cell."""
+    """One training. content: its configuration, before data, plan and encoder are located. needs: the encoder's cell.
 
-    kind: Literal["encoder", "rate", "draw"]
+    draw: of the labelled cases; of a training that is timed, which run it is.
+    """
+
+    kind: Literal["encoder", "rate", "draw", "time"]
     name: str
     content: dict[str, Any] = field(hash=False)
     draw: int | None = None
@@ -90,7 +93,12 @@ class Cell:
     def digest(self) -> str:
         """Of all that decides the outcome but the code: a cell whose configuration changed is another one."""
         content = {"kind": self.kind, "content": self.content, "needs": self.needs and self.needs.digest}
-        return digest(content)[:12]
+        return digest(content | ({"run": self.draw} if self.kind == "time" else {}))[:12]
+
+    @property
+    def stage(self) -> Literal["pretrain", "finetune"]:
+        """What runs it."""
+        return "finetune" if "labelled_salt" in self.content else "pretrain"
 
     @property
     def label(self) -> str:
@@ -182,6 +190,17 @@ def pending(comparison: Comparison, rows: Rows, arms: Iterable[str], draws: Iter
     return [*searches.values(), *(cell for cell in waiting if cell.digest not in rows)]
 
 
+def timed_cells(comparison: Comparison, rows: Rows, arms: Iterable[str]) -> list[Cell]:
+    """The trainings whose steps are timed: of each arm with a known rate the first draw, and its encoder."""
+    found: dict[str, Cell] = {}
+    for name in arms:
+        best, _ = search(comparison, name, rows)
+        if best is not None:
+            cell = draw_cell(comparison, name, 0, best)
+            found |= {each.digest: each for each in (cell.needs, cell) if each is not None}
+    return list(found.values())
+
+
 def expected(comparison: Comparison, rows: Rows, arms: Iterable[str], draws: Iterable[int], encoders: int) -> str:
     """One line: what is left, and how long it may take by the cells that were measured.
 
@@ -194,7 +213,7 @@ def expected(comparison: Comparison, rows: Rows, arms: Iterable[str], draws: Ite
     left = {"encoder": encoders, "rate": rates, "draw": len(cells) - rates + len(unknown) * len(draws)}
     seconds: dict[str, list[float]] = {kind: [] for kind in left}
     for row in rows.values():
-        if row["seconds"] is not None:
+        if row.get("seconds") is not None:
             seconds[row["kind"]].append(row["seconds"])
     if any(count and not seconds[kind] for kind, count in left.items()):
         told = "not known before one of each kind was measured"
@@ -206,12 +225,12 @@ def expected(comparison: Comparison, rows: Rows, arms: Iterable[str], draws: Ite
 def table(comparison: Comparison, rows: Rows) -> str:
     """What has been measured, as Markdown. A rate at a bound of the search is marked."""
     columns = ["arm", "draws", "rate", "Dice", "spread", f"- {comparison.baseline} [95 %]", "HD95 (mm)", "surface Dice"]
-    columns += ["pretraining (s)", "fine-tuning (s)"]
+    columns += ["pretraining (s a step)", "fine-tuning (s a step)"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     base = _draws(comparison, comparison.baseline, rows)
     for name, arm in comparison.arms.items():
-        found = _draws(comparison, name, rows)
-        if not found:
+        found, (best, _) = _draws(comparison, name, rows), search(comparison, name, rows)
+        if best is None or not found:
             continue
 
         def mean(key: str, found: Mapping[int, Mapping[str, Any]] = found) -> float:
@@ -220,18 +239,23 @@ def table(comparison: Comparison, rows: Rows) -> str:
         dice = [row["dice_mean"] for row in found.values()]
         spread = f"{statistics.stdev(dice):.3f}" if len(dice) > 1 else "–"
         against = "" if name == comparison.baseline else _against(found, base)
-        encoder = None if arm.encoder is None else rows.get(encoder_cell(comparison, arm.encoder).digest)
-        before = "–" if encoder is None else f"{encoder['training_seconds']:.0f}"
-        best, _ = search(comparison, name, rows)
+        before = "" if arm.encoder is None else _step_seconds(encoder_cell(comparison, arm.encoder), rows)
+        during = _step_seconds(draw_cell(comparison, name, 0, best), rows)
         rate = f"{best:g}{' (bound)' if best in comparison.search.bounds else ''}"
         lines.append(
             f"| {name} | {len(found)} | {rate} | {mean('dice_mean'):.3f} | {spread} | {against} | {mean('hd95_mean'):.2f} "
-            f"| {mean('surface_dice_mean'):.3f} | {before} | {mean('training_seconds'):.0f} |"
+            f"| {mean('surface_dice_mean'):.3f} | {before} | {during} |"
         )
     revisions = sorted({row["revision"] for row in rows.values() if "revision" in row})
     if len(revisions) > 1:
         lines += ["", f"Measured with more than one state of the code: {', '.join(revisions)}."]
     return "\n".join(lines)
+
+
+def _step_seconds(cell: Cell, rows: Rows) -> str:
+    """Of the runs that were timed."""
+    found = [row["step_seconds"] for row in rows.values() if row["kind"] == "time" and row["of"] == cell.digest]
+    return f"{statistics.median(found):.2f}" if found else ""
 
 
 def _draws(comparison: Comparison, name: str, rows: Rows) -> dict[int, Mapping[str, Any]]:

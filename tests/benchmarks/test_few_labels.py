@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import few_labels
 import pytest
 from few_labels import COMPARISON, Worker
 from few_labels_cells import (
@@ -133,12 +134,16 @@ def test_the_table_by_hand():
     for draw, (base, arm) in enumerate([((0.5, 0.7), (0.5, 0.8)), ((0.6, 0.8), (0.8, 0.9))]):
         rows[draw_cell(design, "scratch", draw, 1e-3).digest] = drawn(draw, dict(zip("ab", base, strict=True)), 10.0)
         rows[draw_cell(design, "masked", draw, 2e-3).digest] = drawn(draw, dict(zip("ba", arm[::-1], strict=True)), 12.0)
+    for run, seconds in enumerate((0.4, 0.2, 0.3)):
+        row = {"kind": "time", "of": encoder_cell(design, "masked").digest, "step_seconds": seconds}
+        rows[f"time {run}"] = row
+        rows[f"time again {run}"] = row | {"of": draw_cell(design, "scratch", 0, 1e-3).digest, "step_seconds": 2 * seconds}
     lines = table(design, rows).splitlines()
-    assert lines[2] == "| scratch | 2 | 0.001 (bound) | 0.650 | 0.071 |  | 2.00 | 0.900 | – | 10 |"
+    assert lines[2] == "| scratch | 2 | 0.001 (bound) | 0.650 | 0.071 |  | 2.00 | 0.900 |  | 0.60 |"
     # differences by draw: (0, 0.1) and (0.2, 0.1): mean 0.1; MS_draws = 2 * 0.005, MS_cases = 0, so 1 degree of freedom
     half = 12.706 * (0.01 / 4) ** 0.5
     interval = f"+0.100 [{0.1 - half:+.3f}, {0.1 + half:+.3f}]"
-    assert lines[3] == f"| masked | 2 | 0.002 (bound) | 0.750 | 0.141 | {interval} | 2.00 | 0.900 | 30 | 12 |"
+    assert lines[3] == f"| masked | 2 | 0.002 (bound) | 0.750 | 0.141 | {interval} | 2.00 | 0.900 | 0.30 |  |"
     assert len(lines) == 4, "an arm that was not measured has no row"
     for place, row in enumerate(rows.values()):
         row["revision"] = "abc" if place else "def"
@@ -187,6 +192,15 @@ def test_cells_run_are_not_run_again_and_no_search_sees_a_test_subject(tmp_path:
     before = results.read_text()
     assert Worker(design, tmp_path, work, results).measure(["masked", "pair"], [0]) == []
     assert results.read_text() == before
+
+    monkeypatch.setattr(few_labels, "TIMED_RUNS", 2)
+    monkeypatch.setattr(few_labels, "TIMED", {"fit": {"steps": 3, "epoch_steps": 3}})
+    Worker(design, tmp_path, work, results).time(["masked"])
+    timed = [row for row in read_rows(results).values() if row["kind"] == "time"]
+    assert [(row["run"], row["of"]) for row in timed] == [
+        (run, digest) for run in (0, 1) for digest in (rows[0]["digest"], rows[2]["digest"])
+    ]
+    assert all(row["step_seconds"] > 0 for row in timed)
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
