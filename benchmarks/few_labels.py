@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
 import traceback
@@ -29,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from platform import machine, python_version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from few_labels_cells import (
     Cell,
@@ -43,13 +44,14 @@ from few_labels_cells import (
     timed_cells,
 )
 
-from pipelines.configs import merge
+if TYPE_CHECKING:
+    from medae.training.checkpoint import Checkpoint
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "few_labels.jsonl"
 COMPARISON = HERE / "few_labels.yaml"
-TIMED_RUNS, TIMED = 3, {"fit": {"steps": 30, "epoch_steps": 30, "schedule": {"warmup": 5}}}
-"""How often, and how, steps are timed."""
+TIMED_RUNS, TIMED = 3, {"fit": {"steps": 30, "epoch_steps": 10, "schedule": {"warmup": 5}}}
+"""How often, and in which trainings, steps are timed. The first epoch does not count."""
 
 PATIENCE = 10.0
 """Seconds until it is looked again whether another process has finished what a cell waits for."""
@@ -76,10 +78,8 @@ def main() -> None:
         parser.error(f"no such arm: {', '.join(sorted(unknown))}")
     draws = range(comparison.draws) if chosen.draws is None else [int(draw) for draw in chosen.draws.split(",")]
     worker = Worker(comparison, chosen.data.resolve(), chosen.work.resolve(), RESULTS)
-    if chosen.seconds:
-        worker.time(arms)
-        return
-    sys.exit(f"failed: {', '.join(failed)}" if (failed := worker.measure(arms, draws)) else 0)
+    failed = worker.time(arms) if chosen.seconds else worker.measure(arms, draws)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 class Worker:
@@ -121,17 +121,34 @@ class Worker:
             if not done:
                 time.sleep(PATIENCE)
 
-    def time(self, arms: Sequence[str]) -> None:
-        """Seconds a step of the arms and of their encoders, each ``TIMED_RUNS`` times in turn."""
+    def time(self, arms: Sequence[str]) -> list[str]:
+        """Seconds a step of the arms and of their encoders, ``TIMED_RUNS`` times in turn. Returns what failed."""
+        from filelock import FileLock
+
         self._move_in()
-        for run in range(TIMED_RUNS):
-            for cell in timed_cells(self.comparison, read_rows(self.results), arms):
-                again = Cell("time", cell.label, merge(cell.content, TIMED), run, cell.needs)
-                if not self._is_done(again):
-                    load = os.getloadavg()[0]
-                    config, finished = self._stage(again)
-                    seconds = round(_training_seconds(finished.folder) / config.fit.steps, 4)
-                    self._add({"kind": "time", "of": cell.digest, "run": run, "step_seconds": seconds}, again, load)
+        failed: dict[str, str] = {}
+        with FileLock(self.work / "locks" / "time"):  # one at a time, or they would time each other
+            load = os.getloadavg()[0]
+            for cell in timed_cells(self.comparison, read_rows(self.results), arms, TIMED, TIMED_RUNS):
+                if self._is_done(cell) or (cell.needs is not None and self._model(cell.needs) is None):
+                    continue
+                try:
+                    self._time(cell, load)
+                except Exception as error:
+                    _stop_if_asked(error)
+                    traceback.print_exc()
+                    failed[cell.digest] = cell.label
+        return list(failed.values())
+
+    def _time(self, cell: Cell, load: float) -> None:
+        """The mean over all epochs but the first, in which memory is allocated and kernels are chosen."""
+        config, finished = self._stage(cell)
+        epochs = [record for found in _checkpoints(finished.folder) for record in found.facts["state"]["history"]]
+        seconds = [record["seconds"] for record in epochs if record["step"] > config.fit.epoch_steps]
+        step_seconds = round(statistics.mean(seconds) / config.fit.epoch_steps * len(_checkpoints(finished.folder)), 4)
+        row = {"kind": "time", "arm": cell.name, "of": cell.of and cell.of.digest, "run": cell.run}
+        self._add(row | {"steps": config.fit.steps, "step_seconds": step_seconds}, cell, load)
+        shutil.rmtree(self.work / cell.label)
 
     def _move_in(self) -> None:
         """Work in the folder of the runs, with a store of its own for MLflow: a user's is not filled."""
@@ -284,6 +301,11 @@ def _scores(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _training_seconds(folder: Path) -> float:
     """Seconds in the training loop, all members and all parts of a resumed training together."""
+    return round(sum(checkpoint.facts["state"]["seconds"] for checkpoint in _checkpoints(folder)), 1)
+
+
+def _checkpoints(folder: Path) -> list[Checkpoint]:
+    """The last one of each member. Raises TrainingError if one is gone."""
     from medae.errors import TrainingError
     from medae.training.checkpoint import load
 
@@ -292,7 +314,7 @@ def _training_seconds(folder: Path) -> float:
         raise TrainingError(
             "The run is finished, but its checkpoint is gone.", where=folder, remedy="Remove it, to run the cell again."
         )
-    return round(sum(checkpoint.facts["state"]["seconds"] for checkpoint in found if checkpoint), 1)
+    return [checkpoint for checkpoint in found if checkpoint is not None]
 
 
 def _facts() -> dict[str, Any]:

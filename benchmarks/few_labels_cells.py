@@ -80,7 +80,7 @@ class Comparison(Config):
 class Cell:
     """One training. content: its configuration, before data, plan and encoder are located. needs: the encoder's cell.
 
-    draw: of the labelled cases; of a training that is timed, which run it is.
+    of, run: the training that this one times, and which time it is.
     """
 
     kind: Literal["encoder", "rate", "draw", "time"]
@@ -88,22 +88,24 @@ class Cell:
     content: dict[str, Any] = field(hash=False)
     draw: int | None = None
     needs: Cell | None = None
+    of: Cell | None = None
+    run: int | None = None
 
     @property
     def digest(self) -> str:
         """Of all that decides the outcome but the code: a cell whose configuration changed is another one."""
         content = {"kind": self.kind, "content": self.content, "needs": self.needs and self.needs.digest}
-        return digest(content | ({"run": self.draw} if self.kind == "time" else {}))[:12]
+        return digest(content | ({} if self.run is None else {"run": self.run}))[:12]
 
     @property
     def stage(self) -> Literal["pretrain", "finetune"]:
         """What runs it."""
-        return "finetune" if "labelled_salt" in self.content else "pretrain"
+        return "pretrain" if (self.of or self).kind == "encoder" else "finetune"
 
     @property
     def label(self) -> str:
         """For the name of a folder."""
-        return "-".join(str(part) for part in (self.kind, self.name, self.draw, self.digest) if part is not None)
+        return "-".join(str(part) for part in (self.kind, self.name, self.draw, self.run, self.digest) if part is not None)
 
 
 def read_comparison(path: Path) -> Comparison:
@@ -190,15 +192,24 @@ def pending(comparison: Comparison, rows: Rows, arms: Iterable[str], draws: Iter
     return [*searches.values(), *(cell for cell in waiting if cell.digest not in rows)]
 
 
-def timed_cells(comparison: Comparison, rows: Rows, arms: Iterable[str]) -> list[Cell]:
-    """The trainings whose steps are timed: of each arm with a known rate the first draw, and its encoder."""
+def timed_cells(
+    comparison: Comparison, rows: Rows, arms: Iterable[str], changes: Mapping[str, Any], runs: int
+) -> list[Cell]:
+    """Shorter trainings whose steps are timed: of each arm with a known rate the first draw, and its encoder.
+
+    changes: keys over theirs. All once, then all again.
+    """
     found: dict[str, Cell] = {}
     for name in arms:
         best, _ = search(comparison, name, rows)
         if best is not None:
             cell = draw_cell(comparison, name, 0, best)
             found |= {each.digest: each for each in (cell.needs, cell) if each is not None}
-    return list(found.values())
+    return [
+        Cell("time", cell.name, merge(cell.content, changes), needs=cell.needs, of=cell, run=run)
+        for run in range(runs)
+        for cell in found.values()
+    ]
 
 
 def expected(comparison: Comparison, rows: Rows, arms: Iterable[str], draws: Iterable[int], encoders: int) -> str:
@@ -239,14 +250,14 @@ def table(comparison: Comparison, rows: Rows) -> str:
         dice = [row["dice_mean"] for row in found.values()]
         spread = f"{statistics.stdev(dice):.3f}" if len(dice) > 1 else "–"
         against = "" if name == comparison.baseline else _against(found, base)
-        before = "" if arm.encoder is None else _step_seconds(encoder_cell(comparison, arm.encoder), rows)
+        before = "–" if arm.encoder is None else _step_seconds(encoder_cell(comparison, arm.encoder), rows)
         during = _step_seconds(draw_cell(comparison, name, 0, best), rows)
         rate = f"{best:g}{' (bound)' if best in comparison.search.bounds else ''}"
         lines.append(
             f"| {name} | {len(found)} | {rate} | {mean('dice_mean'):.3f} | {spread} | {against} | {mean('hd95_mean'):.2f} "
             f"| {mean('surface_dice_mean'):.3f} | {before} | {during} |"
         )
-    revisions = sorted({row["revision"] for row in rows.values() if "revision" in row})
+    revisions = sorted({row["revision"] for row in rows.values() if "revision" in row and row["kind"] != "time"})
     if len(revisions) > 1:
         lines += ["", f"Measured with more than one state of the code: {', '.join(revisions)}."]
     return "\n".join(lines)

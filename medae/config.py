@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medae.errors import ConfigError
-from medae.plain_words import problem_line
+from medae.plain_words import problem_lines
 
 
 class Config(BaseModel):
@@ -100,7 +100,7 @@ def validate(model: type[C], content: Mapping[str, Any], where: str | Path | Non
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        rows = [f"    {problem_line(model, problem)}" for problem in error.errors()]
+        rows = [f"    {line}" for line in problem_lines(model, error.errors())]
         raise ConfigError(
             "The configuration does not fit:\n" + "\n".join(rows),
             where=where,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Iterable
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -14,69 +15,90 @@ TAGS = ("kind", "format")
 """Keys by which one of several blocks is chosen."""
 
 
-def problem_line(model: type[BaseModel], problem: ErrorDetails) -> str:
-    """``key: what is wrong with it``, the key as in the YAML, by dots."""
-    path, models = _walk(model, problem["loc"])
-    return f"{'.'.join(path) or '(whole)'}: {_sentence(problem, models)}"
+def problem_lines(model: type[BaseModel], problems: Iterable[ErrorDetails]) -> list[str]:
+    """``key: what is wrong with it``, a line a key; the key as in the YAML, joined by dots."""
+    found: dict[str, list[str]] = {}
+    for problem in problems:
+        path, owner, here = _walk(model, problem["loc"])
+        found.setdefault(".".join(path) or "(whole)", []).append(_sentence(problem, owner, here))
+    return [f"{path}: {', or '.join(dict.fromkeys(sentences))}" for path, sentences in found.items()]
 
 
-def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The path without the tags of unions, which no file has, and the blocks that the last key may belong to."""
+def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], Any]:
+    """The path without pydantic's names for the alternatives of a union, the block of its last key, and its type."""
     path: list[str] = []
-    owners, inside = [model], [model]
-    for place, part in enumerate(location):
-        found = [kind.model_fields[part].annotation for kind in inside if part in kind.model_fields]
-        tagged = [kind for kind in inside if part in _tags(kind)]
-        if found:
-            owners, inside = inside, [kind for annotation in found for kind in _models(annotation)]
-        elif tagged and place:
-            inside = tagged
+    owner: type[BaseModel] = model
+    here: Any = model
+    for part in location:
+        choices = _alternatives(here)
+        if len(choices) > 1:
+            here = next((choice for choice in choices if _is_called(choice, str(part))), Any)
             continue
-        elif isinstance(part, str):
-            if "[" in part:  # one of the types that a value may have
-                continue
-            owners = inside
+        here = choices[0] if choices else Any
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            owner = here
+            here = here.model_fields[str(part)].annotation if str(part) in here.model_fields else Any
+        else:
+            here = next(iter([each for each in get_args(here)[::-1] if each is not ...]), Any)
         path.append(str(part))
-    return path, owners
+    return path, owner, here
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The blocks that may stand where the annotation does."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
+def _alternatives(annotation: Any) -> list[Any]:
+    """What may stand there, without null."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        found = [choice for each in get_args(annotation) for choice in _alternatives(each)]
+        return [choice for choice in found if choice is not NoneType]
+    return [annotation]
 
 
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    return tuple(tag for key in TAGS if key in model.model_fields for tag in get_args(model.model_fields[key].annotation))
+def _is_called(choice: Any, name: str) -> bool:
+    """Whether pydantic calls this alternative so: by its tag, or by its type."""
+    if isinstance(choice, type) and issubclass(choice, BaseModel):
+        return name in (choice.__name__, *_tags(choice).values())
+    kind = "literal" if get_origin(choice) is Literal else (get_origin(choice) or choice).__name__
+    return name.startswith(kind)
 
 
-def _sentence(problem: ErrorDetails, owners: list[type[BaseModel]]) -> str:
+def _tags(model: type[BaseModel]) -> dict[str, Any]:
+    """The key that chooses this block, and its value."""
+    found = {key: get_args(model.model_fields[key].annotation) for key in TAGS if key in model.model_fields}
+    return {key: values[0] for key, values in found.items() if len(values) == 1}
+
+
+def _sentence(problem: ErrorDetails, owner: type[BaseModel], here: Any) -> str:
     kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
-    tag = str(context.get("discriminator", "")).strip("'").removesuffix("()").rpartition("_")[2]  # of a key, or a function
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return _unknown(str(problem["loc"][-1]), sorted({key for owner in owners for key in owner.model_fields}))
-    if kind == "union_tag_not_found":
-        return f"{tag} is missing; it says which of several blocks this is"
-    if kind == "union_tag_invalid":
-        expected = [name.strip().strip("'") for name in str(context["expected_tags"]).split(",")]
-        nearest = _nearest(str(context["tag"]), expected)
-        return f"{tag} '{context['tag']}' is unknown; choose one of {', '.join(expected)}{nearest}"
+        return _unknown(str(problem["loc"][-1]), list(owner.model_fields))
+    if kind.startswith("union_tag"):
+        blocks = [choice for choice in _alternatives(here) if isinstance(choice, type) and issubclass(choice, BaseModel)]
+        tags = {value: key for block in blocks for key, value in _tags(block).items()}
+        return _unchosen(given, tags, context.get("tag"))
     sentence = problem["msg"].removeprefix("Value error, ")
     if sentence.startswith("Input should "):
         shown = f", not {given!r}" if isinstance(given, (str, int, float)) else ""
-        wanted = re.sub(
-            r"a valid dictionary or (instance|object) .*", "a block of keys", sentence.removeprefix("Input should ")
-        )
-        return f"should {wanted.replace('a valid ', 'a ')}{shown}"
+        wanted = sentence.removeprefix("Input should ").replace("a valid i", "an i").replace("valid ", "")
+        return f"should {re.sub('a dictionary or (instance|object) .*', 'a block of keys', wanted)}{shown}"
     return sentence
 
 
+def _unchosen(given: Any, tags: dict[str, str], tag: str | None) -> str:
+    """None of several blocks was chosen. tags: the value that chooses each, and its key."""
+    (key, *_) = tags.values()
+    choices = f"choose one of {', '.join(tags)}"
+    if not isinstance(given, (dict, BaseModel)):
+        return f"should be a block of keys with a {key}: {choices}"
+    if tag is None:
+        return f"{key} is missing: {choices}"
+    return f"{key} '{tag}' is unknown: {choices}{_nearest(tag, list(tags))}"
+
+
 def _unknown(key: str, known: list[str]) -> str:
-    return f"is unknown{_nearest(key, known) or '; known here: ' + ', '.join(known)}"
+    return f"is unknown{_nearest(key, known) or '; known here: ' + ', '.join(sorted(known))}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -43,7 +43,7 @@ def run(
     """Check a folder. Raises DataError, after everything is written, for errors and, with ``strict``, for warnings."""
     screen = Screen(as_json)
     content = apply_overrides({"format": format, "root": str(data.expanduser().absolute())}, overrides)
-    source = validate(Opened, {"source": content}, where="--set").source
+    source = validate(Opened, {"data": content}, where="--set").data
     with screen.progress("Reading files") as report, reporting(report):
         manifest = open_manifest(source, case_ids)
     with screen.progress("Checking scans") as report:

@@ -47,7 +47,7 @@ class DataConfig(Config):
 class Opened(Config):
     """A source by itself."""
 
-    source: SourceConfig
+    data: SourceConfig
 
 
 DIGITS = 16
@@ -88,7 +88,7 @@ def open_folder(folder: Path, format: str = "auto", keys: Mapping[str, Any] | No
             remedy="Name the folder on the command line, and leave out data.root.",
         )
     content = {"format": format, **keys, "root": folder.expanduser().absolute()}
-    return open_manifest(validate(Opened, {"source": content}, where="--format").source)
+    return open_manifest(validate(Opened, {"data": content}, where="--format").data)
 
 
 def open_dataset(config: DataConfig, screen: Screen) -> Dataset:

@@ -59,7 +59,7 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(sides.labelled, plan.space, (config.target,), stage.screen, config.workers)
     for absent in _absent(labels, store, sides.training, config.target):
-        stage.screen.warn(f"Label '{absent}' is in no label map that is trained on, so it cannot be learnt.")
+        stage.screen.warn(f"Label '{absent}' is in no training case, or lost at the plan's spacing: it cannot be learnt.")
     stage.uses("training", sides.training)
     stage.uses("validation", sides.selection)
     stage.uses("testing", sides.test)
@@ -73,9 +73,9 @@ def _say_of_the_arms(config: Config, stage: Stage, sides: Sides) -> None:
     """What a user should know before the arms are trained."""
     if keys := config.without_effect():
         stage.screen.note(f"Without effect, since the arm that they are for is not trained: {', '.join(keys)}.")
-    if config.encoder is None:
-        stage.screen.note("No encoder is given (--encoder), so nothing is transferred: all weights start at random.")
-    else:
+    if "encoder" not in config.model_fields_set:
+        stage.screen.note("No encoder is given, so nothing is transferred: all weights start at random.")
+    if config.encoder is not None:
         warn_of_more_labels(stage.inputs["encoder"], sides.labelled, stage.screen)
     if config.unlabelled is not None and {case.id for case in sides.unlabelled.cases} <= {
         case.id for case in sides.training.cases

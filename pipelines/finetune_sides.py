@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medae.data.case import Manifest
 from medae.data.split import labelled_subset
+from medae.errors import ConfigError
 from pipelines.apart import keep_apart
 from pipelines.data import refuse_seen
 from pipelines.segmenting import with_target
@@ -33,10 +34,17 @@ def take_sides(stage: Stage, target: str, labelled: int | None, salt: str, selec
     """Take the first ``labelled`` training subjects with the target in the salt's order, the last of them for ``selection``.
 
     unlabelled: whether the images of all training subjects are trained on.
-    Raises DataError, with the cases' ids, if a scan is on two sides, or if a model that the stage starts from has seen a
-    validation or test subject.
+    Raises ConfigError if none or too few have the target, and DataError, with the cases' ids, if a scan is on two sides, or
+    if a model that the stage starts from has seen a validation or test subject.
     """
     dataset, split = stage.dataset, stage.dataset.split
+    if not labelled_subset(dataset.manifest, split.train, None, salt, target):
+        known = sorted({name for case in dataset.subset(split.train).cases for name in case.targets})
+        raise ConfigError(
+            f"No training subject has the target '{target}'.",
+            where="target",
+            remedy=f"They have: {', '.join(known)}." if known else "They have no target at all: check data and split.",
+        )
     subjects = labelled_subset(dataset.manifest, split.train, labelled, salt, target)
     chosen = with_target(dataset.subset(subjects), target)
     training = chosen.of_subjects(subjects[: len(subjects) - selection])

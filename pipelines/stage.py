@@ -23,6 +23,7 @@ from medae.artifact import Artifact, load_artifact
 from medae.config import digest, to_dict, to_yaml, validate
 from medae.data.case import Manifest
 from medae.errors import ConfigError, Interrupted, TrainingError
+from medae.objectives.registry import SEGMENTERS
 from medae.tracking.mlflow import MlflowTracker
 from medae.tracking.models import resolve_model
 from medae.training.faults import explained
@@ -99,21 +100,32 @@ def program_of(kind: str) -> ModuleType:
     return import_module(f"pipelines.{kind}")
 
 
-def check_stage(kind: str, content: Mapping[str, Any], name: str) -> None:
-    """Raise ConfigError if the configuration is plainly that of another command. kind: a stage, or ``run``."""
-    if kind == "run" and "stages" in content:
-        return
-    others = ["run"] if "stages" in content else [other for other in KINDS if _fits(other, content)]
-    if others and kind not in others:
+def check_stage(command: str, content: Mapping[str, Any], name: str) -> None:
+    """Raise ConfigError if the file is plainly for another command. command: a stage, or ``run``."""
+    commands = _commands_of(content)
+    if commands and command not in commands:
         raise ConfigError(
-            f"This is a configuration of medae {others[0]}, not of medae {kind}.",
+            f"This is a configuration of medae {' or '.join(commands)}, not of medae {command}.",
             where=name,
-            remedy=f"medae {others[0]} {name}",
+            remedy=f"medae {commands[0]} {name}",
         )
 
 
-def _fits(kind: str, content: Mapping[str, Any]) -> bool:
-    return all(key in program_of(kind).Config.model_fields for key in content)
+def _commands_of(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """The commands that a configuration can be for, as far as its network and the keys that one stage alone has tell."""
+    if "stages" in content:
+        return ("run",)
+    network = content.get("network")
+    network = network.get("kind") if isinstance(network, Mapping) else None
+    if network in SEGMENTERS:
+        return ("finetune",)
+    keys = {kind: set(program_of(kind).Config.model_fields) for kind in KINDS}
+    own = [
+        kind for kind in KINDS if content.keys() & keys[kind].difference(*(keys[other] for other in KINDS if other != kind))
+    ]
+    if network is None:
+        return tuple(own) if len(own) == 1 else ()
+    return ("detect",) if own == ["detect"] else ("pretrain", "detect") if "finetune" not in own else ()
 
 
 def command(
@@ -128,9 +140,8 @@ def command(
 ) -> None:
     """What ``medae pretrain``, ``finetune`` and ``detect`` do."""
     screen = Screen(as_json)
-    content = read_config(name, kind, overrides, extra)
-    check_stage(kind, content, name)
-    config = validate(program_of(kind).Config, content, where=" ".join([name, *(f"--set {item}" for item in overrides)]))
+    check_stage(kind, read_config(name, kind), name)
+    config = validate(program_of(kind).Config, read_config(name, kind, overrides, extra), where=name)
     finished = run_stage(kind, config, runs / config.name, screen, resume=resume, force=force)
     show(finished, screen)
     screen.say(f"MLflow: {open_mlflow()}")

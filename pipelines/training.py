@@ -1,4 +1,4 @@
-"""What the training stages share: how patches are drawn, a loss on fixed batches, an example for the report."""
+"""What the training stages share: keys of their configuration, how patches are drawn, a loss on fixed batches, examples."""
 
 from __future__ import annotations
 

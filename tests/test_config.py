@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from medae.config import Config, apply_overrides, digest, flatten, load, to_yaml, validate
 from medae.errors import ConfigError
@@ -59,36 +59,69 @@ class Round(Config):
 
 
 class Square(Config):
+    """One of its keys is called as it is."""
+
     kind: Literal["square"] = "square"
     side: int = 1
+    square: Inner | None = None
+
+
+def chosen(value: object) -> object:
+    return value.get("kind", "round") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Drawing(Config):
     shape: Annotated[Round | Square, Field(discriminator="kind")] = Round()
+    other: Annotated[Annotated[Round, Tag("round")] | Annotated[Square, Tag("square")], Discriminator(chosen)] = Round()
     pens: tuple[Inner, ...] = ()
     width: Literal["thin", "thick"] | tuple[Literal["thin", "thick"], ...] = "thin"
+    size: Count | Share = 1
+    names: str | dict[str, str] = ""
+    colours: dict[str, int] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
         ({"shape": {"kind": "square", "sid": 1}}, "shape.sid: is unknown; did you mean side?"),
-        ({"shape": {"kind": "square", "radius": 1}}, "shape.radius: is unknown; known here: kind, side"),
-        ({"shape": {"kind": "squar"}}, "shape: kind 'squar' is unknown; choose one of round, square; did you mean square?"),
-        ({"shape": {"side": 1}}, "shape: kind is missing; it says which of several blocks this is"),
+        ({"shape": {"kind": "square", "radius": 1}}, "shape.radius: is unknown; known here: kind, side, square"),
+        ({"shape": {"kind": "square", "square": {"rat": 1}}}, "shape.square.rat: is unknown; did you mean rate?"),
+        ({"shape": {"kind": "round", "round": 1}}, "shape.round: is unknown; known here: kind, radius"),
+        ({"shape": {"kind": "squar"}}, "shape: kind 'squar' is unknown: choose one of round, square; did you mean square?"),
+        ({"shape": {"side": 1}}, "shape: kind is missing: choose one of round, square"),
+        ({"shape": "square"}, "shape: should be a block of keys with a kind: choose one of round, square"),
         (
             {"shape": {"kind": "square", "side": "a"}},
             "shape.side: should be an integer, unable to parse string as an integer, not 'a'",
         ),
+        ({"other": {"kind": "square", "square": {"rat": 1}}}, "other.square.rat: is unknown; did you mean rate?"),
+        ({"other": {"kind": "sqare"}}, "other: kind 'sqare' is unknown: choose one of round, square; did you mean square?"),
+        ({"other": "square"}, "other: should be a block of keys with a kind: choose one of round, square"),
         ({"pens": [{"rat": 1}]}, "pens.0.rat: is unknown; did you mean rate?"),
         ({"pens": [3]}, "pens.0: should be a block of keys, not 3"),
-        ({"width": "thik"}, "width: should be 'thin' or 'thick', not 'thik'"),
+        ({"width": "thik"}, "width: should be 'thin' or 'thick', not 'thik', or should be a tuple, not 'thik'"),
+        ({"width": ["thik"]}, "width.0: should be 'thin' or 'thick', not 'thik'"),
+        ({"size": -1}, "size: should be greater than or equal to 1, not -1, or should be greater than 0, not -1"),
+        ({"names": {"a": 1}}, "names.a: should be a string, not 1"),
+        ({"colours": {"red": "x"}}, "colours.red: should be an integer, unable to parse string as an integer, not 'x'"),
+        ({"size[0]": 1}, "size[0]: is unknown; did you mean size?"),
     ],
 )
 def test_a_problem_is_said_in_the_words_of_the_file(content, line):
     with pytest.raises(ConfigError) as caught:
         validate(Drawing, content)
-    assert f"    {line}" in str(caught.value)
+    assert f"    {line}" in caught.value.what.splitlines()
+
+
+def test_every_row_of_a_problem_names_a_key_of_the_file():
+    with pytest.raises(ConfigError) as caught:
+        validate(Drawing, {"size": -1, "width": "thik", "shape": "square", "colours": 3})
+    keys = [line.strip().partition(":")[0] for line in caught.value.what.splitlines()[1:]]
+    assert sorted(keys) == ["colours", "shape", "size", "width"]
 
 
 def test_an_error_of_a_check_keeps_its_remedy_and_gains_the_file():

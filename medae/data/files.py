@@ -49,7 +49,7 @@ def resolve_root(root: Path) -> Path:
     if folder.is_dir():
         return folder
     origin = PUBLIC_SETS.get(root.name)
-    remedy = "Correct the path (data.root)."
+    remedy = "Correct the path."
     if not root.expanduser().is_absolute():
         remedy = f"Set {DATA_VARIABLE} to the folder that holds '{root}', or give the data set's absolute path."
     if root.name in KNOWN:

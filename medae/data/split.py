@@ -89,15 +89,6 @@ def labelled_subset(
     """
     having = {case.subject for case in manifest.cases if target in case.targets}
     candidates = ordered(having.intersection(subjects), salt, _keys(manifest))
-    if count and not candidates:
-        known = sorted({name for case in manifest.cases for name in case.targets})
-        raise ConfigError(
-            f"None of these subjects has the target '{target}'.",
-            where="target",
-            remedy=f"The cases have: {', '.join(known)}."
-            if known
-            else "No case has a label map: check 'data', or pretrain only.",
-        )
     if count is not None and not 0 <= count <= len(candidates):
         raise ConfigError(
             f"{count} labelled subjects are asked for; {len(candidates)} of these subjects have '{target}'.",

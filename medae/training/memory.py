@@ -126,7 +126,7 @@ class _Ledger(TorchDispatchMode):
         for tensor in _tensors(result):
             if id(tensor.untyped_storage()) not in before:
                 self._count(tensor.untyped_storage())
-        self.peak = max(self.peak, self.live + _relaid(operation, args, _tensors(result)))
+        self.peak = max(self.peak, self.live + _relaid(operation, args, result))
         return result
 
     def _run(self, operation: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
@@ -154,11 +154,12 @@ class _Ledger(TorchDispatchMode):
         self.live -= size
 
 
-def _relaid(operation: Any, args: Any, results: list[Tensor]) -> int:
+def _relaid(operation: Any, args: Any, result: Any) -> int:
     """Bytes of the copies that a convolution makes within itself, of what does not lie as it wants it.
 
     If the input or the weights lie channels last, the others are brought to it; after an instance norm, which wants
-    channels first, the input and the gradient are. If none does, oneDNN takes images in blocks of channels.
+    channels first, the input and the gradient are. If none does, oneDNN takes images in blocks of channels (CPU; what other
+    libraries do instead is not known).
     """
     if operation not in CONVOLUTIONS:
         return 0
@@ -166,8 +167,9 @@ def _relaid(operation: Any, args: Any, results: list[Tensor]) -> int:
     *_, image, weight = operands
     last = LAYOUTS.get(image.ndim, torch.contiguous_format)
     if any(x.is_contiguous(memory_format=last) and not x.is_contiguous() for x in (image, weight)):
-        return sum(_bytes(x) for x in operands if not x.is_contiguous(memory_format=last))
-    return sum(map(_blocked_bytes, [*operands[:-1], results[0]]))
+        return sum(x.numel() * x.element_size() for x in operands if not x.is_contiguous(memory_format=last))
+    made = result if isinstance(result, Tensor) else result[0]  # no gradient of the input, where none is wanted
+    return sum(_blocked_bytes(x) for x in (*operands[:-1], made) if x is not None)
 
 
 def _blocked_bytes(image: Tensor) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import few_labels
 import pytest
-from few_labels import COMPARISON, Worker
+from few_labels import COMPARISON, TIMED, Worker
 from few_labels_cells import (
     Comparison,
     draw_cell,
@@ -22,6 +22,7 @@ from few_labels_cells import (
 
 from medae.config import validate
 from medae.errors import ConfigError
+from pipelines.configs import merge
 from pipelines.stage import program_of
 
 SHORT = {
@@ -72,6 +73,8 @@ def test_the_shipped_comparison_is_valid_and_shares_what_must_be_shared():
         assert {config.fit.steps for config in configs} == {500}, "the same budget"
         assert len({config.labelled_salt for config in configs}) == design.draws, "every draw has its own labelled cases"
         assert all(config.scratch == (arm.encoder is None) for config in configs), "one arm a cell"
+        timed = validate(program_of("finetune").Config, merge({**cells[0].content, "encoder": arm.encoder}, TIMED))
+        assert timed.fit.steps >= 2 * timed.fit.epoch_steps, "more than the epoch that does not count"
 
 
 def test_an_arm_and_its_baseline_share_labelled_cases_and_seed_on_a_draw():
@@ -139,7 +142,7 @@ def test_the_table_by_hand():
         rows[f"time {run}"] = row
         rows[f"time again {run}"] = row | {"of": draw_cell(design, "scratch", 0, 1e-3).digest, "step_seconds": 2 * seconds}
     lines = table(design, rows).splitlines()
-    assert lines[2] == "| scratch | 2 | 0.001 (bound) | 0.650 | 0.071 |  | 2.00 | 0.900 |  | 0.60 |"
+    assert lines[2] == "| scratch | 2 | 0.001 (bound) | 0.650 | 0.071 |  | 2.00 | 0.900 | – | 0.60 |"
     # differences by draw: (0, 0.1) and (0.2, 0.1): mean 0.1; MS_draws = 2 * 0.005, MS_cases = 0, so 1 degree of freedom
     half = 12.706 * (0.01 / 4) ** 0.5
     interval = f"+0.100 [{0.1 - half:+.3f}, {0.1 + half:+.3f}]"
@@ -194,13 +197,14 @@ def test_cells_run_are_not_run_again_and_no_search_sees_a_test_subject(tmp_path:
     assert results.read_text() == before
 
     monkeypatch.setattr(few_labels, "TIMED_RUNS", 2)
-    monkeypatch.setattr(few_labels, "TIMED", {"fit": {"steps": 3, "epoch_steps": 3}})
-    Worker(design, tmp_path, work, results).time(["masked"])
+    monkeypatch.setattr(few_labels, "TIMED", {"fit": {"steps": 3, "epoch_steps": 1}})
+    assert Worker(design, tmp_path, work, results).time(["masked"]) == []
     timed = [row for row in read_rows(results).values() if row["kind"] == "time"]
     assert [(row["run"], row["of"]) for row in timed] == [
         (run, digest) for run in (0, 1) for digest in (rows[0]["digest"], rows[2]["digest"])
     ]
     assert all(row["step_seconds"] > 0 for row in timed)
+    assert not list(work.glob("time-*")), "nothing is left behind"
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

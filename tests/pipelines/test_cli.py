@@ -7,6 +7,9 @@ import time
 
 import pytest
 
+from medae.errors import Interrupted
+from pipelines import stage
+
 COMMANDS = ("check", "plan", "pretrain", "finetune", "detect", "predict", "evaluate", "run", "demo", "info", "data")
 
 
@@ -49,6 +52,9 @@ def test_help_imports_nothing_heavy(medae, tmp_path):
             ("configuration of medae finetune, not of medae pretrain", "remedy"),
         ),
         (("finetune", "configs/pipelines/demo.yaml"), ("configuration of medae run, not of medae finetune",)),
+        (("finetune", "configs/pretrain/phantoms.yaml"), ("medae pretrain or detect, not of medae finetune",)),
+        (("finetune", "configs/detect/phantoms.yaml", "--encoder", "x"), ("medae detect, not of medae finetune",)),
+        (("detect", "configs/finetune/phantoms.yaml", "--model", "x"), ("medae finetune, not of medae detect",)),
         (("run", "configs/finetune/phantoms.yaml"), ("configuration of medae finetune, not of medae run",)),
     ],
 )
@@ -58,6 +64,37 @@ def test_a_users_error_is_one_plain_message_and_status_2(medae, tmp_path, argume
     assert all(word in answer.stderr for word in words), answer.stderr
     assert "Traceback" not in answer.stderr
     assert answer.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "command", "commands"),
+    [
+        ({"stages": {}}, "run", ("run",)),
+        ({}, "run", ()),
+        ({"name": "a", "fit": {}, "labelled": 3}, "finetune", ("finetune",)),
+        ({"network": {"kind": "autoencoder"}, "fit": {}}, "detect", ("pretrain", "detect")),
+        ({"network": {"kind": "unet"}, "validation_batches": 3}, "finetune", ("finetune",)),
+        ({"network": {"kind": "vae"}, "labelled": 3}, "pretrain", ()),
+        ({"probe": {}, "labelled": 3}, "pretrain", ()),
+    ],
+)
+def test_what_a_configuration_can_be_for(content, command, commands):
+    assert stage._commands_of(content) == commands
+    stage.check_stage(command, content, "x.yaml")
+
+
+def test_an_interruption_is_status_130_with_its_message(monkeypatch, capsys):
+    from pipelines import cli
+
+    def stopped(*_: object) -> None:
+        raise Interrupted("Training was interrupted.", remedy="Go on with --resume.")
+
+    monkeypatch.setattr("pipelines.info.run", stopped)
+    monkeypatch.setattr("sys.argv", ["medae", "info", "x"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith("Training was interrupted.\n  remedy: Go on with --resume.")
 
 
 def test_a_fault_of_ours_is_status_1_with_a_traceback(monkeypatch, capsys):

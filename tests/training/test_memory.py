@@ -82,6 +82,28 @@ def test_the_backward_pass_of_a_convolution_copies_the_gradient_too():
     assert peak_bytes(backward) // (4 * 64) == 20 + 20 + 4, "the result, copies of the image and of the gradient"
 
 
+def test_a_first_convolution_makes_no_gradient_of_its_image_and_copies_none():
+    weight = torch.ones(4, 20, 3, 3, requires_grad=True)
+    made = functional.conv2d(torch.ones(1, 20, 8, 8), weight, padding=1)
+    gradient = torch.ones(1, 4, 8, 8)
+    of_weights = 4 * 20 * 9 / 64
+    assert peak_bytes(lambda: torch.autograd.grad(made, weight, gradient)) / (4 * 64) == of_weights + 16 + 32
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_transposed_and_grouped_convolutions_are_counted_in_any_dimension(dims):
+    up = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}[dims]
+    image = torch.ones(1, 4, *(2,) * dims, requires_grad=True)
+    weight = torch.ones(4, 3, *(2,) * dims, requires_grad=True)
+
+    def step():
+        made = up(image, weight, stride=2)
+        return torch.autograd.grad(made.sum(), (image, weight))
+
+    voxels = 2**dims
+    assert peak_bytes(step) >= 4 * voxels * (3 * 2**dims + 4), "the result and the image's gradient"
+
+
 def test_weights_and_states_of_a_small_network():
     unet = UNetConfig(encoder=encoder(), classes=2)
     # encoder 1x2x9 + 2 and 2x3x9 + 3; way up 3x2 + 2; decoder 4x2x9 + 2; head 2x2 + 2
