@@ -74,9 +74,9 @@ def _sentence(problem: ErrorDetails, owner: type[BaseModel], here: Any) -> str:
         return "is missing"
     if kind == "extra_forbidden":
         return _unknown(str(problem["loc"][-1]), list(owner.model_fields))
-    if kind.startswith("union_tag"):
-        blocks = [choice for choice in _alternatives(here) if isinstance(choice, type) and issubclass(choice, BaseModel)]
-        tags = {value: key for block in blocks for key, value in _tags(block).items()}
+    blocks = [choice for choice in _alternatives(here) if isinstance(choice, type) and issubclass(choice, BaseModel)]
+    tags = {value: key for block in blocks for key, value in _tags(block).items()}
+    if tags and (kind.startswith("union_tag") or (len(blocks) > 1 and kind == "model_attributes_type")):
         return _unchosen(given, tags, context.get("tag"))
     sentence = problem["msg"].removeprefix("Value error, ")
     if sentence.startswith("Input should "):
