@@ -92,7 +92,7 @@ def test_plans_of_earlier_versions_are_read(tmp_path):
 
 def test_another_orientation_is_refused(tmp_path):
     (tmp_path / "plan.yaml").write_text(OLD.replace("  foreground: head", "  orientation: LPS\n  foreground: head"))
-    with pytest.raises(ConfigError, match=r"space\.orientation: Input should be 'RAS'"):
+    with pytest.raises(ConfigError, match=r"space\.orientation: should be 'RAS'"):
         Plan.read(tmp_path / "plan.yaml")
 
 
