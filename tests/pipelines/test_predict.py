@@ -149,7 +149,8 @@ def test_several_channels_in_plain_files_are_refused(tmp_path):
 def test_info_shows_the_card(smoke, capsys):
     info.run(str(smoke.stage("finetune") / "model-scratch"), as_json=False)
     shown = capsys.readouterr().out
-    assert "segmenter" in shown
+    assert "Segmenter (unet) of tissue" in shown
+    assert "library_name" not in shown, "the head of the card is for programs"
     assert "phantom" in shown.lower()
 
 

@@ -301,7 +301,7 @@ def test_how_many_processes_read_headers_and_where_the_manifest_lies_do_not_coun
     dataset = SimpleNamespace(digest="d", split=SimpleNamespace(train=("a",), validation=("b",), test=()))
 
     def fingerprint(**data):
-        source = validate(Opened, {"source": data}, where="data").source
+        source = validate(Opened, {"data": data}, where="data").data
         return _fingerprint("pretrain", small("pretrain").model_copy(update={"data": source}), dataset, {})
 
     two, four = (fingerprint(format="dicom", root="clinic", workers=count) for count in (2, 4))

@@ -63,7 +63,7 @@ class TestStopping:
         handler = signal.getsignal(number)
         with pytest.raises(Interrupted, match=f"by {number.name} after step 13 of 40") as caught:
             train(tmp_path / "stopped", source=acting(toy, 12, lambda: signal.raise_signal(number)))
-        assert "checkpoint of step 13 is intact: resume with" in caught.value.remedy
+        assert "checkpoint of step 13 is intact: go on with --resume" in caught.value.remedy
         assert signal.getsignal(number) is handler
         result, resumed, text = train(tmp_path / "stopped", resume=True)
         assert "Going on after step 13 of 40" in text
