@@ -143,9 +143,10 @@ class Worker:
     def _time(self, cell: Cell, load: float) -> None:
         """The mean over all epochs but the first, in which memory is allocated and kernels are chosen."""
         config, finished = self._stage(cell)
-        epochs = [record for found in _checkpoints(finished.folder) for record in found.facts["state"]["history"]]
+        members = _checkpoints(finished.folder)
+        epochs = [record for member in members for record in member.facts["state"]["history"]]
         seconds = [record["seconds"] for record in epochs if record["step"] > config.fit.epoch_steps]
-        step_seconds = round(statistics.mean(seconds) / config.fit.epoch_steps * len(_checkpoints(finished.folder)), 4)
+        step_seconds = round(len(members) * statistics.mean(seconds) / config.fit.epoch_steps, 4)
         row = {"kind": "time", "arm": cell.name, "of": cell.of and cell.of.digest, "run": cell.run}
         self._add(row | {"steps": config.fit.steps, "step_seconds": step_seconds}, cell, load)
         shutil.rmtree(self.work / cell.label)
