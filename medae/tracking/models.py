@@ -25,7 +25,7 @@ def resolve_model(model: str | Path, *, store: str | None = None, folder: Path |
 
     model: a path, ``runs:/<run id>`` (the artifact among what the run stored, else the last model that it made),
     ``runs:/<run id>/<path>``, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``. store: see ``store_uri``.
-    folder: where a download gets a folder of its own; the system's temporary one by default.
+    folder: where a download gets a folder of its own; by default a temporary one that is gone when the program ends.
     Raises TrackingError if the store does not answer or holds no such run or model, ArtifactError if what is there is no
     medae artifact.
     """
@@ -45,9 +45,7 @@ def resolve_model(model: str | Path, *, store: str | None = None, folder: Path |
             source = _stored_by(client, run["run"])
         elif registered is not None:
             _require(client, registered)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        place = tempfile.mkdtemp(prefix="medae-model-", dir=folder)
+        place = _own_folder(folder)
         local = download_artifacts(
             artifact_uri=source, dst_path=place, tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri
         )
@@ -86,9 +84,12 @@ def _stored_by(client: MlflowClient, run_id: str) -> str:
     return f"models:/{outputs.model_outputs[-1].model_id}"
 
 
-def _temporary() -> Path:
-    """A folder that is gone when the program ends: weights hold traces of their scans."""
-    folder = Path(tempfile.mkdtemp(prefix="medae-model-"))
+def _own_folder(parent: Path | None) -> str:
+    """A new folder in ``parent``, else a temporary one, gone when the program ends: weights hold traces of their scans."""
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix="medae-model-", dir=parent)
+    folder = tempfile.mkdtemp(prefix="medae-model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

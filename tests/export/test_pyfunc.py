@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickletools
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -150,6 +153,16 @@ def test_an_artifact_among_a_runs_files_is_found(stored: Artifact, store: str, w
     tracker.end()
     for address in (f"runs:/{tracker.run_id}", f"runs:/{tracker.run_id}/model", f"runs:/{tracker.run_id}/model/"):
         assert load_artifact(resolve_model(address, folder=tmp_path / "a")).digest == stored.digest
+
+
+def test_a_download_is_gone_when_the_program_ends(stored: Artifact, logged: str, store: str, tmp_path: Path) -> None:
+    script = (
+        "import sys; from medae.tracking.models import resolve_model as find; print(find(sys.argv[1], store=sys.argv[2]))"
+    )
+    program = [sys.executable, "-c", script, logged, store]
+    done = subprocess.run(program, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path), "it was fetched to the temporary folder"
+    assert not list(tmp_path.glob("medae-model-*")), "weights hold traces of their scans"
 
 
 def test_the_alias_moves_on(logged: str, store: str, run: str, tmp_path: Path) -> None:
