@@ -291,7 +291,7 @@ def _short(content: dict[str, Any], *keys: str) -> str:
 
 def _scores(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
     """The scores of an arm: of a search the Dice alone, of a draw everything and each case's mean Dice."""
-    from pipelines.finetune_results import case_dice
+    from medae.metrics.segmentation import case_dice
 
     kept = {"n_test": metrics["n_test"], "dice_mean": metrics["dice_mean"]}
     if kind == "rate":

@@ -106,8 +106,8 @@ class TransferReport:
 def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: TransferConfig) -> TransferReport:
     """Move the weights of ``source``'s encoder (and decoder) into ``model``, in place.
 
-    target_space: of the images that ``model`` will see. A stem of another channel count takes the mean over the source's
-    input channels for each of its own, scaled by the ratio of the counts so that equal channels give equal features.
+    target_space: of the images that ``model`` will see. The stem's input channels are matched by name, whatever their order;
+    one that the source has not gets the mean over the source's (see ``adapt_stem``).
     Tensors that are broken (not finite, constant where weights are) are rejected, and stay as they were in ``model``.
     Raises TransferError, and changes nothing, if less than ``config.minimum`` of the encoder's parameters would be moved.
     """
@@ -118,7 +118,7 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
             remedy="Give a model that was trained alone.",
         )
     differences = compare(source, model, target_space, decoder=config.decoder)
-    channels = (source.meta.network.encoder.in_channels, model.encoder.config.in_channels)
+    channels = (source.meta.plan.space.channels, target_space.channels)
     tensors = source.tensors()
     own = model.state_dict()
     parts = (ENCODER, DECODER) if config.decoder else (ENCODER,)
@@ -171,11 +171,11 @@ def _move(
     name: str,
     value: Tensor | None,
     target: Tensor,
-    inputs: tuple[int, int],
+    inputs: tuple[Sequence[str], Sequence[str]],
     own: EncoderConfig,
     changes: Sequence[Difference],
 ) -> tuple[Row, Tensor | None]:
-    """The row of a tensor and what to put into it (None: leave it). inputs: channels of the source and of the network."""
+    """The row of a tensor and what to put into it (None: leave it). inputs: channels of source and network."""
     shape = tuple(target.shape)
     if value is None:
         return Row(name, None, shape, "random", "the source has no such tensor"), None
@@ -185,25 +185,35 @@ def _move(
         return Row(name, found, shape, "rejected", broken), None
     causes = [difference.key for difference in changes if _concerns(difference, name, own)]
     reason = "differs in " + ", ".join(causes) if causes else ""
-    if found != shape:
+    if found != shape or (_is_stem(name, own) and tuple(inputs[0]) != tuple(inputs[1])):
         fitted, reason = _fit(name, value, target, inputs, own)
         return Row(name, found, shape, "rejected" if fitted is None else "adapted", reason), fitted
     return Row(name, found, shape, "adapted" if causes else "loaded", reason), value
 
 
 def _fit(
-    name: str, value: Tensor, target: Tensor, channels: tuple[int, int], encoder: EncoderConfig
+    name: str, value: Tensor, target: Tensor, channels: tuple[Sequence[str], Sequence[str]], encoder: EncoderConfig
 ) -> tuple[Tensor | None, str]:
     """``value`` in the shape of ``target`` where there is a rule for it, and which rule."""
     theirs, ours = channels
     cells = math.prod(encoder.strides[0])
-    if _is_stem(name, encoder) and value.shape == (len(target), theirs * cells, *target.shape[2:]):
-        return adapt_stem(value, theirs, ours), f"mean over {theirs} input channels for each of {ours}"
+    if _is_stem(name, encoder) and value.shape == (len(target), len(theirs) * cells, *target.shape[2:]):
+        return adapt_stem(value, theirs, ours), _matched(theirs, ours)
     if name.startswith(DECODER) and target.dim() > 1 and target.shape == (len(value), 2 * value.shape[1], *value.shape[2:]):
         # A decoder level that joins a skip has first what it saw without one, then the skip.
         joined = torch.cat((value.to(target), target[:, value.shape[1] :]), 1)
         return joined, "the half that sees the skip is left random"
     return None, "the shapes differ"
+
+
+def _matched(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """How the stem's channels were matched."""
+    kept, new = [name for name in ours if name in theirs], [name for name in ours if name not in theirs]
+    if not kept and len(theirs) == len(ours):
+        return f"channels by place: {', '.join(theirs)} -> {', '.join(ours)}"
+    words = [f"{', '.join(kept)} by name"] if kept else []
+    words += [f"{', '.join(new)} from the mean of {', '.join(theirs)}"] if new else []
+    return f"channels: {'; '.join(words)}"
 
 
 def _is_stem(name: str, encoder: EncoderConfig) -> bool:

@@ -55,7 +55,8 @@ DIGITS = 16
 
 @dataclass(frozen=True)
 class Dataset:
-    """A checked data set. manifest: without the cases that have an error. digest: of what was opened."""
+    """A checked data set. manifest: without the cases that have an error; its labels are named, by their values where nobody
+    declared them. digest: of what was opened."""
 
     manifest: Manifest
     findings: tuple[Finding, ...]
@@ -100,7 +101,23 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     check = checked(manifest, config.data.root, screen, config.workers)
     kept = check.usable
     total = digest({"manifest": manifest.digest(), "ids": [case.id for case in kept.cases]})
+    kept = kept.model_copy(update={"labels": _found_labels(check) | kept.labels})
     return Dataset(kept, check.findings, check.excluded, split_subjects(kept, config.split), total)
+
+
+def _found_labels(check: Check) -> dict[str, dict[int, str]]:
+    """Names of the values that the label maps of all usable cases hold, by target: what the labels are does not depend on
+    which cases are trained on."""
+    values: dict[str, set[int]] = {}
+    for case in check.usable.cases:
+        for target, facts in check.inspections[case.id].targets.items():
+            values.setdefault(target, set()).update(facts.labels or {})
+    return {target: {value: name_of(target, value) for value in sorted({0, *found})} for target, found in values.items()}
+
+
+def name_of(target: str, value: int) -> str:
+    """What a label is called that nobody named."""
+    return f"{target} {value}" if value else "background"
 
 
 def checked(manifest: Manifest, root: Path, screen: Screen, workers: int | None = None) -> Check:

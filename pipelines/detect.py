@@ -168,6 +168,7 @@ def _model(
     stage.uses("training", cohort["train"])
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(cohort["train"], stage.screen, estimator)
+    config.check_network(plan)
     excluded = config.target if config.normals == "lesion_free_slices" else None
     everyone = stage.dataset.manifest.select(
         lambda case: any(case.id == kept.id for part in cohort.values() for kept in part.cases)

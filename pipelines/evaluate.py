@@ -12,13 +12,12 @@ from pydantic import Field
 from medae.config import Config, validate
 from medae.errors import DataError, GeometryError
 from medae.formats.endings import image_files, stem
-from medae.metrics.segmentation import LabelScore, case_metrics, summarise
+from medae.metrics.segmentation import LabelScore, case_dice, case_metrics, summarise
 from medae.report.figures_segmentation import dice_strip
 from medae.report.html import Report
 from medae.volume import spacing_of
 from pipelines.console import Screen, shown
 from pipelines.files import write_json
-from pipelines.finetune_results import case_dice
 from pipelines.segmenting import read_native
 
 AFFINE_TOLERANCE_MM = 1e-2

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medae.data.case import Manifest
+from medae.errors import ConfigError
 from medae.plan import Plan
 from medae.preprocessing.store import Store
 from pipelines.data import preprocess
@@ -27,6 +28,7 @@ from pipelines.outcome import Outcome
 from pipelines.probe import warn_of_more_labels
 from pipelines.segmenting import label_names, refuse_mirrored_sides
 from pipelines.stage import Stage
+from pipelines.training import warn_of_left_out
 from pipelines.unlabelled import open_unlabelled
 
 
@@ -38,6 +40,7 @@ def inputs(config: Config) -> dict[str, str]:
 def run(config: Config, stage: Stage) -> Outcome:
     """Fine-tune each arm and compare them on the test subjects."""
     setting = _prepare(config, stage)
+    warn_of_left_out(setting.sampler(config.fit.seed), stage.screen)
     moved = try_transfer(setting)
     trained = {arm: train_arm(setting, arm) for arm in config.arms()}
     results = score_test(setting, trained)
@@ -55,11 +58,13 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     _say_of_the_arms(config, stage, sides)
     labels = label_names(sides.labelled, config.target)
     plan = _plan(config, stage, sides.labelled, len(labels))
+    config.check_network(plan)
     refuse_mirrored_sides(config.augmentation.flip, plan, labels)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(sides.labelled, plan.space, (config.target,), stage.screen, config.workers)
     for absent in _absent(labels, store, sides.training, config.target):
         stage.screen.warn(f"Label '{absent}' is in no training case, or lost at the plan's spacing: it cannot be learnt.")
+    _refuse_empty_selection(config, store, sides.selection)
     stage.uses("training", sides.training)
     stage.uses("validation", sides.selection)
     stage.uses("testing", sides.test)
@@ -82,6 +87,16 @@ def _say_of_the_arms(config: Config, stage: Stage, sides: Sides) -> None:
     }:
         stage.screen.warn(
             "Every training scan is labelled: the unlabelled stream shows no further scan. 'labelled' takes fewer of them."
+        )
+
+
+def _refuse_empty_selection(config: Config, store: Store, selection: Manifest) -> None:
+    """Raises ConfigError if the cases that choose the weights hold nothing to be found: every answer would be as good."""
+    if selection.cases and not any(store[case.id].foreground[config.target] for case in selection.cases):
+        raise ConfigError(
+            f"The {len(selection.cases)} cases that choose the weights hold no voxel of '{config.target}'.",
+            where="selection",
+            remedy="Raise selection, or choose another labelled_salt.",
         )
 
 

@@ -9,10 +9,11 @@ from pydantic import Field, field_validator, model_validator
 from medae.config import Config as BaseConfig
 from medae.objectives.registry import SEGMENTERS
 from medae.objectives.segmentation import SegmentationConfig
+from medae.plan import Plan
 from medae.training.config import FitConfig
 from medae.training.finetuning import Together, TuningConfig
 from medae.transfer import TransferConfig
-from pipelines.networks import NetworkChoice, network_config
+from pipelines.networks import NetworkChoice, fits_some, network_config
 from pipelines.training import TrainingConfig
 from pipelines.unlabelled import UnlabelledConfig, check_unlabelled
 
@@ -95,10 +96,14 @@ class Config(TrainingConfig):
             )
         if self.objective.target not in ("label", self.target):
             raise ValueError("objective.target is set by target: leave it out")
-        network = network_config(self.network, self.plan.placeholder(), classes=2)
+        fits_some(self.check_network, self.plan.placeholders())
+        return self
+
+    def check_network(self, plan: Plan) -> None:
+        """Raises ConfigError if the network, or what is learnt from unlabelled scans, does not fit a plan."""
+        network = network_config(self.network, plan, classes=2)
         if self.unlabelled is not None:
             check_unlabelled(self.unlabelled, network, self.fit)
-        return self
 
     def arms(self) -> dict[str, bool]:
         """The arms, each with whether it begins with the pretrained encoder; the semi-supervised one begins as its twin."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medae.data.case import ImageRef
+from medae.metrics.segmentation import case_dice
 from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_strip
 from medae.report.figures_training import loss_curves, rate_curves
 from medae.report.html import Report
@@ -17,7 +18,7 @@ from pipelines.augmenting import show_augmentation
 from pipelines.data import description
 from pipelines.finetune_config import Config
 from pipelines.finetune_members import TrainedArm
-from pipelines.finetune_results import Results, case_dice
+from pipelines.finetune_results import Results
 from pipelines.finetune_training import Setting
 from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
@@ -92,14 +93,14 @@ def _scores(report: Report, results: Results) -> None:
         [[arm, *(values[column] for column in columns)] for arm, values in metrics.items()],
         best={"Dice": "max", "HD95 (mm)": "min", "Surface Dice": "max"},
         caption="Mean over the labels of a case, then over cases, in each scan's own space. A structure that is missed or "
-        "invented counts as Dice 0 and as the image diagonal in HD95.",
+        "invented counts as Dice 0 and as the image diagonal in HD95, one that is rightly absent as Dice 1.",
     )
     for pair, difference in results.differences.items():
         report.text(difference.describe(*pair))
     report.table(
-        ["Arm", "Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases"],
+        ["Arm", "Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases with it", "Found in others"],
         [
-            [arm, label, score["dice"], score["hd95"], score["surface_dice"], score["n"]]
+            [arm, label, score["dice"], score["hd95"], score["surface_dice"], score["n"], score["invented"]]
             for arm, values in metrics.items()
             for label, score in values["labels"].items()
         ],

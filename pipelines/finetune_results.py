@@ -8,12 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
-from medae.metrics.segmentation import summarise
+from medae.metrics.segmentation import case_dice, summarise
 from medae.metrics.statistics import PairedDifference, paired_difference
 from pipelines.baselines import ball_scores
 from pipelines.data import image_digests
@@ -58,16 +56,6 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     differences = compare_arms({arm: found[arm] for arm in trained}, sides.test)
     facts |= {f"{one}_minus_{other}": made.model_dump() for (one, other), made in differences.items()}
     return Results({arm: values for arm, values in found.items() if arm in trained or arm == BALL}, differences, facts)
-
-
-def case_dice(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Mean Dice over the labels of each case of an arm's summary; cases without any are left out."""
-    means = {}
-    for case, labels in metrics["cases"].items():
-        values = [score["dice"] for score in labels.values() if score["dice"] is not None]
-        if values:
-            means[case] = float(np.mean(values))
-    return means
 
 
 def compare_arms(metrics: Mapping[str, Mapping[str, Any]], test: Manifest) -> dict[tuple[str, str], PairedDifference]:

@@ -34,8 +34,8 @@ def take_sides(stage: Stage, target: str, labelled: int | None, salt: str, selec
     """Take the first ``labelled`` training subjects with the target in the salt's order, the last of them for ``selection``.
 
     unlabelled: whether the images of all training subjects are trained on.
-    Raises ConfigError if none or too few have the target, and DataError, with the cases' ids, if a scan is on two sides, or
-    if a model that the stage starts from has seen a validation or test subject.
+    Raises ConfigError if none has the target or selection leaves none to train on, and DataError, with the cases' ids, if a
+    scan is on two sides, or if a model that the stage starts from has seen a validation or test subject.
     """
     dataset, split = stage.dataset, stage.dataset.split
     if not labelled_subset(dataset.manifest, split.train, None, salt, target):
@@ -46,6 +46,12 @@ def take_sides(stage: Stage, target: str, labelled: int | None, salt: str, selec
             remedy=f"They have: {', '.join(known)}." if known else "They have no target at all: check data and split.",
         )
     subjects = labelled_subset(dataset.manifest, split.train, labelled, salt, target)
+    if selection >= len(subjects):
+        raise ConfigError(
+            f"selection takes {selection} of {len(subjects)} labelled training subjects: none is left to train on.",
+            where="selection",
+            remedy="Lower it, or give more labelled subjects.",
+        )
     chosen = with_target(dataset.subset(subjects), target)
     training = chosen.of_subjects(subjects[: len(subjects) - selection])
     choosing = chosen.of_subjects(subjects[len(subjects) - selection :])

@@ -131,7 +131,7 @@ def _train(setting: Setting, network: Network, arm: str, name: str, seed: int) -
     def choose(model: Any) -> dict[str, float]:
         """Scores on the labelled cases that are kept for choosing the weights."""
         found = setting.score({name: model}, selection, stage.folder / "selection")
-        return {CHOOSER: summarise(found[name])["dice_mean"] or 0.0}
+        return {CHOOSER: summarise(found[name])["dice_mean"]}  # not None: an empty selection was refused
 
     return fit(
         network,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,24 @@ def network_config(choice: NetworkChoice, plan: Plan, classes: int | None = None
         if isinstance(choice.get(part), Mapping) and choice[part].get("kind") == "dense":
             content[part] = {"input_size": plan.sampling.patch, **choice[part]}
     return validate(_Chosen, {"network": content}).network
+
+
+def fits_some(check: Callable[[Plan], object], plans: Iterable[Plan]) -> None:
+    """Try a check against the plans that a configuration may get, before any scan is read.
+
+    Raises the ConfigError of the first, which is the likeliest, if none passes. What passes for some of them only has to be
+    checked again when the plan is made.
+    """
+    first: ConfigError | None = None
+    for plan in plans:
+        try:
+            check(plan)
+        except ConfigError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def seeded_network(config: NetworkConfig, seed: int) -> Network:

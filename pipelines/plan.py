@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,21 @@ class PlanChoice(PlanHints):
         return plan.model_copy(update={"network": pretrained.network, "sampling": sampling})
 
     def placeholder(self) -> Plan:
-        """A plan of the right kind before any scan is read, to try a network's configuration against."""
+        """A plan of the right kind before any scan is read: of the kinds that it may be, the likeliest."""
+        return next(iter(self.placeholders()))
+
+    def placeholders(self) -> Iterator[Plan]:
+        """Plans of all kinds that it may become, before any scan is read: how many dimensions and levels is often open."""
         if self.file is not None:
-            return Plan.read(self.file)
-        dims = self.spatial_dims or (3 if self.slice_axis is None else 2)
-        levels = len(self.widths or ()) or self.levels or 3
+            yield Plan.read(self.file)
+            return
+        given_dims = self.spatial_dims or (None if self.slice_axis is None else 2)
+        given_levels = len(self.widths or ()) or self.levels
+        for dims in (3, 2) if given_dims is None else (given_dims,):
+            for levels in (3, 2, 4, 5, 6) if given_levels is None else (given_levels,):
+                yield self._placeholder(dims, levels)
+
+    def _placeholder(self, dims: int, levels: int) -> Plan:
         halved, whole = (2,) * dims, (1,) * dims
         stem = self.stem or "plain"
         network = NetworkPlan(
@@ -136,8 +146,9 @@ class PlanChoice(PlanHints):
             kernels=((3,) * dims,) * levels,
             downsampling=self.downsampling or "strided",
         )
+        patch = self.patch if self.patch is not None and len(self.patch) == dims else (64,) * dims
         space = SpacePlan(spatial_dims=3 if dims == 3 else 2, slice_axis=None if dims == 3 else self.slice_axis or 2)
-        return Plan(space=space, network=network, sampling=SamplingPlan(patch=self.patch or (64,) * dims))
+        return Plan(space=space, network=network, sampling=SamplingPlan(patch=patch))
 
 
 def _whole_cells(patch: Sequence[int], strides: Shapes) -> tuple[int, ...]:

@@ -27,11 +27,11 @@ from pipelines.augmenting import show_augmentation
 from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
 from pipelines.memory import estimator_of
-from pipelines.networks import NetworkChoice, network_config, seeded_network
+from pipelines.networks import NetworkChoice, fits_some, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.probe import MEASURED, Prober, kept_record, probe_metrics, probed_cases
 from pipelines.stage import Stage
-from pipelines.training import TrainingConfig, example, fixed_loss
+from pipelines.training import TrainingConfig, example, fixed_loss, warn_of_left_out
 
 
 class Autoencoding(TrainingConfig):
@@ -55,8 +55,12 @@ class Autoencoding(TrainingConfig):
             )
         if self.fit.monitor is not None and self.fit.mode == "min":
             raise ValueError(f"a larger {self.fit.monitor} is better: set fit.mode to max")
-        check_objective(self.objective, network_config(self.network, self.plan.placeholder()))
+        fits_some(self.check_network, self.plan.placeholders())
         return self
+
+    def check_network(self, plan: Plan) -> None:
+        """Raises ConfigError if network or objective do not fit a plan."""
+        check_objective(self.objective, network_config(self.network, plan))
 
     def choosers(self) -> tuple[str, ...]:
         """Metrics that may choose the weights to keep."""
@@ -91,6 +95,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         stage.uses("validation", validation)
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(training, stage.screen, estimator)
+    config.check_network(plan)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     prober = None if config.probe is None else _prober(config, config.probe, stage, plan)
     store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen, config.workers)
@@ -150,6 +155,7 @@ def train(
     network = network_config(config.network, plan)
     objective, model = build_objective(config.objective, network), seeded_network(network, seed)
     augment, source = training_patches(config, plan, store, training, exclude_target)
+    warn_of_left_out(source, stage.screen)
     validate = None
     if validation and config.validation_batches:
         held = PatchSampler(store, validation, plan.space, drawing, seed, exclude_target=exclude_target)

@@ -77,8 +77,6 @@ class Prober:
         store = preprocess(everyone, plan.space, (config.target,), stage.screen, workers)
         fitted, scored = ([case.id for case in part.cases] for part in cases)
         labels = label_names(everyone, config.target)
-        if len(labels) < 2:
-            raise self._nothing_to_find(config)
         self._probe = Probe(config, store, fitted, scored, plan.space, drawing, labels)
         self.seconds: list[float] = []
         with torch.no_grad():
@@ -93,7 +91,7 @@ class Prober:
         if step // self._fit.epoch_steps % self.config.every and step != self._fit.steps:
             return {}
         scores = self._measure(model)
-        dice, seconds = scores["dice"] or 0.0, self.seconds[-1]
+        dice, seconds = float(scores["dice"]), self.seconds[-1]  # type: ignore[arg-type]  # None was refused before the training
         self._stage.screen.note(
             f"Probe after step {step}: Dice {dice:.3f} (untrained {self.untrained:.3f}), {seconds:.1f} s"
         )

@@ -23,6 +23,7 @@ from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared, prepare_case
 from medae.volume import Volume, from_ras, spacing_of
 from pipelines.console import Screen
+from pipelines.data import name_of
 
 
 def with_target(manifest: Manifest, target: str) -> Manifest:
@@ -45,7 +46,8 @@ def with_target(manifest: Manifest, target: str) -> Manifest:
 def label_names(manifest: Manifest, target: str) -> dict[int, str]:
     """Label value -> name: as the data set declares them, else as they occur in the manifest's label maps.
 
-    Raises DataError for a value that is not declared, and unless the values are 0, 1, 2 and so on without gaps.
+    Raises DataError for a value that is not declared, unless the values are 0, 1, 2 and so on without gaps, and if there is
+    none beside the background.
     """
     declared = manifest.labels.get(target)
     names = {0: "background", **(declared or {})}
@@ -57,12 +59,18 @@ def label_names(manifest: Manifest, target: str) -> dict[int, str]:
                 where=case.id,
                 remedy="Correct the label map, or declare the values (dataset.json, data.label_names).",
             )
-        names |= {value: f"{target} {value}" for value in found - set(names)}
+        names |= {value: name_of(target, value) for value in found - set(names)}
     if set(names) != set(range(len(names))):
         raise DataError(
             f"The values of '{target}' are {sorted(names)}; a segmenter needs 0, 1, 2 and so on without gaps.",
             where="target",
             remedy="Renumber the label maps.",
+        )
+    if len(names) < 2:
+        raise DataError(
+            f"The label maps '{target}' of {len(manifest.cases)} cases hold nothing but background.",
+            where="target",
+            remedy="Choose another target, or more cases.",
         )
     return dict(sorted(names.items()))
 

@@ -17,6 +17,7 @@ from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler, SamplerConfig
 from medae.seeding import Draw, seeded_step
 from medae.training.config import FitConfig
+from pipelines.console import Screen
 from pipelines.plan import PlanChoice
 from pipelines.stage import StageConfig
 
@@ -44,6 +45,16 @@ class TrainingConfig(StageConfig):
     def decisive(self) -> dict[str, Any]:
         """Without what changes the speed only; a plan file counts by what it says."""
         return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
+
+
+def warn_of_left_out(sampler: PatchSampler, screen: Screen) -> None:
+    """Say which cases are never drawn."""
+    left_out = sampler.left_out
+    if left_out:
+        screen.warn(
+            f"{len(left_out)} of {len(left_out) + len(sampler.case_ids)} training cases have no slice to draw from and train "
+            f"nothing: {', '.join(left_out[:5])} (drawing.slice_foreground; in a detection also slices with a lesion)."
+        )
 
 
 def fixed_loss(

@@ -2,14 +2,15 @@
 
 Every label is scored by Dice (overlap), HD95 (95th percentile of the distances between the surfaces, the larger of
 both directions, mm), surface Dice (share of both surfaces within a tolerance of each other) and its two volumes. What
-is missed or invented counts as wrong as can be, and what is rightly absent does not count:
+is missed or invented counts as wrong as can be, and what is rightly absent as right as can be, so that every model is
+scored on the same labels of the same cases (the rule of the BraTS challenge):
 
 =============  ====  ===================  ============
 reference      Dice  HD95                 surface Dice
 =============  ====  ===================  ============
 both present   measured                   measured
 one of them    0     the image diagonal   0
-neither        None  None                 None
+neither        1     0                    1
 =============  ====  ===================  ============
 """
 
@@ -25,14 +26,15 @@ from medae.config import Config
 from medae.errors import GeometryError
 
 MM3_PER_ML = 1000.0
+METRICS = ("dice", "hd95", "surface_dice")
 
 
 class LabelScore(Config):
-    """One structure in one case. dice, surface_dice: 0 to 1. hd95: mm. None where neither map holds the structure."""
+    """One structure in one case. dice, surface_dice: 0 to 1. hd95: mm. volumes: ml."""
 
-    dice: float | None
-    hd95: float | None
-    surface_dice: float | None
+    dice: float
+    hd95: float
+    surface_dice: float
     volume_ml_prediction: float
     volume_ml_reference: float
 
@@ -72,9 +74,6 @@ def case_metrics(
 def _score(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> LabelScore:
     voxel_ml = float(np.prod(spacing)) / MM3_PER_ML
     found, real = int(prediction.sum()), int(reference.sum())
-    dice: float | None
-    hd95: float | None
-    surface_dice: float | None
     if found and real:
         dice = 2 * int((prediction & reference).sum()) / (found + real)
         hd95, surface_dice = _surface_scores(prediction, reference, spacing, tolerance)
@@ -82,7 +81,7 @@ def _score(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, 
         dice, surface_dice = 0.0, 0.0
         hd95 = float(np.linalg.norm(np.multiply(prediction.shape, spacing)))
     else:
-        dice = hd95 = surface_dice = None
+        dice, hd95, surface_dice = 1.0, 0.0, 1.0
     return LabelScore(
         dice=dice,
         hd95=hd95,
@@ -119,26 +118,51 @@ def summarise(cases: Mapping[str, Mapping[str, LabelScore]]) -> dict[str, Any]:
 
     cases: ``case_metrics`` by case id. Returns ``dice_mean``, ``hd95_mean``, ``surface_dice_mean`` (mean over the labels
     of a case, then over cases; None if nothing counted), ``n_test`` (cases), ``labels`` (for each name the mean over cases
-    of ``dice``, ``hd95``, ``surface_dice``, and ``n``, the cases it was counted in) and ``cases`` (every single score).
+    of ``dice``, ``hd95``, ``surface_dice``; ``n``, the cases whose reference has it; ``invented``, the others in which it
+    was found) and ``cases`` (every single score). A label that no reference has is in none of the means.
     """
     names = list(dict.fromkeys(name for scores in cases.values() for name in scores))
-    summary: dict[str, Any] = {
-        f"{metric}_mean": _mean(_mean(getattr(score, metric) for score in scores.values()) for scores in cases.values())
-        for metric in ("dice", "hd95", "surface_dice")
-    }
+    referenced = {name for name in names if any(name in scores and _is_there(scores[name]) for scores in cases.values())}
+
+    def mean(metric: str, scores: Iterable[LabelScore]) -> float | None:
+        return _mean([getattr(score, metric) for score in scores])
+
+    summary: dict[str, Any] = {}
+    for metric in METRICS:
+        by_case = [
+            mean(metric, [score for name, score in scores.items() if name in referenced]) for scores in cases.values()
+        ]
+        summary[f"{metric}_mean"] = _mean([value for value in by_case if value is not None])
     summary["n_test"] = len(cases)
     summary["labels"] = {}
     for name in names:
-        counted = [scores[name] for scores in cases.values() if name in scores and scores[name].dice is not None]
-        means = {metric: _mean(getattr(score, metric) for score in counted) for metric in ("dice", "hd95", "surface_dice")}
-        summary["labels"][name] = {**means, "n": len(counted)}
+        scores = [found[name] for found in cases.values() if name in found]
+        absent = [score for score in scores if not _is_there(score)]
+        summary["labels"][name] = {
+            **{metric: mean(metric, scores) if name in referenced else None for metric in METRICS},
+            "n": len(scores) - len(absent),
+            "invented": sum(score.volume_ml_prediction > 0 for score in absent),
+        }
     summary["cases"] = {
         case_id: {name: score.model_dump() for name, score in scores.items()} for case_id, scores in cases.items()
     }
     return summary
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are not None; None if all are."""
-    counted = [value for value in values if value is not None]
-    return float(np.mean(counted)) if counted else None
+def case_dice(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Mean Dice over the labels of each case, of what ``summarise`` returns; of the labels that any reference has."""
+    counted = {name for name, found in summary["labels"].items() if found["dice"] is not None}
+    means = {
+        case: _mean([score["dice"] for name, score in scores.items() if name in counted])
+        for case, scores in summary["cases"].items()
+    }
+    return {case: value for case, value in means.items() if value is not None}
+
+
+def _is_there(score: LabelScore) -> bool:
+    return score.volume_ml_reference > 0
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """None if there are none."""
+    return float(np.mean(values)) if values else None

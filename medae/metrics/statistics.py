@@ -9,17 +9,16 @@ from scipy.stats import t as student
 
 from medae.config import Config
 from medae.errors import DataError
-from medae.seeding import numpy_generator
 
 FEWEST = 5
-"""Subjects below which a bootstrap interval is too narrow to be shown."""
+"""Subjects below which nothing is said of a difference."""
 
 
 class PairedDifference(Config):
     """Mean of ``a - b`` over cases and its interval.
 
-    low, high: bounds of the 95 % percentile bootstrap interval over subjects; None with fewer than 5. It covers who was
-    tested, not which cases were labelled nor the seed of the training. wins: cases in which a is above b, of n.
+    low, high: bounds of the 95 % interval over subjects; None with fewer than 5. It covers who was tested, not which cases
+    were labelled nor the seed of the training. wins: cases in which a is above b, of n.
     """
 
     mean: float
@@ -39,18 +38,18 @@ class PairedDifference(Config):
             verdict = "no difference could be shown"
         return (
             f"{a} - {b}: {self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}], {a} above in {self.wins} of {self.n} cases: "
-            f"{verdict}. The interval is a bootstrap over the test subjects, for one draw of labelled cases and one "
-            "seed; another draw may differ by more."
+            f"{verdict}. The interval is over the test subjects, for one draw of labelled cases and one seed; "
+            "another draw may differ by more."
         )
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], subjects: Sequence[str] | None = None, *, seed: int = 0, resamples: int = 9999
-) -> PairedDifference:
+def paired_difference(a: Sequence[float], b: Sequence[float], subjects: Sequence[str] | None = None) -> PairedDifference:
     """Compare two arms case by case.
 
-    a, b: one value a case, in the same order. subjects: whom each case is of; subjects are resampled with all their
-    cases, since the cases of one person are alike. Every case is its own subject unless given.
+    a, b: one value a case, in the same order. subjects: whom each case is of; the cases of one person are alike, so that the
+    interval is over subjects: Student's, of the ratio (sum of differences / number of cases) with its linearised variance
+    (Cochran 1977, section 6.3). Every case is its own subject unless given. A percentile bootstrap is not used: of 5
+    subjects it covers 85 % where it says 95.
     Raises DataError if the lengths differ or there is no case.
     """
     names = [str(place) for place in range(len(a))] if subjects is None else list(subjects)
@@ -58,20 +57,15 @@ def paired_difference(
         raise DataError(f"{len(a)} and {len(b)} values cannot be paired.", remedy="Evaluate both arms on the same cases.")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     _, owner = np.unique(names, return_inverse=True)
-    counts = np.bincount(owner)
+    mean, count = float(differences.mean()), int(owner.max()) + 1
     low = high = None
-    if len(counts) >= FEWEST:
-        drawn = numpy_generator(seed, "bootstrap").integers(0, len(counts), (resamples, len(counts)))
-        sums = np.bincount(owner, weights=differences)
-        means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-        low, high = (float(bound) for bound in np.percentile(means, [2.5, 97.5]))
+    if count >= FEWEST:
+        residuals = np.bincount(owner, weights=differences - mean)
+        error = np.sqrt(count / (count - 1) * np.square(residuals).sum()) / len(differences)
+        half = float(student.ppf(0.975, count - 1) * error)
+        low, high = mean - half, mean + half
     return PairedDifference(
-        mean=float(differences.mean()),
-        low=low,
-        high=high,
-        wins=int(np.count_nonzero(differences > 0)),
-        n=len(differences),
-        n_subjects=len(counts),
+        mean=mean, low=low, high=high, wins=int(np.count_nonzero(differences > 0)), n=len(differences), n_subjects=count
     )
 
 

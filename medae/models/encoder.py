@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -181,12 +182,16 @@ def stem_parameters(config: EncoderConfig) -> tuple[str, ...]:
     return ("levels.0.0.first.conv.weight", "levels.0.0.shortcut.conv.weight")
 
 
-def adapt_stem(weight: Tensor, source_channels: int, target_channels: int) -> Tensor:
-    """A stem weight for another number of input channels: each gets the source's mean over its channels.
+def adapt_stem(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
+    """A stem weight for other input channels: one of the same name keeps its filters, a new one gets the source's mean.
 
-    weight: ``[width, source_channels * P, *kernel]`` with P the voxels of a space-to-depth cell (1 for a plain stem), the
-    channel slowest. Returns ``[width, target_channels * P, *kernel]``, scaled so that equal channels give the same features.
+    weight: ``[width, S * P, *kernel]`` with S the source's channels, P the voxels of a space-to-depth cell (1 for a plain
+    stem), the channel slowest. Returns ``[width, T * P, *kernel]``, scaled by S / T, so that features keep their size: with
+    more channels, equal ones give the same features. As many channels that all have other names keep their places.
     """
-    cells = weight.unflatten(1, (source_channels, -1))
-    mean = cells.mean(1, keepdim=True) * (source_channels / target_channels)
-    return mean.expand(-1, target_channels, *cells.shape[2:]).flatten(1, 2)
+    cells = weight.unflatten(1, (len(source), -1))
+    if len(source) == len(target) and not set(source) & set(target):
+        return weight
+    mean = cells.mean(1)
+    rows = [cells[:, list(source).index(name)] if name in source else mean for name in target]
+    return torch.stack(rows, 1).flatten(1, 2) * (len(source) / len(target))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +23,8 @@ class DenoisingConfig(Similarity):
 
     noise: ``white`` is independent a voxel; ``coarse`` is drawn on a grid of about ``cell`` voxels and
     interpolated linearly, so that it looks like lesions (Kascenas et al. 2022: 16 x 16 points on a 128 x 128
-    slice, a cell of 8); ``both`` is their sum. sigma: standard deviation of the voxels or of the grid, in normalised
+    slice, a cell of 8), and moved at random by up to a cell, so that no place of a patch has more of it than another;
+    ``both`` is their sum. sigma: standard deviation of the voxels or of the grid, in normalised
     intensity units; every sample draws its own between the two numbers, with ``both`` one for each noise.
     """
 
@@ -65,17 +67,30 @@ class DenoisingObjective(Objective):
     def noise(self, batch: Batch, draw: Draw, kind: str) -> Tensor:
         """One kind of noise, everywhere, ``[B, C, *S]``."""
         image = batch.image
-        size, dims = tuple(image.shape[2:]), image.ndim - 2
+        size = tuple(image.shape[2:])
         count, channels = image.shape[:2]
         low, high = self.config.sigma
         sigma = low + (high - low) * draw.scoped("sigma").uniform(count)
         if kind == "white":
             noise = draw.scoped("noise").normal(count, (channels, *size))
         else:
-            grid = tuple(max(1, round(length / self.config.cell)) for length in size)
-            coarse = draw.scoped("noise").normal(count, (channels, *grid))
-            noise = functional.interpolate(coarse, size=size, mode=INTERPOLATION[dims], align_corners=False)
-        return (noise * sigma.reshape(count, *[1] * (dims + 1))).to(image.device)
+            noise = self._coarse(size, count, channels, draw)
+        return (noise * sigma.reshape(count, *[1] * (len(size) + 1))).to(image.device)
+
+    def _coarse(self, size: tuple[int, ...], count: int, channels: int, draw: Draw) -> Tensor:
+        """Noise of a grid that is a cell wider on each side than the patch, which lies in it at random, ``[B, C, *S]``."""
+        cells = [max(1, round(length / self.config.cell)) for length in size]
+        points = draw.scoped("noise").normal(count, (channels, *(number + 2 for number in cells)))
+        wide = [round(length * (number + 2) / number) for length, number in zip(size, cells, strict=True)]
+        noise = functional.interpolate(points, size=wide, mode=INTERPOLATION[len(size)], align_corners=False)
+        places = draw.scoped("place").uniform(count, (len(size),))
+        patches = []
+        for sample, place in zip(noise, places.tolist(), strict=True):
+            patch = sample
+            for axis, (length, number, share) in enumerate(zip(size, cells, place, strict=True), start=1):
+                patch = patch.narrow(axis, int(length / number * (0.5 + share)), length)
+            patches.append(patch)
+        return torch.stack(patches)
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over the batch."""

@@ -19,7 +19,7 @@ from medae.seeding import Draw
 
 
 class SegmentationConfig(Config):
-    """Soft Dice over the foreground labels, taken over the whole batch, plus cross-entropy over all labels.
+    """Soft Dice over the foreground labels, taken over the whole batch (of a process), plus cross-entropy over all labels.
 
     Of the maps of a deeply supervised network, one at half the resolution counts half as much; the weights sum to one.
     target: name of the label map.

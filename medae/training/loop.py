@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from rich.console import Console
 from torch import nn
 
 from medae.config import to_dict
+from medae.errors import TrainingError
 from medae.objectives.base import Objective
 from medae.tracking.base import Tracker
 from medae.training.config import FitConfig
@@ -89,14 +91,7 @@ def fit(
     ``Interrupted``, a kind of it, after Ctrl-C or SIGTERM. The last checkpoint is whole in every case. A tracker that
     does not answer is warned of and gets what it missed later.
     """
-    accelerator = Accelerator(  # precision is MixedPrecision's business: Accelerate keeps its own one for a whole process
-        mixed_precision="no",
-        cpu=cpu,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=PATIENCE_OF_PROCESSES),
-        ],
-    )
+    accelerator = _accelerator(cpu)
     setup = {"fit": config.decisive(), "identity": identity, "batch_size": source.batch_size}
     setup |= {"tuning": {} if tuning is None else to_dict(tuning)}
     console = console or Console(stderr=True)
@@ -116,3 +111,33 @@ def fit(
         display.warn(f"These have no deterministic form on this device: {', '.join(sorted(uncertain))}.")
     state = run.state
     return FitResult(state.step, step, state.best_value, state.history, state.seconds, state.stopped_early)
+
+
+def _accelerator(cpu: bool) -> Accelerator:
+    """Raises TrainingError if this process has trained on another device before: Accelerate keeps its first one."""
+    try:
+        accelerator = (
+            Accelerator(  # precision is MixedPrecision's business: Accelerate keeps its own one for a whole process
+                mixed_precision="no",
+                cpu=cpu,
+                kwargs_handlers=[
+                    DistributedDataParallelKwargs(find_unused_parameters=True),
+                    InitProcessGroupKwargs(timeout=PATIENCE_OF_PROCESSES),
+                ],
+            )
+        )
+    except ValueError as error:
+        if "already been initialized" not in str(error):
+            raise
+        raise _other_device("an accelerator", "the CPU") from error
+    if accelerator.device.type == "cpu" and not cpu and torch.cuda.is_available():
+        raise _other_device("the CPU", "an accelerator")
+    return accelerator
+
+
+def _other_device(before: str, now: str) -> TrainingError:
+    return TrainingError(
+        f"This process has trained on {before} and cannot change to {now}.",
+        where="device",
+        remedy="Give all trainings of one process the same device, or run this one in a process of its own.",
+    )

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
@@ -67,7 +68,7 @@ class Display:
             metric,
             f"rate {record['rate']:.3g}",
             f"{record['samples_per_second']:.4g} samples/s",
-            f"{time.strftime('%H:%M:%S', time.gmtime(pace * (self.steps - self._done)))} left",
+            f"{timedelta(seconds=round(pace * (self.steps - self._done)))} left",
         ]
         self._print("  ".join(part for part in parts if part))
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from medae.errors import GeometryError
-from medae.metrics.segmentation import LabelScore, case_metrics, summarise
+from medae.metrics.segmentation import LabelScore, case_dice, case_metrics, summarise
 
 LABELS = {0: "background", 1: "anterior", 2: "posterior"}
 
@@ -87,9 +87,9 @@ def test_missed_and_invented_structures_count_as_wrong_as_can_be() -> None:
     assert case_metrics(full, empty, (2.0, 2.0, 2.0), {1: "x"})["x"].hd95 == pytest.approx(26.0)
 
 
-def test_absent_from_both_is_not_counted() -> None:
+def test_absent_from_both_is_as_right_as_can_be() -> None:
     score = case_metrics(np.zeros((3, 3, 3), int), np.zeros((3, 3, 3), int), (1, 1, 1), LABELS)["posterior"]
-    assert (score.dice, score.hd95, score.surface_dice) == (None, None, None)
+    assert (score.dice, score.hd95, score.surface_dice) == (1.0, 0.0, 1.0)
     assert (score.volume_ml_prediction, score.volume_ml_reference) == (0.0, 0.0)
 
 
@@ -131,32 +131,45 @@ def test_hd95_equals_brute_force_and_nothing_depends_on_the_order_of_axes(
         assert score.hd95 == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def scored(dice: float | None, hd95: float | None, surface: float | None) -> LabelScore:
-    return LabelScore(dice=dice, hd95=hd95, surface_dice=surface, volume_ml_prediction=1.0, volume_ml_reference=1.0)
+def scored(dice: float, hd95: float, surface: float, *, real: float = 1.0, found: float = 1.0) -> LabelScore:
+    return LabelScore(dice=dice, hd95=hd95, surface_dice=surface, volume_ml_prediction=found, volume_ml_reference=real)
+
+
+NOTHING = scored(1.0, 0.0, 1.0, real=0.0, found=0.0)
 
 
 def test_summary_by_hand() -> None:
     cases = {
-        "one": {"a": scored(0.8, 2.0, 0.6), "b": scored(0.4, 4.0, 0.2)},  # case means 0.6, 3, 0.4
-        "two": {"a": scored(0.9, 1.0, 0.7), "b": scored(None, None, None)},  # case means 0.9, 1, 0.7
-        "three": {"a": scored(None, None, None), "b": scored(None, None, None)},  # nothing to count
+        "one": {"a": scored(0.8, 2.0, 0.6), "b": scored(0.4, 4.0, 0.2), "no": NOTHING},  # case means 0.6, 3, 0.4
+        "two": {"a": scored(0.9, 1.0, 0.7), "b": NOTHING, "no": scored(0.0, 9.0, 0.0, real=0.0)},  # 0.95, 0.5, 0.85
     }
     summary = summarise(cases)
-    assert summary["dice_mean"] == pytest.approx(0.75)
-    assert summary["hd95_mean"] == pytest.approx(2.0)
-    assert summary["surface_dice_mean"] == pytest.approx(0.55)
-    assert summary["n_test"] == 3
-    assert summary["labels"]["a"] == {
-        "dice": pytest.approx(0.85),
-        "hd95": pytest.approx(1.5),
-        "surface_dice": pytest.approx(0.65),
-        "n": 2,
-    }
-    assert summary["labels"]["b"]["n"] == 1
+    assert summary["dice_mean"] == pytest.approx((0.6 + 0.95) / 2)
+    assert summary["hd95_mean"] == pytest.approx((3 + 0.5) / 2)
+    assert summary["surface_dice_mean"] == pytest.approx((0.4 + 0.85) / 2)
+    assert summary["n_test"] == 2
+    a = {"dice": 0.85, "hd95": 1.5, "surface_dice": 0.65, "n": 2, "invented": 0}
+    b = {"dice": 0.7, "hd95": 2.0, "surface_dice": 0.6, "n": 1, "invented": 0}
+    assert summary["labels"]["a"] == pytest.approx(a)
+    assert summary["labels"]["b"] == pytest.approx(b)
+    nowhere = {"dice": None, "hd95": None, "surface_dice": None, "n": 0, "invented": 1}
+    assert summary["labels"]["no"] == nowhere, "in no reference, so in no mean"
     assert summary["cases"]["two"]["a"]["dice"] == 0.9
+    assert case_dice(summary) == pytest.approx({"one": 0.6, "two": 0.95})
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_what_is_invented_in_a_healthy_scan_counts_whatever_another_model_does() -> None:
+    """Two models that are alike on the lesions; one of them finds a lesion in every healthy scan too."""
+    sick, healthy = {"lesion": scored(0.8, 2.0, 0.6)}, scored(0.0, 9.0, 0.0, real=0.0)
+    careful = summarise({"sick": sick, "well": {"lesion": NOTHING}})
+    careless = summarise({"sick": sick, "well": {"lesion": healthy}})
+    assert (careful["dice_mean"], careless["dice_mean"]) == pytest.approx((0.9, 0.4))
+    assert (careful["labels"]["lesion"]["invented"], careless["labels"]["lesion"]["invented"]) == (0, 1)
+    assert case_dice(careful).keys() == case_dice(careless).keys() == {"sick", "well"}
 
 
 def test_summary_of_nothing_has_no_mean() -> None:
     assert summarise({})["dice_mean"] is None
-    assert summarise({"one": {"a": scored(None, None, None)}})["dice_mean"] is None
+    assert summarise({"one": {"a": NOTHING}})["dice_mean"] is None
+    assert case_dice(summarise({"one": {"a": NOTHING}})) == {}

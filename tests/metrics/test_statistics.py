@@ -27,6 +27,22 @@ def test_the_interval_agrees_with_the_normal_theory():
     assert found.high == pytest.approx(differences.mean() + half, abs=0.01)
 
 
+@pytest.mark.parametrize("subjects", [5, 8, 20])
+def test_the_interval_covers_even_with_few_subjects(subjects):
+    rng, trials = np.random.default_rng(0), 600
+    found = [paired_difference(rng.normal(0, 1, subjects).tolist(), [0.0] * subjects) for _ in range(trials)]
+    covered = sum(one.low <= 0 <= one.high for one in found) / trials
+    assert 0.92 < covered < 0.98  # a percentile bootstrap of 5 covers 0.85
+
+
+def test_the_interval_over_subjects_by_hand():
+    # cases 0, 2 of one subject, 1, 3, 3 of four others; mean 1.8, residuals -1.6, -0.8, 1.2, 1.2 and 0 of a case of 1.8
+    found = paired_difference([0.0, 2.0, 1.0, 3.0, 3.0, 1.8], [0.0] * 6, ["a", "a", "b", "c", "d", "e"])
+    error = np.sqrt(5 / 4 * (1.6**2 + 0.8**2 + 2 * 1.2**2)) / 6
+    half = student.ppf(0.975, 4) * error
+    assert (found.low, found.high) == pytest.approx((1.8 - half, 1.8 + half))
+
+
 def test_a_constant_difference_has_an_interval_of_no_width():
     found = paired_difference([1.5, 2.5, 3.5, 4.5, 5.5], [1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.low == found.high == pytest.approx(0.5)

@@ -149,11 +149,32 @@ def test_a_stem_for_more_channels_gives_the_same_features_for_equal_channels(blo
     shapes = {name for name, value in target.state_dict().items() if value.shape != state[name].shape}
     assert set(stem_parameters(source.config)) == shapes  # these tensors and no others depend on the channels
     for name in shapes:
-        state[name] = adapt_stem(state[name], 2, 3)
+        state[name] = adapt_stem(state[name], ("t1", "flair"), ("a", "b", "c"))
     target.load_state_dict(state)
     image = torch.randn(1, 1, 17, 16)
     a = source(image.expand(1, 2, 17, 16)).levels[-1]
     torch.testing.assert_close(target(image.expand(1, 3, 17, 16)).levels[-1], a, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stem", ["plain", "space_to_depth"])
+def test_channels_in_another_order_give_the_same_features(stem: str):
+    strides = ((1 if stem == "plain" else 2,) * 2, (2, 2), (2, 2))
+    source = Encoder(config(2, stem=stem, strides=strides, in_channels=2))
+    target = Encoder(source.config)
+    state = source.state_dict()
+    for name in stem_parameters(source.config):
+        state[name] = adapt_stem(state[name], ("t1", "flair"), ("flair", "t1"))
+    target.load_state_dict(state)
+    image = torch.randn(1, 2, 16, 16)
+    torch.testing.assert_close(target(image.flip(1)).levels[-1], source(image).levels[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_channel_that_is_known_keeps_its_filters_and_a_new_one_gets_the_mean():
+    weight = torch.tensor([[1.0, 3.0]]).reshape(1, 2, 1, 1)
+    found = adapt_stem(weight, ("t1", "flair"), ("t2", "flair", "t1"))
+    assert found.flatten().tolist() == pytest.approx([2 * 2 / 3, 3 * 2 / 3, 1 * 2 / 3])
+    assert adapt_stem(weight, ("t1", "flair"), ("flair",)).flatten().tolist() == [6.0]
+    assert adapt_stem(weight, ("t1", "flair"), ("CT", "PET")).flatten().tolist() == [1.0, 3.0], "by place"
 
 
 @pytest.mark.parametrize("block", ["plain", "residual"])

@@ -120,6 +120,18 @@ def test_noise_is_added_inside_the_mask_and_asked_to_be_removed(noise):
     assert (neighbours > 0.8) if noise == "coarse" else (abs(neighbours) < 0.15)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (17, 16, 24)])
+def test_coarse_noise_is_as_strong_everywhere(size):
+    """Interpolated noise is strongest on the points of its grid: they lie elsewhere in every patch."""
+    objective = DenoisingConfig(noise="coarse", sigma=(1.0, 1.0)).build(encoder_with(*[8] * len(size)))
+    image = torch.zeros(600, 1, *size)
+    everywhere = torch.ones_like(image, dtype=torch.bool)
+    noise = objective.corrupt(make_batch(image, everywhere, torch.ones(600, 1, dtype=torch.bool)), DRAW)
+    strength = noise.std(0).flatten()
+    assert strength.max() / strength.min() < 1.5, "on a fixed grid it is 2 in 2D and 3 in 3D"
+    assert noise.shape == image.shape
+
+
 def test_white_noise_has_the_stated_deviation_and_each_sample_its_own():
     image = torch.zeros(2, 1, 24, 24, 24)
     objective = DenoisingConfig(noise="white", sigma=(0.2, 0.2)).build(encoder_with(8, 8, 8))

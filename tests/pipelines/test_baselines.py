@@ -46,6 +46,9 @@ def test_labels_that_nobody_declared_are_found_in_the_maps(balls):
     gap = balls.model_copy(update={"labels": {"label": {0: "background", 1: "ball", 3: "box"}}})
     with pytest.raises(DataError, match="without gaps"):
         label_names(gap, "label")
+    alone = balls.model_copy(update={"labels": {"label": {0: "background"}}, "cases": ()})
+    with pytest.raises(DataError, match="nothing but background"):
+        label_names(alone, "label")
     other = balls.model_copy(update={"labels": {"label": {0: "background", 2: "ball"}}})
     with pytest.raises(DataError, match=r"values \[1\], which the data set does not declare"):
         label_names(other, "label")

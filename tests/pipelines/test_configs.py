@@ -135,3 +135,21 @@ def test_initial_weights_depend_on_the_seed_only():
     other = seeded_network(network, seed=2).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [
+        ("finetune", ["network={kind: fcn, scored: 4}"]),
+        ("finetune", ["network.decoder.skips=[concat, concat, concat, none]", "unlabelled=null"]),
+        ("pretrain", ["objective={kind: masked, block: [16, 16]}"]),
+    ],
+)
+def test_what_fits_a_plan_that_may_come_is_not_refused_before_the_plan_is_made(kind, overrides):
+    """Dimensions and levels are left to the rules: four levels, or slices, are as likely as three levels in 3D."""
+    content = read_config("phantoms", kind, overrides) | {"plan": {}}
+    config = validate(program_of(kind).Config, content)
+    with pytest.raises(ConfigError):
+        config.check_network(config.plan.placeholder())
+    with pytest.raises(ConfigError):
+        validate(program_of(kind).Config, content | {"plan": {"spatial_dims": 3, "levels": 2}})

@@ -191,8 +191,8 @@ def test_dice_counts_the_patches_of_a_case_together():
                 yield Batch(image, mask[:, :, 0, 0], mask, {"label": torch.tensor(row).reshape(1, 1, 2, 2)}, (key,))
 
     scores = dice_of_patches(lambda image: image[:, 0].long(), batches(), "label", {0: "back", 1: "one", 2: "two", 3: "no"})
-    # case a: label 1 is 3 voxels, 3 are found, 2 of them rightly; case b: label 2 is missed; what neither has does not count
-    assert scores["dice/one"] == pytest.approx(2 * 2 / 6)
-    assert scores["dice/two"] == 0
+    # case a: label 1 is 3 voxels, 3 are found, 2 of them rightly; case b: label 2 is missed. Case a rightly has no 2, b no 1
+    assert scores["dice/one"] == pytest.approx((2 * 2 / 6 + 1) / 2)
+    assert scores["dice/two"] == pytest.approx((1 + 0) / 2)
     assert scores["dice/no"] is None
-    assert scores["dice"] == pytest.approx((2 / 3 + 0) / 2)
+    assert scores["dice"] == pytest.approx((2 / 3 + 1 + 1 + 0) / 4)

@@ -8,7 +8,7 @@ time, so that the value is a function of the encoder's weights alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -61,8 +61,8 @@ def dice_of_patches(
     """``dice``, and ``dice/<label>`` of every label but 0.
 
     Voxels are counted over all patches of a case together. ``dice`` is the mean over the labels of a case, then over cases;
-    None where nothing counted. A label that is missed or invented in a case counts as 0, one that is rightly absent does
-    not count.
+    a label that is missed or invented in a case counts as 0, one that is rightly absent as 1, so that the same labels and
+    cases count whatever the network answers. A label that no patch holds has None, and so has ``dice`` if there is no other.
     """
     values = [value for value in labels if value != 0]
     counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((3, len(values)), dtype=np.int64))
@@ -72,15 +72,11 @@ def dice_of_patches(
             for place, value in enumerate(values):
                 one, two = mine == value, truth == value
                 counts[key][:, place] += ((one & two).sum(), one.sum(), two.sum())
-    table = [[_dice(*column) for column in case.T] for case in counts.values()]
-    scores = {"dice": _mean([_mean(row) for row in table])}
-    return scores | {f"dice/{labels[value]}": _mean([row[place] for row in table]) for place, value in enumerate(values)}
-
-
-def _dice(both: int, found: int, real: int) -> float | None:
-    return 2 * int(both) / int(found + real) if found + real else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    counted = [value for value in values if value is not None]
-    return float(np.mean(counted)) if counted else None
+    table = np.array(list(counts.values()))  # [cases, 3, labels]: in both, found, real
+    both, answered, real = table[:, 0], table[:, 1], table[:, 2]
+    dice = np.where(answered + real > 0, 2 * both / np.maximum(answered + real, 1), 1.0)
+    there = np.asarray(real.any(axis=0))
+    scores: dict[str, float | None] = {"dice": float(dice[:, there].mean()) if there.any() else None}
+    return scores | {
+        f"dice/{labels[value]}": float(dice[:, place].mean()) if there[place] else None for place, value in enumerate(values)
+    }
