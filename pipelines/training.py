@@ -51,9 +51,10 @@ def warn_of_left_out(sampler: PatchSampler, screen: Screen) -> None:
     """Say which cases are never drawn."""
     left_out = sampler.left_out
     if left_out:
+        every = len(left_out) + len(sampler.case_ids)
         screen.warn(
-            f"{len(left_out)} of {len(left_out) + len(sampler.case_ids)} training cases have no slice to draw from and train "
-            f"nothing: {', '.join(left_out[:5])} (drawing.slice_foreground; in a detection also slices with a lesion)."
+            f"{len(left_out)} of {every} training cases have no slice to draw from and train nothing: "
+            f"{', '.join(left_out[:5])} (drawing.slice_foreground; in a detection also slices with a lesion)."
         )
 
 
