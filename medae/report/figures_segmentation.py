@@ -126,7 +126,7 @@ def _stage(case: OverlayCase) -> tuple[Scene, list[Cut], tuple[float, float]]:
 
 
 def _heading(case: OverlayCase, cut: Cut) -> str:
-    return cut.name if case.slice_axis is None else f"{cut.name} slice {cut.index + 1}"
+    return cut.name if case.slice_axis is None else f"slice {cut.index + 1}"
 
 
 def _panel(
