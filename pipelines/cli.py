@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medae.errors import Interrupted, MedaeError
+from medae.errors import ConfigError, Interrupted, MedaeError
 from pipelines import cli_data
 
 app = typer.Typer(
@@ -237,6 +237,38 @@ def demo(
 
 
 @app.command()
+def curve(
+    config: Annotated[str, typer.Argument(metavar="CURVE", help="A YAML file, or the name of a shipped curve.")],
+    arms: Annotated[str | None, typer.Option("--arms", help="Only these, such as scratch,masked.")] = None,
+    labelled: Annotated[str | None, typer.Option("--labelled", help="Only these numbers of labels, such as 1,4.")] = None,
+    draws: Annotated[str | None, typer.Option("--draws", help="Only these draws of labelled cases, such as 0,1.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes that train side by side.")] = 1,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="File of the rows (default: results.jsonl in the curve's folder).")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Train nothing: report on what has been measured.")] = False,
+    overrides: Annotated[list[str] | None, _sets("draws=5")] = None,
+    out: Out = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Compare arms over numbers of labels and draws of labelled cases; a curve that was stopped goes on."""
+    from pipelines import curve as program
+
+    program.run(
+        config,
+        overrides or [],
+        out,
+        results=results,
+        arms=_listed(arms),
+        labelled=_listed(labelled),
+        draws=_numbers(draws),
+        jobs=jobs,
+        report_only=report,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def info(
     model: Annotated[str, typer.Argument(help="A model folder, runs:/… or models:/name@alias.")],
     as_json: Json = False,
@@ -245,6 +277,17 @@ def info(
     from pipelines import info as program
 
     program.run(model, as_json)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    found = _listed(text)
+    if found is not None and not all(part.isdigit() for part in found):
+        raise ConfigError(f"'{text}' are no numbers.", where="--draws", remedy="Write for example --draws 0,1.")
+    return None if found is None else [int(part) for part in found]
 
 
 def _run(

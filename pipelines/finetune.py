@@ -53,7 +53,13 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     """Sides, labels, plan and preprocessed scans: what all arms share."""
     salt = config.split.order_salt() if config.labelled_salt is None else config.labelled_salt
     sides = take_sides(
-        stage, config.target, config.labelled, salt, config.selection, unlabelled=config.unlabelled is not None
+        stage,
+        config.target,
+        config.labelled,
+        salt,
+        config.selection,
+        unlabelled=config.unlabelled is not None,
+        scored=config.scored,
     )
     _say_of_the_arms(config, stage, sides)
     labels = label_names(sides.labelled, config.target)
@@ -67,7 +73,8 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     _refuse_empty_selection(config, store, sides.selection)
     stage.uses("training", sides.training)
     stage.uses("validation", sides.selection)
-    stage.uses("testing", sides.test)
+    stage.uses("validation", sides.validation)
+    stage.uses("validation" if config.scored == "validation" else "testing", sides.scored)
     unlabelled = None
     if config.unlabelled is not None:
         unlabelled = open_unlabelled(config.unlabelled, config, stage, sides.unlabelled, plan)

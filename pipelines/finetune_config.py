@@ -40,8 +40,9 @@ class Config(TrainingConfig):
     step; the scratch arm trains all of them alike. rates: an arm's own peak. members: so many networks an arm, from other
     seeds (decoder at the start, batches, augmentation), averaged. unlabelled: one arm more, begun and tuned like the
     pretrained one (without an encoder, like scratch), that also learns from the images of all training subjects; null for
-    none. flips: average predictions over mirror images along the axes of ``augmentation.flip``. tolerance: mm, of the
-    surface Dice. baseline: a fixed rule to compare with.
+    none. flips: average predictions over mirror images along the axes of ``augmentation.flip``. scored: who is scored at the
+    end: ``test`` subjects, ``validation`` subjects alone (what is to be chosen by them must not see a test subject), or
+    ``both``, apart from each other. tolerance: mm, of the surface Dice. baseline: a fixed rule to compare with.
     """
 
     target: str = "label"
@@ -58,6 +59,7 @@ class Config(TrainingConfig):
     objective: SegmentationConfig = SegmentationConfig()
     unlabelled: UnlabelledConfig | None = None
     flips: bool = False
+    scored: Literal["test", "validation", "both"] = "test"
     tolerance: float = Field(default=1.0, gt=0)
     baseline: Literal["none", "central_ball"] = "none"
 

@@ -86,6 +86,8 @@ def _scores(report: Report, results: Results) -> None:
     for arm, values in metrics.items():
         report.card(f"Dice, {arm}", values["dice_mean"], f"{values['n_test']} test cases")
     report.section("Scores")
+    if results.part == "validation":
+        report.note("What is called a test case here is one of the split's validation subjects.", "caution")
     for arm, label in never_found(metrics):
         report.note(f"{arm} never found {label}: its Dice is 0 in every case that has it.", "caution")
     report.table(
@@ -166,7 +168,7 @@ def _base(arms: Mapping[str, Any]) -> str:
 
 
 def _views(setting: Setting, arm: str, dice: Mapping[str, float]) -> list[OverlayCase]:
-    test, target, space = setting.sides.test, setting.config.target, setting.plan.space
+    test, target, space = setting.sides.scored, setting.config.target, setting.plan.space
     views = []
     for rank, case_id in best_median_worst(dice).items():
         case = test.case(case_id)

@@ -8,6 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
@@ -24,8 +26,10 @@ BALL = "central ball"
 
 @dataclass(frozen=True)
 class Results:
-    """What the test cases say. metrics: by arm, also the fixed rule's. differences: of each pair. facts: the rest."""
+    """What the scored cases say. part: ``test``, or ``validation`` where only those are. metrics: by arm, also the fixed
+    rule's. differences: of each pair. facts: the rest."""
 
+    part: str
     metrics: dict[str, dict[str, Any]]
     differences: dict[tuple[str, str], PairedDifference]
     facts: dict[str, Any]
@@ -34,15 +38,16 @@ class Results:
 def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     """Score each arm as one model, each of its members alone, and the fixed rule; log and compare them."""
     config, stage, sides = setting.config, setting.stage, setting.sides
+    part = "validation" if config.scored == "validation" else "test"
     models = {arm: found.model for arm, found in trained.items()}
     models |= {member.name: member.network for found in trained.values() for member in found.alone}
     models = {name: model.to(stage.device) for name, model in models.items()}
     mirrored = config.augmentation.mirrored if config.flips else ()
-    scores = setting.score(models, sides.test, stage.folder / "predictions", mirrored=mirrored)
+    scores = setting.score(models, sides.scored, stage.folder / "predictions", mirrored=mirrored)
     facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(
-            sides.training, sides.test, config.target, setting.labels, config.tolerance
+            sides.training, sides.scored, config.target, setting.labels, config.tolerance
         )
     found = {name: summarise(cases) for name, cases in scores.items()}
     if config.members > 1:
@@ -51,11 +56,21 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
         name: member.result.steps for arm, one in trained.items() for member in one.members for name in (arm, member.name)
     }
     for name, values in found.items():
-        numbers = {f"{name}/test/{key}": float(value) for key, value in summary(values).items() if value is not None}
+        numbers = {f"{name}/{part}/{key}": float(value) for key, value in summary(values).items() if value is not None}
         stage.tracker.metrics(numbers, steps.get(name, 0))
-    differences = compare_arms({arm: found[arm] for arm in trained}, sides.test)
+    differences = compare_arms({arm: found[arm] for arm in trained}, sides.scored)
+    if config.scored == "both":
+        facts["validation"] = _validation(setting, {arm: models[arm] for arm in trained})
     facts |= {f"{one}_minus_{other}": made.model_dump() for (one, other), made in differences.items()}
-    return Results({arm: values for arm, values in found.items() if arm in trained or arm == BALL}, differences, facts)
+    return Results(part, {arm: values for arm, values in found.items() if arm in trained or arm == BALL}, differences, facts)
+
+
+def _validation(setting: Setting, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """The figures of the validation subjects, as the test subjects have theirs."""
+    config, stage = setting.config, setting.stage
+    mirrored = config.augmentation.mirrored if config.flips else ()
+    scores = setting.score(models, setting.sides.validation, stage.folder / "validation", mirrored=mirrored)
+    return {arm: summarise(cases) for arm, cases in scores.items()}
 
 
 def compare_arms(metrics: Mapping[str, Mapping[str, Any]], test: Manifest) -> dict[tuple[str, str], PairedDifference]:

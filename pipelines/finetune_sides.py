@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medae.data.case import Manifest
 from medae.data.split import labelled_subset
@@ -12,13 +13,16 @@ from pipelines.data import refuse_seen
 from pipelines.segmenting import with_target
 from pipelines.stage import Stage
 
+Scored = Literal["test", "validation", "both"]
+
 
 @dataclass(frozen=True)
 class Sides:
     """The cases of each side. labelled: those of ``training`` and those of ``selection``, which choose the weights.
 
     trainable: all of the split's training subjects. unlabelled: those without the ones that choose; their label maps are
-    not read. test: with the target.
+    not read. scored: the test cases, or the validation cases where these alone are scored. validation: those that are
+    scored beside the test cases. Both with the target.
     """
 
     labelled_subjects: int
@@ -27,13 +31,16 @@ class Sides:
     selection: Manifest
     trainable: Manifest
     unlabelled: Manifest
-    test: Manifest
+    scored: Manifest
+    validation: Manifest
 
 
-def take_sides(stage: Stage, target: str, labelled: int | None, salt: str, selection: int, *, unlabelled: bool) -> Sides:
+def take_sides(
+    stage: Stage, target: str, labelled: int | None, salt: str, selection: int, *, unlabelled: bool, scored: Scored
+) -> Sides:
     """Take the first ``labelled`` training subjects with the target in the salt's order, the last of them for ``selection``.
 
-    unlabelled: whether the images of all training subjects are trained on.
+    unlabelled: whether the images of all training subjects are trained on. scored: ``Config.scored``.
     Raises ConfigError if none has the target or selection leaves none to train on, and DataError, with the cases' ids, if a
     scan is on two sides, or if a model that the stage starts from has seen a validation or test subject.
     """
@@ -62,5 +69,6 @@ def take_sides(stage: Stage, target: str, labelled: int | None, salt: str, selec
     for name, model in stage.inputs.items():
         for part, cases in held.items():
             refuse_seen(cases, model, name, part)
-    test = with_target(held["test"], target)
-    return Sides(len(subjects), chosen, training, choosing, trainable, without, test)
+    main = with_target(held["validation" if scored == "validation" else "test"], target)
+    beside = with_target(held["validation"], target) if scored == "both" else main.of_subjects([])
+    return Sides(len(subjects), chosen, training, choosing, trainable, without, main, beside)

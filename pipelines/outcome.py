@@ -22,6 +22,9 @@ from medae.tracking.mlflow import MlflowTracker
 from pipelines.console import Screen, shown
 from pipelines.files import read_json, write_json
 
+NOT_WANTED = "not wanted"
+"""In the place of a model's address: the configuration says not to register it."""
+
 STORED = ("report.html", "result.json", "figures", "plan.yaml", "transfer.json")
 
 
@@ -29,7 +32,8 @@ class Result(Config):
     """``result.json``: what a stage found, and what it stands on.
 
     models: folder of each arm's artifact, relative to the run's folder; the first is the stage's own. registered: the
-    address of each arm's model in MLflow, None while the store did not take it. metrics: one entry an arm.
+    address of each arm's model in MLflow, None while the store did not take it, ``not wanted``
+    where it is not to be. metrics: one entry an arm.
     """
 
     stage: str

@@ -14,29 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 import medae
-from medae.config import Config, read_yaml, to_dict, validate
+from medae.config import read_yaml, to_dict, validate
 from medae.errors import ConfigError, Interrupted
-from medae.tracking.mlflow import MlflowTracker
 from pipelines.configs import find_config, merge, read_config
 from pipelines.console import Screen, shown
-from pipelines.files import read_json, write_json
+from pipelines.files import write_json
 from pipelines.outcome import Finished, open_mlflow, show
+from pipelines.parent import Named, Parent, Status
 from pipelines.stage import KINDS, NAME, StageConfig, check_stage, program_of, run_stage
 
 REFERENCE = "stage:"
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class Pipeline(Config):
+class Pipeline(Named):
     """The configuration of a pipeline; ``stages`` keep their order."""
 
     name: str = Field(pattern=NAME)
-    experiment: str = "medae"
     shared: dict[str, Any] = Field(default_factory=dict)
     stages: dict[str, dict[str, Any]]
 
@@ -94,46 +92,6 @@ def stage_config(kind: str, content: Mapping[str, Any], models: Mapping[str, str
     return found
 
 
-class Parent:
-    """The pipeline's MLflow run: started by the first stage that has work to do, taken up again after an interruption."""
-
-    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
-        self._pipeline, self._folder = pipeline, folder
-        self._record = folder / "pipeline.json"
-        self._tracker: MlflowTracker | None = None
-        last = read_json(self._record) if self._record.is_file() else {}
-        self.run_id: str | None = last.get("run_id")
-        self._unfinished = last.get("status") in ("RUNNING", "FAILED", "KILLED")
-
-    def open(self) -> str:
-        """The id of the run, which is started or reopened if it is not open yet."""
-        if self._tracker is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._tracker = MlflowTracker.start(
-                self._pipeline.experiment,
-                self._pipeline.name,
-                folder=self._folder,
-                run_id=self.run_id if self._unfinished else None,
-                tags={"medae.stage": "pipeline"},
-                system_seconds=None,
-            )
-            self.run_id = self._tracker.run_id
-            self._note("RUNNING")
-            self._tracker.params(to_dict(self._pipeline))
-        return self._tracker.run_id
-
-    def end(self, status: Status) -> None:
-        """Close the run, if it was opened now or left open by a process that was killed."""
-        if self._unfinished and status == "FINISHED":
-            self.open()
-        if self._tracker is not None:
-            self._tracker.end(status)
-            self._note(status)
-
-    def _note(self, status: str) -> None:
-        write_json(self._record, {"run_id": self.run_id, "status": status})
-
-
 def run(
     name: str, overrides: Sequence[str], runs: Path, *, resume: bool = True, force: bool = False, as_json: bool = False
 ) -> dict[str, Finished]:
@@ -143,7 +101,7 @@ def run(
     for label, (kind, content) in stages.items():  # all are validated before the first is run
         stage_config(kind, content, dict.fromkeys(stages, "."), where=f"{name}: stages.{label}")
     folder = runs / pipeline.name
-    parent = Parent(pipeline, folder)
+    parent = Parent(pipeline, folder, "pipeline")
     finished: dict[str, Finished] = {}
     status: Status = "FAILED"
     try:

@@ -32,25 +32,27 @@ from pipelines.console import Screen, shown
 from pipelines.data import DataConfig, Dataset, open_dataset
 from pipelines.files import read_json, set_aside, source_digest, write_json, write_text
 from pipelines.networks import device_of
-from pipelines.outcome import Finished, Outcome, Result, catch_up, deliver, open_mlflow, show
+from pipelines.outcome import NOT_WANTED, Finished, Outcome, Result, catch_up, deliver, open_mlflow, show
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a run may be called: it becomes the name of a folder and of registered models."""
 
 KINDS = ("pretrain", "finetune", "detect")
-WITHOUT_EFFECT = ("experiment", "device", "workers")
+WITHOUT_EFFECT = ("experiment", "device", "workers", "registered")
 """Keys that change where or how fast a stage runs, not what comes out."""
 
 
 class StageConfig(DataConfig):
     """What the configuration of every stage has beside its data.
 
-    name: of the run, its folder and its registered model. experiment: the project's name in MLflow.
+    name: of the run, its folder and its registered model. experiment: the project's name in MLflow. registered: whether the
+    models become registered ones in MLflow; otherwise they are in the run's folder only.
     """
 
     name: str = Field(pattern=NAME)
     experiment: str = "medae"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    registered: bool = True
 
     def decisive(self) -> dict[str, Any]:
         """What a finished run must share to stand for this one. Stages with a plan or a fit say more of it."""
@@ -255,6 +257,7 @@ def _run(program: ModuleType, config: StageConfig, stage: Stage) -> Finished:
             fingerprint=stage.fingerprint,
             run_id=stage.tracker.run_id,
             models={arm: path.relative_to(stage.folder).as_posix() for arm, path in outcome.models.items()},
+            registered={} if config.registered else dict.fromkeys(outcome.models, NOT_WANTED),
             metrics=outcome.metrics,
             facts=outcome.facts,
         )

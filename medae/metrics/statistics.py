@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from medae.config import Config
 from medae.errors import DataError
@@ -101,21 +102,66 @@ def crossed_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]
             f"Tables of {one.shape} and {two.shape} values cannot be paired.",
             remedy="Give both arms one row a draw and one value a case.",
         )
-    differences = one - two
-    draws, cases = differences.shape
-    mean, by_draw, by_case = differences.mean(), differences.mean(axis=1), differences.mean(axis=0)
+    found = crossed_mean(one - two)
+    draws = len(one)
+    return CrossedDifference(
+        mean=found.mean, low=found.low, high=found.high, deviation=found.deviation, n_draws=draws, n_cases=one.shape[1]
+    )
+
+
+class CrossedMean(Config):
+    """Mean over draws and cases, and its interval over both; see ``CrossedDifference``."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    deviation: float | None
+
+
+def crossed_mean(values: Sequence[Sequence[float]] | np.ndarray) -> CrossedMean:
+    """The mean of one arm over draws of labelled cases, all scored on the same test cases.
+
+    values: ``[draws][cases]``, a case a subject. The interval is that of ``crossed_difference``.
+    Raises DataError unless it is a table with values.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0:
+        raise DataError(
+            f"A table of {table.shape} values has no mean over draws and cases.",
+            remedy="Give one row a draw, one value a case.",
+        )
+    draws, cases = table.shape
+    mean, by_draw, by_case = table.mean(), table.mean(axis=1), table.mean(axis=0)
     low = high = None
     if draws > 1 and cases > 1:
         squares = np.array([cases * by_draw.var(ddof=1), draws * by_case.var(ddof=1)])
         total = squares.sum()
         degrees = 1 / ((squares / total) ** 2 / [draws - 1, cases - 1]).sum() if total else 1.0
-        half = float(student.ppf(0.975, degrees) * np.sqrt(total / differences.size))
+        half = float(student.ppf(0.975, degrees) * np.sqrt(total / table.size))
         low, high = float(mean) - half, float(mean) + half
-    return CrossedDifference(
-        mean=float(mean),
-        low=low,
-        high=high,
-        deviation=float(by_draw.std(ddof=1)) if draws > 1 else None,
-        n_draws=draws,
-        n_cases=cases,
-    )
+    deviation = float(by_draw.std(ddof=1)) if draws > 1 else None
+    return CrossedMean(mean=float(mean), low=low, high=high, deviation=deviation)
+
+
+def draws_test(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Two-sided p-value of a paired t-test, one value a draw of labelled cases; None with fewer than two draws.
+
+    Equal values in all draws have the p-value 1.
+    """
+    differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in the order given. Source: Holm 1979, Scand J Stat 6, 65-70."""
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    corrected = [0.0] * len(values)
+    highest = 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = highest
+    return corrected

@@ -1,0 +1,270 @@
+"""The cells of a label curve: one training each, named by a digest of all that decides its outcome but the code.
+
+Encoders are trained once. Rates are looked for on the validation subjects, with labelled cases of a draw of its own and no
+test subject. Then every arm is trained on every draw of every number of labels. What has been measured is a list of rows;
+what is left to run is a function of it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from medae.config import digest
+from medae.errors import ConfigError, DataError
+from pipelines.configs import merge
+from pipelines.curve_config import ALL, Count, Written
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""What has been measured, by the digest of its cell."""
+
+SEARCH, SEARCH_SEED = "search", 1000
+"""The draw that rates are looked for on, and its seed: none of the compared ones."""
+
+ROUND = 50
+"""``as_long_as`` takes a multiple of so many steps."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training. content: its configuration, before data, plan and encoder are located. needs: the encoder's cell.
+
+    count, draw: the number of labels and the draw of them; of a search the number alone.
+    """
+
+    kind: Literal["encoder", "rate", "draw"]
+    name: str
+    content: dict[str, Any] = field(hash=False)
+    count: Count | None = None
+    draw: int | None = None
+    needs: Cell | None = None
+
+    @property
+    def digest(self) -> str:
+        """A cell whose configuration changed is another one."""
+        content = {"kind": self.kind, "content": self.content, "needs": self.needs and self.needs.digest}
+        return digest(content)[:12]
+
+    @property
+    def stage(self) -> Literal["pretrain", "finetune"]:
+        """What runs it."""
+        return "pretrain" if self.kind == "encoder" else "finetune"
+
+    @property
+    def label(self) -> str:
+        """For the name of a folder."""
+        parts = (self.kind, self.name, self.count, self.draw, self.digest)
+        return "-".join(str(part) for part in parts if part is not None)
+
+
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """What has been measured; of a cell that was run twice, the last. Raises DataError if a line is not JSON."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows[row["digest"]] = row
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(
+                "This line is no result of a cell.",
+                where=f"{path}, line {number}",
+                remedy="Remove it: its cell is run again.",
+            ) from error
+    return rows
+
+
+@dataclass(frozen=True)
+class Design:
+    """A curve, its cells, and the rows that some of them have."""
+
+    written: Written
+    rows: Rows
+
+    def encoder(self, name: str) -> Cell:
+        """The pretraining of an encoder."""
+        assert self.written.pretrain is not None
+        return Cell("encoder", name, merge(self.written.pretrain, self.written.curve.encoders[name].set))
+
+    def searched(self, name: str, count: Count, rate: float) -> Cell:
+        """A fine-tuning that tries a rate."""
+        changes = merge(self.written.curve.search.set, {"fit": {"rate": rate, "seed": SEARCH_SEED}})
+        return self._finetune("rate", name, count, SEARCH, changes)
+
+    def drawn(self, name: str, count: Count, draw: int, rate: float, steps: int | None = None) -> Cell:
+        """An arm on one draw of labelled cases. steps: where they are not the configuration's."""
+        own = {"rate": rate, "seed": draw} | ({} if steps is None else {"steps": steps})
+        return self._finetune("draw", name, count, draw, {"fit": own})
+
+    def _finetune(
+        self, kind: Literal["rate", "draw"], name: str, count: Count, draw: int | str, changes: Mapping[str, Any]
+    ) -> Cell:
+        curve, arm = self.written.curve, self.written.curve.arms[name]
+        content: Mapping[str, Any] = self.written.finetune
+        labelled = None if count == ALL else count
+        own = {"labelled": labelled, "labelled_salt": f"{curve.salt}-{draw}:", "scratch": arm.encoder is None}
+        for keys in (arm.set, own, changes):
+            content = merge(content, keys)
+        needs = None if arm.encoder is None else self.encoder(arm.encoder)
+        return Cell(kind, name, dict(content), count, draw if isinstance(draw, int) else None, needs)
+
+    def rate(self, name: str, count: Count) -> tuple[float | None, list[Cell]]:
+        """The rate of an arm with so many labels (None while it is looked for), and the cells that still look for it.
+
+        Of rates with the same Dice the smaller is taken.
+        """
+        curve = self.written.curve
+        name = curve.arms[name].rate_of or name
+        if (fixed := curve.arms[name].rate) is not None:
+            return fixed, []
+        place = curve.search_count(count)
+        low, high = curve.search.bounds
+        rates = list(curve.search.rates)
+        while True:
+            cells = {rate: self.searched(name, place, rate) for rate in rates}
+            found = {rate: self.rows[cell.digest]["dice_mean"] for rate, cell in cells.items() if cell.digest in self.rows}
+            if len(found) < len(rates):
+                return None, [cell for rate, cell in cells.items() if rate not in found]
+            best = max(sorted(rates), key=lambda rate: found[rate])
+            beyond = [best * 2] if best == max(rates) else [best / 2] if best == min(rates) else []
+            if len(rates) == 1 or not beyond or not low <= beyond[0] <= high:
+                return best, []
+            rates += beyond
+
+    def steps(self, name: str, count: Count) -> tuple[int | None, bool]:
+        """The steps of an arm if they are not the configuration's, and whether they are known yet.
+
+        ``as_long_as``: so many that they take the seconds of the other arm's pretraining and fine-tuning together, by the
+        mean seconds a step of the searches of both.
+        """
+        curve = self.written.curve
+        other = curve.arms[name].as_long_as
+        if other is None:
+            return None, True
+        encoder = self.rows.get(self.encoder(str(curve.arms[other].encoder)).digest)
+        mine, theirs = (self._step_seconds(arm, count) for arm in (name, other))
+        if encoder is None or mine is None or theirs is None:
+            return None, False
+        seconds = encoder["training_seconds"] + theirs * self._configured_steps(other)
+        return max(ROUND, round(seconds / mine / ROUND) * ROUND), True
+
+    def _configured_steps(self, name: str) -> int:
+        steps: int = merge(self.written.finetune, self.written.curve.arms[name].set)["fit"]["steps"]
+        return steps
+
+    def _step_seconds(self, name: str, count: Count) -> float | None:
+        """Mean over the searches of the arm's rate at this number of labels."""
+        curve = self.written.curve
+        name = curve.arms[name].rate_of or name
+        place = curve.search_count(count)
+        found = [self.rows.get(self.searched(name, place, rate).digest) for rate in curve.search.rates]
+        seconds = [row["training_seconds"] / row["steps"] for row in found if row is not None]
+        return statistics.mean(seconds) if seconds else None
+
+    def cell(self, name: str, count: Count, draw: int) -> Cell | None:
+        """An arm on a draw; None while its rate or its length is not known."""
+        rate, _ = self.rate(name, count)
+        steps, known = self.steps(name, count)
+        return None if rate is None or not known else self.drawn(name, count, draw, rate, steps)
+
+    def row(self, name: str, count: Count, draw: int) -> Mapping[str, Any] | None:
+        """What an arm scored on a draw; None if it was not measured yet."""
+        cell = self.cell(name, count, draw)
+        return None if cell is None else self.rows.get(cell.digest)
+
+    def pending(self, part: Part) -> list[Cell]:
+        """The fine-tunings that can be named now and were not measured yet: searches first, then draw by draw."""
+        searches: dict[str, Cell] = {}
+        waiting: list[Cell] = []
+        for count in part.counts:
+            for name in part.arms:
+                searches |= {cell.digest: cell for cell in self._searches(name, count)}
+        for draw in range(max((self.written.curve.draws_of(count) for count in part.counts), default=0)):
+            for count in part.counts:
+                if draw in part.draws_of(self.written, count):
+                    cells = [self.cell(name, count, draw) for name in part.arms]
+                    waiting += [cell for cell in cells if cell is not None and cell.digest not in self.rows]
+        return [*searches.values(), *waiting]
+
+    def _searches(self, name: str, count: Count) -> list[Cell]:
+        """Also those of the arm whose time this one must know."""
+        other = self.written.curve.arms[name].as_long_as
+        needed = self.rate(name, count)[1]
+        return needed + (self._searches(other, count) if other is not None else [])
+
+    def encoders(self, part: Part) -> list[Cell]:
+        """The pretrainings that arms of a part start from, or take their time from."""
+        arms = self.written.curve.arms
+        used = {
+            name: arms[name].encoder or (arms[str(arms[name].as_long_as)].encoder if arms[name].as_long_as else None)
+            for name in part.arms
+        }
+        return [self.encoder(name) for name in dict.fromkeys(used.values()) if name is not None]
+
+    def expected(self, part: Part) -> tuple[dict[str, int], float | None]:
+        """What is left by kind, and the seconds that it takes one process by the cells that were measured.
+
+        Draws of arms whose rate is not known yet count too. None if nothing of a kind was measured yet.
+        """
+        pending = self.pending(part)
+        encoders = [cell for cell in self.encoders(part) if cell.digest not in self.rows]
+        left: dict[str, list[tuple[str, int]]] = {"encoder": [(cell.name, 1) for cell in encoders], "rate": [], "draw": []}
+        left["rate"] = [(cell.name, 1) for cell in pending if cell.kind == "rate"]
+        for name in part.arms:
+            for count in part.counts:
+                draws = part.draws_of(self.written, count)
+                missing = sum(self.row(name, count, draw) is None for draw in draws)
+                left["draw"].append((name, missing))
+        counts = {kind: sum(number for _, number in found) for kind, found in left.items()}
+        seconds = [
+            self._seconds(kind, name) for kind, found in left.items() for name, number in found for _ in range(number)
+        ]
+        known = [value for value in seconds if value is not None]
+        return counts, sum(known) if len(known) == len(seconds) else None
+
+    def _seconds(self, kind: str, name: str) -> float | None:
+        """Of a cell of a kind: the mean of the arm's, else of all that were measured."""
+        found = [row for row in self.rows.values() if row.get("kind") == kind and row.get("seconds") is not None]
+        own = [row["seconds"] for row in found if row.get("arm") == name]
+        every = own or [row["seconds"] for row in found]
+        return statistics.mean(every) if every else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which cells of a curve are meant: arms, numbers of labels, and draws (None: all of each)."""
+
+    arms: tuple[str, ...]
+    counts: tuple[Count, ...]
+    draws: tuple[int, ...] | None = None
+
+    def draws_of(self, written: Written, count: Count) -> list[int]:
+        """Those of a number of labels."""
+        return [draw for draw in range(written.curve.draws_of(count)) if self.draws is None or draw in self.draws]
+
+
+def part_of(
+    written: Written,
+    arms: Iterable[str] | None = None,
+    counts: Iterable[str] | None = None,
+    draws: Iterable[int] | None = None,
+) -> Part:
+    """The part that was asked for. Raises ConfigError for what the curve has not."""
+    curve = written.curve
+    chosen = tuple(curve.arms) if arms is None else tuple(arms)
+    if unknown := [name for name in chosen if name not in curve.arms]:
+        raise ConfigError(
+            f"The curve has no arm {', '.join(unknown)}.", where="--arms", remedy=f"It has: {', '.join(curve.arms)}."
+        )
+    wanted = None if counts is None else [count.strip() for count in counts]
+    known = {str(count): count for count in curve.labelled}
+    if wanted is not None and (strange := [count for count in wanted if count not in known]):
+        raise ConfigError(
+            f"The curve has no {', '.join(strange)} labels.", where="--labelled", remedy=f"It has: {', '.join(known)}."
+        )
+    numbers = curve.labelled if wanted is None else tuple(known[count] for count in wanted)
+    return Part(chosen, numbers, None if draws is None else tuple(draws))

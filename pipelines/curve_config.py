@@ -1,0 +1,188 @@
+"""The configuration of a label curve: which arms are compared, with how many labels, over how many draws of them.
+
+An arm is a few keys over one fine-tuning, an encoder a few keys over one pretraining: all that is not named is shared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medae.config import Config, read_yaml, validate
+from medae.errors import ConfigError
+from pipelines.configs import find_config, merge, read_config
+from pipelines.parent import Named
+from pipelines.stage import NAME
+
+ALL = "all"
+Count = int | Literal["all"]
+SHARED = ("data", "split", "target", "labelled", "labelled_salt", "selection", "encoder", "scratch", "rates", "scored")
+"""Keys of a fine-tuning that the curve sets, or that all arms must share: no arm may change them."""
+
+
+class Base(Config):
+    """What all start from. config: a file beside the curve's, or a shipped name. set: keys over it."""
+
+    config: str
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class Encoder(Config):
+    """A pretraining, which is trained once. set: keys over the one that all start from."""
+
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class Arm(Config):
+    """A fine-tuning.
+
+    encoder: which pretraining it starts from; None from scratch. rate: a peak rate that was fixed elsewhere, instead of a
+    search on validation subjects. rate_of: the arm whose rate it takes. as_long_as: an arm with an encoder, whose seconds of
+    pretraining and fine-tuning together this one trains for. set: keys over the fine-tuning that all start from.
+    """
+
+    encoder: str | None = None
+    rate: float | None = Field(default=None, gt=0)
+    rate_of: str | None = None
+    as_long_as: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _own(self) -> Arm:
+        if named := [key for key in SHARED if key in self.set]:
+            raise ValueError(
+                f"set: {', '.join(named)} must be the same in all arms; see the keys of the curve and of the arm"
+            )
+        if "rate" in self.set.get("fit", {}) or "seed" in self.set.get("fit", {}):
+            raise ValueError(
+                "set: fit.rate is looked for on the validation subjects (or fixed by rate), fit.seed is the draw"
+            )
+        if self.rate is not None and self.rate_of is not None:
+            raise ValueError("rate and rate_of contradict each other")
+        return self
+
+
+class Search(Config):
+    """How an arm comes to its rate.
+
+    rates: the first to try, ascending. bounds: while the best is the smallest or the largest, its half or double is tried
+    too, never beyond them. labelled: the numbers of labels at which it is looked for; a number between takes the nearest
+    one's. set: keys over the fine-tuning, such as fewer steps.
+    """
+
+    rates: tuple[float, ...] = Field(min_length=1)
+    bounds: tuple[float, float]
+    labelled: tuple[Count, ...] = ()
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class Curve(Named):
+    """What is compared.
+
+    baseline: the arm that the others are compared with. labelled: numbers of labels. draws: of labelled cases, for each
+    number, or one number for all. salt: of the draws; another one gives other draws. shared_rates: allow ``rate_of``, and
+    with it a comparison in which not every arm has a rate of its own.
+    """
+
+    name: str = Field(pattern=NAME)
+    pretrain: Base | None = None
+    finetune: Base
+    labelled: tuple[Count, ...] = Field(min_length=1)
+    draws: int | dict[str, int] = 3
+    salt: str = "curve"
+    baseline: str = "scratch"
+    search: Search
+    shared_rates: bool = False
+    encoders: dict[str, Encoder] = Field(default_factory=dict)
+    arms: dict[str, Arm]
+
+    @field_validator("draws", mode="before")
+    @classmethod
+    def _as_text(cls, draws: Any) -> Any:
+        return {str(key): value for key, value in draws.items()} if isinstance(draws, Mapping) else draws
+
+    @field_validator("labelled")
+    @classmethod
+    def _ascending(cls, labelled: tuple[Count, ...]) -> tuple[Count, ...]:
+        if list(labelled) != sorted(set(labelled), key=order_of):
+            raise ValueError("must ascend, 'all' last")
+        return labelled
+
+    @model_validator(mode="after")
+    def _fits(self) -> Curve:
+        if unknown := {arm.encoder for arm in self.arms.values() if arm.encoder} - set(self.encoders):
+            raise ValueError(f"there is no encoder {', '.join(sorted(map(str, unknown)))}")
+        named = {self.baseline}
+        named |= {other for arm in self.arms.values() for other in (arm.rate_of, arm.as_long_as) if other is not None}
+        if unknown := named - set(self.arms):
+            raise ValueError(f"there is no arm {', '.join(sorted(map(str, unknown)))}")
+        if self.encoders and self.pretrain is None:
+            raise ValueError("encoders need pretrain: what their trainings start from")
+        for name, arm in self.arms.items():
+            self._check(name, arm)
+        if isinstance(self.draws, dict) and (without := [count for count in self.labelled if str(count) not in self.draws]):
+            raise ValueError(f"draws says nothing of {', '.join(map(str, without))} labels")
+        if any(draws < 1 for draws in (self.draws.values() if isinstance(self.draws, dict) else [self.draws])):
+            raise ValueError("draws must be at least 1")
+        if strange := set(self.search.labelled) - set(self.labelled):
+            raise ValueError(f"search.labelled: no such number of labels: {', '.join(sorted(map(str, strange)))}")
+        return self
+
+    def _check(self, name: str, arm: Arm) -> None:
+        if arm.rate_of is not None and not self.shared_rates:
+            raise ValueError(
+                f"arms.{name}.rate_of: an arm without a rate of its own loses to one that has it; leave it out, or say "
+                "shared_rates: true, which the table repeats"
+            )
+        if arm.rate_of is not None and self.arms[arm.rate_of].rate_of is not None:
+            raise ValueError(f"arms.{name}.rate_of must name an arm that has a search of its own")
+        if arm.as_long_as is not None and (arm.encoder is not None or self.arms[arm.as_long_as].encoder is None):
+            raise ValueError(f"arms.{name}.as_long_as: an arm from scratch can be as long as one with an encoder")
+        if arm.rate is None and arm.rate_of is None and len(self.search.rates) < 2:
+            raise ValueError(f"arms.{name}: with one rate in search.rates nothing is chosen; fix it by arms.{name}.rate")
+
+    def draws_of(self, count: Count) -> int:
+        """How many draws of so many labels."""
+        return self.draws[str(count)] if isinstance(self.draws, dict) else self.draws
+
+    def search_count(self, count: Count) -> Count:
+        """The number of labels whose search an arm of ``count`` labels takes its rate from: the nearest by ratio."""
+        places = self.search.labelled or self.labelled
+        return min(places, key=lambda place: (abs(order_of(place) - order_of(count)), order_of(place)))
+
+
+def order_of(count: Count) -> float:
+    """Numbers of labels by ratio; ``all`` is beyond any that is written as a number."""
+    return math.log2(1000) if count == ALL else math.log2(int(count))
+
+
+class Written(Config):
+    """A curve whose configurations were read. bases: the pretraining and the fine-tuning, before arms and draws."""
+
+    curve: Curve
+    pretrain: dict[str, Any] | None
+    finetune: dict[str, Any]
+
+
+def read_curve(name: str, overrides: list[str] | None = None) -> Written:
+    """A curve by path or shipped name, with what its stages start from. Raises ConfigError if they do not fit together."""
+    path = find_config(name, "curve")
+    curve = validate(Curve, read_config(name, "curve", overrides or []), where=path)
+    pretrain = None if curve.pretrain is None else _base(curve.pretrain, "pretrain", path)
+    finetune = _base(curve.finetune, "finetune", path)
+    if not finetune.get("split", {}).get("validation"):
+        raise ConfigError(
+            "The curve has no validation subjects: rates and arms would be chosen on the test subjects.",
+            where=f"{path}: finetune.split.validation",
+            remedy="Give it some, such as 10: they train nothing and are not tested on.",
+        )
+    return Written(curve=curve, pretrain=pretrain, finetune=finetune)
+
+
+def _base(base: Base, kind: str, path: Path) -> dict[str, Any]:
+    beside = path.parent / base.config
+    return merge(read_yaml(beside if beside.is_file() else find_config(base.config, kind)), base.set)

@@ -1,0 +1,104 @@
+"""What a label curve leaves: a table, a figure, words, a report, and the same for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import medae
+from medae.config import to_dict
+from medae.report.figures_curve import CurvePoint, label_curve
+from medae.report.html import Report
+from pipelines.console import Screen, shown
+from pipelines.curve_config import Written
+from pipelines.curve_results import Found, Point, markdown, revisions, sentences
+from pipelines.files import write_json, write_text
+
+
+def summary(found: Found) -> dict[str, Any]:
+    """For programs: what the table shows."""
+    curve = found.design.written.curve
+    return {
+        "name": curve.name,
+        "baseline": curve.baseline,
+        "chosen": {str(count): arm for count, arm in found.chosen.items()},
+        "oracle": {str(count): arm for count, arm in found.oracle.items()},
+        "points": [_entry(point) for point in found.points.values()],
+        "words": sentences(found),
+        "medae": medae.__version__,
+    }
+
+
+def _entry(point: Point) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "arm": point.arm,
+        "labels": point.labels,
+        "draws": len(point.rows),
+        "complete": point.complete,
+        "rate": point.rate,
+    }
+    plain |= {"dice": to_dict(point.dice), "hd95": point.hd95, "surface_dice": point.surface_dice}
+    plain |= {"validation_dice": point.validation, "p": point.p, "p_holm": point.holm}
+    plain["difference"] = None if point.difference is None else to_dict(point.difference)
+    plain["equal"] = None if point.equal is None else to_dict(point.equal)
+    return plain
+
+
+def figure(found: Found, path: Path) -> Path:
+    """Dice against labels, an arm a line."""
+    arms: dict[str, list[CurvePoint]] = {}
+    for point in found.points.values():
+        if isinstance(point.labels, int):
+            draws = [row["dice_mean"] for row in point.rows.values()]
+            found_here = CurvePoint(point.labels, point.dice.mean, point.dice.low, point.dice.high, draws)
+            arms.setdefault(point.arm, []).append(found_here)
+    return label_curve(arms, path, score="Dice", baseline=found.design.written.curve.baseline)
+
+
+def write_results(found: Found, folder: Path, screen: Screen) -> None:
+    """Table, figure, words and report into the curve's folder."""
+    written = found.design.written
+    curve, split = written.curve, written.finetune["split"]
+    table, words = markdown(found), sentences(found)
+    write_text(folder / "table.md", "\n".join([table, "", *(f"- {line}" for line in words), ""]))
+    write_json(folder / "result.json", summary(found))
+    report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled scans, beside {curve.baseline}")
+    for count, arm in found.chosen.items():
+        point = found.points[arm, count]
+        report.card(f"{point.labels} labels + {split['validation']} for choosing", point.dice.mean, f"Dice, {arm}")
+    report.section("Curve")
+    report.figure(
+        figure(found, folder / "figures" / "curve.png"),
+        "Mean over labels, then test cases, then draws. Bars: 95 % intervals over draws and test cases. Dots: draws.",
+        "chart",
+    )
+    report.section("What it says")
+    for line in words:
+        report.text(line)
+    report.section("Table")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    report.table(lines[0], lines[2:], caption=_caption(written))
+    if len(states := revisions(found.design.rows)) > 1:
+        report.note(f"Measured with more than one state of the code: {', '.join(states)}.", "caution")
+    report.write(folder / "report.html")
+    screen.table(f"{curve.name}: Dice", ["arm", *map(str, curve.labelled)], [_overview(found, arm) for arm in curve.arms])
+    for line in words:
+        screen.say(line)
+    screen.say(f"Report: {shown(folder / 'report.html')}")
+    screen.say(f"Table:  {shown(folder / 'table.md')}")
+
+
+def _overview(found: Found, arm: str) -> list[Any]:
+    """An arm's Dice at every number of labels."""
+    points = [found.points.get((arm, count)) for count in found.design.written.curve.labelled]
+    return [arm, *(None if point is None else round(point.dice.mean, 4) for point in points)]
+
+
+def _caption(written: Written) -> str:
+    split = written.finetune["split"]
+    return (
+        f"chosen: the arm with the best validation Dice at that number of labels. Rates and arms are chosen on "
+        f"{split['validation']} labelled validation subjects, on top of the labels; a rate that is fixed needs none. "
+        "oracle: the best on the test subjects, which nobody can choose. p: paired t-test over draws, corrected for all "
+        "comparisons of the table (Holm). Intervals are over draws of labelled cases and test cases together."
+    )

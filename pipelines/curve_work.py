@@ -1,0 +1,240 @@
+"""Running the cells of a label curve: in one process or several, each taking what no other is at.
+
+    worker = Worker(written, folder, results, screen); worker.measure(part)
+
+What has been measured is a line a cell in ``results``. A cell that is there is not run again, one that was begun goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from platform import machine, python_version
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from medae.config import digest, validate
+from medae.errors import Interrupted, MedaeError, TrainingError
+from medae.metrics.segmentation import case_dice
+from medae.tracking.client import open_client
+from medae.tracking.provenance import provenance
+from medae.training.checkpoint import Checkpoint, load
+from pipelines.apart import keep_apart
+from pipelines.console import Screen
+from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
+from pipelines.curve_config import Written
+from pipelines.data import DataConfig, Dataset, open_dataset
+from pipelines.files import write_text
+from pipelines.outcome import Finished
+from pipelines.segmenting import with_target
+from pipelines.stage import StageConfig, program_of, run_stage
+
+PATIENCE = 10.0
+"""Seconds until it is looked again whether another process has finished what a cell waits for."""
+
+
+class Worker:
+    """Runs cells in its own process.
+
+    folder: of the runs, and of the locks by which processes share out the cells. results: the file of the rows. parent:
+    gives the MLflow run that the cells' runs belong to.
+    """
+
+    def __init__(
+        self, written: Written, folder: Path, results: Path, screen: Screen, parent: Callable[[], str] | None = None
+    ) -> None:
+        self.written, self.folder, self.results, self.screen, self.parent = written, folder, results, screen, parent
+        (folder / "locks").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def design(self) -> Design:
+        """The curve with what has been measured so far."""
+        return Design(self.written, read_rows(self.results))
+
+    def measure(self, part: Part, done: Callable[[Design, Cell], None] | None = None) -> dict[str, str]:
+        """Run what is left to run of a part until nothing is. Returns what went wrong, by the label of the cell.
+
+        done: called after every cell. A cell that failed is not tried again, the others go on.
+        """
+        failed: dict[str, str] = {}
+        with FileLock(self.folder / "locks" / "mlflow"):  # two processes must not both make the tables
+            open_client().search_experiments(max_results=1)
+        while True:
+            busy = ran = False
+            for cell in self.left(part):
+                if cell.label in failed or (cell.needs is not None and self._model(cell.needs) is None):
+                    continue
+                with self._claim(cell) as mine:
+                    if not mine:
+                        busy = True
+                    elif not self._is_done(cell, read_rows(self.results)):
+                        try:
+                            self._run(cell)
+                            if done is not None:
+                                done(self.design, cell)
+                        except Interrupted:
+                            raise
+                        except MedaeError as error:
+                            failed[cell.label] = str(error)
+                            self.screen.warn(f"{cell.label}: {error}")
+                        ran = True
+                if ran:
+                    break
+            if not busy and not ran:
+                return failed
+            if not ran:
+                time.sleep(PATIENCE)
+
+    def check(self) -> Dataset:
+        """Open the data sets before anything is trained: what would be chosen by or tested on must not be trained on.
+
+        Returns the fine-tuning's. Raises DataError, with the cases' names, where a scan is on two sides, and where no
+        validation or test subject has the target.
+        """
+        finetune = self.written.finetune
+        dataset = open_dataset(self._data_of(finetune), self.screen)
+        sides = {name: dataset.subset(getattr(dataset.split, name)) for name in ("train", "validation", "test")}
+        for name in ("validation", "test"):
+            with_target(sides[name], str(finetune.get("target", "label")))
+        keep_apart({"training": sides["train"], "validation": sides["validation"], "test": sides["test"]})
+        if self.written.pretrain is not None and self.written.curve.encoders:
+            other = open_dataset(self._data_of(self.written.pretrain), self.screen)
+            pretrained = other.subset(other.split.train)
+            keep_apart({"pretraining": pretrained, "validation": sides["validation"], "test": sides["test"]})
+        return dataset
+
+    def left(self, part: Part) -> list[Cell]:
+        """What is left, the encoders first."""
+        design = self.design
+        encoders = [cell for cell in design.encoders(part) if not self._is_done(cell, design.rows)]
+        return [*encoders, *design.pending(part)]
+
+    def _is_done(self, cell: Cell, rows: Rows) -> bool:
+        return cell.digest in rows and (cell.kind != "encoder" or self._model(cell) is not None)
+
+    @contextmanager
+    def _claim(self, cell: Cell) -> Iterator[bool]:
+        """Whether the cell is this process' own for now. A process that ends lets go of it, however it ends."""
+        lock = FileLock(self.folder / "locks" / cell.label, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _model(self, encoder: Cell) -> Path | None:
+        """The artifact of a pretraining that is finished, whatever became of the code since."""
+        for record in (self.folder / encoder.label).glob("*/run.json"):
+            if json.loads(record.read_text(encoding="utf-8"))["finished"]:
+                return record.parent / "model"
+        return None
+
+    def _run(self, cell: Cell) -> None:
+        """Train, score, and add the line."""
+        start, load_before = time.perf_counter(), os.getloadavg()[0]
+        begun = any((self.folder / cell.label).rglob("run.json"))
+        config, finished = self._stage(cell)
+        row: dict[str, Any] = {"kind": cell.kind, "arm": cell.name, "labelled": cell.count, "draw": cell.draw}
+        row |= {key: config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
+        row |= {} if cell.kind == "encoder" else _scores(finished, cell.kind)
+        row |= {"training_seconds": _training_seconds(finished.folder)}
+        row |= {"seconds": None if begun else round(time.perf_counter() - start, 1)}
+        self._add(row | {"digest": cell.digest, **_facts(), "load": round(load_before, 2)})
+        for folder in ("checkpoints", *(("predictions", "validation") if cell.kind != "encoder" else ())):
+            for place in finished.folder.rglob(folder):
+                shutil.rmtree(place)
+
+    def _stage(self, cell: Cell) -> tuple[Any, Finished]:
+        """The configuration with which the cell's stage ran, and what it left."""
+        content = dict(cell.content) | {"name": cell.label, "experiment": self.written.curve.experiment}
+        content |= {"registered": False, "plan": {"file": str(self._plan(cell))}}
+        if cell.needs is not None:
+            content["encoder"] = str(self._model(cell.needs))
+        if cell.kind != "encoder":
+            content["scored"] = "validation" if cell.kind == "rate" else "both"  # a search never sees a test subject
+        config: StageConfig = validate(program_of(cell.stage).Config, content, where=cell.label)
+        folder = self.folder / cell.label
+        return config, run_stage(cell.stage, config, folder, self.screen, resume=True, parent=self.parent)
+
+    def _add(self, row: dict[str, Any]) -> None:
+        """Add a line."""
+        self.results.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "locks" / "results"), self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def _plan(self, cell: Cell) -> Path:
+        """The plan for the training subjects: one file for all arms that ask for the same data set, split and hints."""
+        file = self.folder / "plans" / f"{_short(cell.content, 'data', 'split', 'plan')}.yaml"
+        with FileLock(self.folder / "locks" / "plan"):
+            if not file.is_file():
+                config = validate(program_of(cell.stage).Config, {**cell.content, "name": "plan"}, where=cell.label)
+                dataset = open_dataset(config, self.screen)
+                plan = config.plan.make(dataset.subset(dataset.split.train), self.screen)
+                file.parent.mkdir(exist_ok=True)
+                write_text(file, plan.as_yaml())
+        return file
+
+    @staticmethod
+    def _data_of(content: dict[str, Any]) -> DataConfig:
+        """The part of a stage's configuration that says which data, and who is for what."""
+        return validate(DataConfig, {key: content[key] for key in DataConfig.model_fields if key in content}, where="data")
+
+
+def _short(content: dict[str, Any], *keys: str) -> str:
+    """For the name of a file that stands for these parts of a configuration."""
+    return digest({key: content.get(key) for key in keys})[:12]
+
+
+def _scores(finished: Finished, kind: str) -> dict[str, Any]:
+    """The scores of an arm: of a search the Dice alone, of a draw everything and each case's mean Dice."""
+    (metrics,) = finished.result.metrics.values()
+    kept = {"n_test": metrics["n_test"], "dice_mean": metrics["dice_mean"]}
+    if kind == "rate":
+        return kept
+    (chosen_by,) = finished.result.facts["validation"].values()
+    kept |= {name: metrics[name] for name in ("hd95_mean", "surface_dice_mean", "labels")}
+    kept |= {"labelled_subjects": finished.result.facts["labelled_subjects"], "cases": _cases(metrics)}
+    return kept | {"validation": {"dice_mean": chosen_by["dice_mean"], "cases": _cases(chosen_by)}}
+
+
+def _cases(metrics: dict[str, Any]) -> dict[str, float]:
+    return {case: round(dice, 5) for case, dice in case_dice(metrics).items()}
+
+
+def _training_seconds(folder: Path) -> float:
+    """Seconds in the training loop, all members and all parts of a resumed training together."""
+    return round(sum(checkpoint.facts["state"]["seconds"] for checkpoint in _checkpoints(folder)), 1)
+
+
+def _checkpoints(folder: Path) -> list[Checkpoint]:
+    """The last one of each member. Raises TrainingError if one is gone."""
+    found = [load(checkpoints.parent) for checkpoints in folder.rglob("checkpoints")]
+    if not found or None in found:
+        raise TrainingError(
+            "The run is finished, but its checkpoint is gone.", where=folder, remedy="Remove it, to run the cell again."
+        )
+    return [checkpoint for checkpoint in found if checkpoint is not None]
+
+
+def _facts() -> dict[str, Any]:
+    """The code and the machine."""
+    found = provenance()
+    facts: dict[str, Any] = {
+        "revision": found.get("git.revision", "")[:10] + ("+" if found.get("git.dirty") == "true" else ""),
+        "threads": int(found["machine.threads"]),
+        "torch": found["version.torch"],
+        "python": python_version(),
+        "machine": machine(),
+        "cores": os.cpu_count(),
+    }
+    return facts | ({"gpus": found["machine.gpus"]} if "machine.gpus" in found else {})

@@ -1,0 +1,60 @@
+"""The MLflow run that the runs of several stages belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from medae.config import Config, to_dict
+from medae.tracking.mlflow import MlflowTracker
+from pipelines.files import read_json, write_json
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Named(Config):
+    """What has a name, and an experiment in MLflow."""
+
+    name: str
+    experiment: str = "medae"
+
+
+class Parent:
+    """The MLflow run of a pipeline or a curve: started by the first stage that has work to do, taken up again after an
+    interruption. kind: the run's tag ``medae.stage``."""
+
+    def __init__(self, config: Named, folder: Path, kind: str) -> None:
+        self._config, self._folder, self._kind = config, folder, kind
+        self._record = folder / "pipeline.json"
+        self._tracker: MlflowTracker | None = None
+        last = read_json(self._record) if self._record.is_file() else {}
+        self.run_id: str | None = last.get("run_id")
+        self._unfinished = last.get("status") in ("RUNNING", "FAILED", "KILLED")
+
+    def open(self) -> str:
+        """The id of the run, which is started or reopened if it is not open yet."""
+        if self._tracker is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._tracker = MlflowTracker.start(
+                self._config.experiment,
+                self._config.name,
+                folder=self._folder,
+                run_id=self.run_id if self._unfinished else None,
+                tags={"medae.stage": self._kind},
+                system_seconds=None,
+            )
+            self.run_id = self._tracker.run_id
+            self._note("RUNNING")
+            self._tracker.params(to_dict(self._config))
+        return self._tracker.run_id
+
+    def end(self, status: Status) -> None:
+        """Close the run, if it was opened now or left open by a process that was killed."""
+        if self._unfinished and status == "FINISHED":
+            self.open()
+        if self._tracker is not None:
+            self._tracker.end(status)
+            self._note(status)
+
+    def _note(self, status: str) -> None:
+        write_json(self._record, {"run_id": self.run_id, "status": status})
