@@ -26,6 +26,7 @@ from medae.objectives.registry import SEGMENTERS
 from medae.plan import Plan
 from medae.preprocessing.sampling import SamplerConfig
 from pipelines import detect, finetune, pretrain
+from pipelines.curve_config import Curve
 from pipelines.networks import OF_THE_PLAN
 from pipelines.pretrain import Autoencoding
 from pipelines.run import Pipeline
@@ -76,6 +77,7 @@ def configuration_page() -> str:
     _section(page, "Keys of a fine-tuning", finetune.Config, "", common)
     _section(page, "Keys of a detection", detect.Config, "", common)
     _section(page, "Keys of a pipeline", Pipeline, "", set())
+    _section(page, "Keys of a label curve", Curve, "", set())
     page.sections.append(PLAN_FILE)
     for name in ("space", "network", "sampling"):
         _nested(page, Plan.model_fields[name].annotation, name, " of a plan file")
