@@ -143,18 +143,18 @@ class Worker:
         """Train, score, and add the line."""
         start, load_before = time.perf_counter(), os.getloadavg()[0]
         begun = any((self.folder / cell.label).rglob("run.json"))
-        config, finished = self._stage(cell)
+        config, finished = self.stage(cell)
         row: dict[str, Any] = {"kind": cell.kind, "arm": cell.name, "labelled": cell.count, "draw": cell.draw}
         row |= {key: config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
         row |= {} if cell.kind == "encoder" else _scores(finished, cell.kind)
         row |= {"training_seconds": _training_seconds(finished.folder)}
         row |= {"seconds": None if begun else round(time.perf_counter() - start, 1)}
-        self._add(row | {"digest": cell.digest, **_facts(), "load": round(load_before, 2)})
+        self.add(row | {"digest": cell.digest, "load": round(load_before, 2)})
         for folder in ("checkpoints", *(("predictions", "validation") if cell.kind != "encoder" else ())):
             for place in finished.folder.rglob(folder):
                 shutil.rmtree(place)
 
-    def _stage(self, cell: Cell) -> tuple[Any, Finished]:
+    def stage(self, cell: Cell) -> tuple[Any, Finished]:
         """The configuration with which the cell's stage ran, and what it left."""
         content = dict(cell.content) | {"name": cell.label, "experiment": self.written.curve.experiment}
         content |= {"registered": False, "plan": {"file": str(self._plan(cell))}}
@@ -166,11 +166,11 @@ class Worker:
         folder = self.folder / cell.label
         return config, run_stage(cell.stage, config, folder, self.screen, resume=True, parent=self.parent)
 
-    def _add(self, row: dict[str, Any]) -> None:
-        """Add a line."""
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a line, with what the code and the machine are."""
         self.results.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "locks" / "results"), self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(json.dumps(row | _facts(), allow_nan=False) + "\n")
 
     def _plan(self, cell: Cell) -> Path:
         """The plan for the training subjects: one file for all arms that ask for the same data set, split and hints."""
@@ -213,10 +213,10 @@ def _cases(metrics: dict[str, Any]) -> dict[str, float]:
 
 def _training_seconds(folder: Path) -> float:
     """Seconds in the training loop, all members and all parts of a resumed training together."""
-    return round(sum(checkpoint.facts["state"]["seconds"] for checkpoint in _checkpoints(folder)), 1)
+    return round(sum(checkpoint.facts["state"]["seconds"] for checkpoint in checkpoints_of(folder)), 1)
 
 
-def _checkpoints(folder: Path) -> list[Checkpoint]:
+def checkpoints_of(folder: Path) -> list[Checkpoint]:
     """The last one of each member. Raises TrainingError if one is gone."""
     found = [load(checkpoints.parent) for checkpoints in folder.rglob("checkpoints")]
     if not found or None in found:

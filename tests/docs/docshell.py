@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -20,9 +21,10 @@ from docpages import ROOT
 from docweb import served
 from mlflow.cli import cli as mlflow_commands
 
-from medae.config import validate
+from medae.config import to_dict, validate
 from pipelines import cli
 from pipelines.configs import read_config
+from pipelines.curve_config import read_curve
 from pipelines.run import read_pipeline, stage_config
 from pipelines.stage import KINDS, program_of
 
@@ -97,9 +99,26 @@ def small(arguments: list[str]) -> list[str]:
         for label, (stage, content) in stages.items():
             stage_config(stage, content, dict.fromkeys(stages, "."), where=label)
         changes = [f"{label}.{change}" for label, (stage, content) in stages.items() for change in _changes(stage, content)]
+    elif kind == "curve":
+        changes = _curve_changes(arguments, overrides)
     else:
         changes = []
     return [word for change in changes for word in ("--set", change)]
+
+
+def _curve_changes(arguments: list[str], overrides: list[str]) -> list[str]:
+    """Two of the arms, one number of labels and one draw."""
+    written = read_curve(arguments[1], overrides)
+    options = dict(pairwise(arguments))
+    count = options.get("--labelled", str(written.curve.labelled[0])).split(",")[0]
+    arms = dict(list(to_dict(written.curve)["arms"].items())[:3])
+    kept = {name: arm for name, arm in arms.items() if not arm["as_long_as"]}
+    changes = [f"labelled=[{count}]", "draws=1", f"search.labelled=[{count}]", "search.set={fit: {steps: 2}}"]
+    changes += ["search.rates=[0.001, 0.002]", "search.bounds=[0.001, 0.002]", f"arms={json.dumps(kept)}"]
+    for kind, content in (("pretrain", written.pretrain), ("finetune", written.finetune)):
+        own = [] if content is None else _changes(kind, content)
+        changes += [f"{kind}.set.{change}" for change in own if not change.startswith("labelled=")]
+    return changes
 
 
 def _changes(kind: str, content: Mapping[str, Any]) -> list[str]:
