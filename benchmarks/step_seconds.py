@@ -3,9 +3,9 @@
     python benchmarks/step_seconds.py CURVE --results FILE --arms scratch,plain_stem
     python benchmarks/step_seconds.py CURVE --results FILE --table
 
-CURVE is a YAML file or the name of a shipped curve, FILE holds its rows. The trainings are the curve's own, of the first draw
-at the fewest labels, cut to 30 steps, each three times in turn; the first epoch, in which memory is allocated and kernels are
-chosen, does not count. Arms whose rate is not known yet are left out. A line is added to the file for each.
+CURVE is a YAML file or the name of a shipped curve, FILE holds its rows. The trainings are the curve's own, of the first
+draw at the fewest labels, cut to 30 steps, each three times in turn; the first epoch, in which memory is allocated and
+kernels are chosen, does not count. Arms whose rate is not known yet are left out. A line is added to the file for each.
 """
 
 from __future__ import annotations
