@@ -136,6 +136,9 @@ def finetune(
         str | None,
         typer.Option("--encoder", help="Pretrained model: a folder, runs:/…, models:/name@alias; 'none' for scratch only."),
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", min=2, help="Networks an arm, each without a fold of the labels; averaged.")
+    ] = None,
     overrides: Overrides = None,
     case_ids: StageCaseIds = None,
     workers: Workers = None,
@@ -148,6 +151,7 @@ def finetune(
     from pipelines import stage
 
     extra: dict[str, Any] = {} if encoder is None else {"encoder": None if encoder == "none" else encoder}
+    extra |= {} if folds is None else {"folds": folds}
     stage.command("finetune", config, overrides or [], extra | _chosen(case_ids, workers), out, resume, force, as_json)
 
 

@@ -38,11 +38,13 @@ class Config(TrainingConfig):
     choose the weights, by ``fit.monitor`` (``dice_mean``). encoder: the pretrained model; None trains from scratch only.
     scratch: whether the twin without it is trained too. tuning: how the pretrained arm's weights share its rate, step by
     step; the scratch arm trains all of them alike. rates: an arm's own peak. members: so many networks an arm, from other
-    seeds (decoder at the start, batches, augmentation), averaged. unlabelled: one arm more, begun and tuned like the
-    pretrained one (without an encoder, like scratch), that also learns from the images of all training subjects; null for
-    none. flips: average predictions over mirror images along the axes of ``augmentation.flip``. scored: who is scored at the
-    end: ``test`` subjects, ``validation`` subjects alone (what is to be chosen by them must not see a test subject), or
-    ``both``, apart from each other. tolerance: mm, of the surface Dice. baseline: a fixed rule to compare with.
+    seeds (decoder at the start, batches, augmentation), averaged. folds: so many networks an arm instead, each trained
+    without one fold of the labelled subjects and scored on it, averaged afterwards. unlabelled: one arm more, begun and
+    tuned like the pretrained one (without an encoder, like scratch), that also learns from the images of all training
+    subjects; null for none. flips: average predictions over mirror images along the axes of ``augmentation.flip``. scored:
+    who is scored at the end: ``test`` subjects, ``validation`` subjects alone (what is to be chosen by them must not see a
+    test subject), or ``both``, apart from each other. tolerance: mm, of the surface Dice. baseline: a fixed rule to compare
+    with.
     """
 
     target: str = "label"
@@ -54,6 +56,7 @@ class Config(TrainingConfig):
     tuning: TuningConfig = Together()
     rates: Rates = Rates()
     members: int = Field(default=1, ge=1)
+    folds: int | None = Field(default=None, ge=2)
     transfer: TransferConfig = TransferConfig()
     network: NetworkChoice = Field(default_factory=lambda: {"kind": "unet"})
     objective: SegmentationConfig = SegmentationConfig()
@@ -80,6 +83,13 @@ class Config(TrainingConfig):
             )
         if self.fit.monitor not in (None, CHOOSER) or (self.fit.monitor and self.fit.mode == "min"):
             raise ValueError(f"fit.monitor must be {CHOOSER} and fit.mode max: so the selection cases are scored")
+        if self.folds is not None and (self.members > 1 or self.selection or self.unlabelled is not None):
+            raise ValueError(
+                "folds go with neither members (each fold is one), nor selection (its cases would be in a fold), nor "
+                "unlabelled (its stream would show every member the images of its own fold)"
+            )
+        if self.folds is not None and self.labelled is not None and self.folds > self.labelled:
+            raise ValueError("folds: there cannot be more of them than labelled subjects")
         if self.labelled is not None and self.selection >= self.labelled:
             raise ValueError("selection takes its cases from the labelled ones: at least one must be left to train on")
         if self.tuning.kind == "decoder_first" and self.tuning.factor(1, self.fit.steps - 1, self.fit.steps) == 0:

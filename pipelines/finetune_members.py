@@ -1,4 +1,5 @@
-"""The members of an arm: the same training from other seeds, kept apart while they train, one model afterwards."""
+"""The members of an arm: the same training from other seeds or without other folds of the labelled cases, kept apart while
+they train, one model afterwards."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from medae.data.case import Manifest
+from medae.errors import ConfigError
 from medae.models.ensemble import Ensemble, EnsembleConfig
 from medae.models.networks import Network
 from medae.seeding import seed_for
@@ -16,11 +19,47 @@ from medae.training.loop import FitResult
 
 
 @dataclass(frozen=True)
-class Member:
-    """One training of an arm. name: the arm's, and which member if there are several."""
+class Share:
+    """What one member trains on. name: the arm's, and which member if there are several. held: its fold, never seen."""
 
     name: str
     seed: int
+    training: Manifest
+    held: Manifest
+
+
+def shares_of(arm: str, seed: int, members: int, folds: int | None, training: Manifest) -> list[Share]:
+    """The shares of an arm's members: all of the cases each, or without a fold each, a fold being every so manieth subject.
+
+    Raises ConfigError if there are fewer subjects than folds.
+    """
+    if folds is None:
+        nobody = training.of_subjects([])
+        pairs = zip(member_names(arm, members), member_seeds(seed, members), strict=True)
+        return [Share(name, each, training, nobody) for name, each in pairs]
+    subjects = list(dict.fromkeys(case.subject for case in training.cases))
+    if len(subjects) < folds:
+        raise ConfigError(
+            f"{len(subjects)} labelled subjects cannot be {folds} folds.", where="folds", remedy=f"At most {len(subjects)}."
+        )
+    return [
+        Share(
+            f"{arm}-fold-{place + 1}",
+            each,
+            training.of_subjects(subject for number, subject in enumerate(subjects) if number % folds != place),
+            training.of_subjects(subjects[place::folds]),
+        )
+        for place, each in enumerate(member_seeds(seed, folds))
+    ]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training of an arm. held: the labelled cases that it did not train on, none without folds."""
+
+    name: str
+    seed: int
+    held: Manifest
     network: Network
     result: FitResult
 

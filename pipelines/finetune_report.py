@@ -109,6 +109,13 @@ def _scores(report: Report, results: Results) -> None:
     )
     if "members" in results.facts:
         _members(report, metrics, results.facts["members"])
+    if "out_of_fold" in results.facts:
+        report.table(
+            ["Out of fold", "Dice", "HD95 (mm)", "Surface Dice", "Labelled cases"],
+            [[arm, *(found[column] for column in columns)] for arm, found in results.facts["out_of_fold"].items()],
+            caption="The labelled training cases, each segmented by the member that was trained without its label map. Each "
+            "member had fewer labels than the arm as one model, and a pretrained encoder may have seen the images.",
+        )
 
 
 def _trainings(report: Report, stage: Stage, trainings: Mapping[str, Training]) -> None:

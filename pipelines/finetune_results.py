@@ -13,7 +13,7 @@ from torch import nn
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
-from medae.metrics.segmentation import case_dice, summarise
+from medae.metrics.segmentation import LabelScore, case_dice, summarise
 from medae.metrics.statistics import PairedDifference, paired_difference
 from pipelines.baselines import ball_scores
 from pipelines.data import image_digests
@@ -50,7 +50,7 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
             sides.training, sides.scored, config.target, setting.labels, config.tolerance
         )
     found = {name: summarise(cases) for name, cases in scores.items()}
-    if config.members > 1:
+    if config.members > 1 or config.folds:
         facts["members"] = {arm: of_members(one.members, found) for arm, one in trained.items()}
     steps = {
         name: member.result.steps for arm, one in trained.items() for member in one.members for name in (arm, member.name)
@@ -59,10 +59,23 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
         numbers = {f"{name}/{part}/{key}": float(value) for key, value in summary(values).items() if value is not None}
         stage.tracker.metrics(numbers, steps.get(name, 0))
     differences = compare_arms({arm: found[arm] for arm in trained}, sides.scored)
+    if config.folds:
+        facts["out_of_fold"] = {arm: _out_of_fold(setting, one) for arm, one in trained.items()}
     if config.scored == "both":
         facts["validation"] = _validation(setting, {arm: models[arm] for arm in trained})
     facts |= {f"{one}_minus_{other}": made.model_dump() for (one, other), made in differences.items()}
     return Results(part, {arm: values for arm, values in found.items() if arm in trained or arm == BALL}, differences, facts)
+
+
+def _out_of_fold(setting: Setting, arm: TrainedArm) -> dict[str, Any]:
+    """The figures of every labelled training case, each segmented by the member that has not seen its label map."""
+    scores: dict[str, dict[str, LabelScore]] = {}
+    for member in arm.members:
+        folder = setting.stage.folder / "out-of-fold"
+        network = member.network.to(setting.stage.device)
+        mirrored = setting.config.augmentation.mirrored if setting.config.flips else ()
+        scores |= setting.score({arm.name: network}, member.held, folder, mirrored=mirrored)[arm.name]
+    return summarise(scores)
 
 
 def _validation(setting: Setting, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:

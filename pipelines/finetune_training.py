@@ -28,7 +28,7 @@ from medae.training.source import BatchSource
 from medae.transfer import TransferReport, transfer
 from pipelines.files import write_text
 from pipelines.finetune_config import CHOOSER, Config
-from pipelines.finetune_members import Member, TrainedArm, member_names, member_seeds
+from pipelines.finetune_members import Member, Share, TrainedArm, shares_of
 from pipelines.finetune_sides import Sides
 from pipelines.networks import network_config, seeded_network
 from pipelines.segmenting import score_arms
@@ -58,11 +58,11 @@ class Setting:
         """With its first weights, before anything is transferred."""
         return seeded_network(network_config(self.config.network, self.plan, classes=len(self.labels)), seed)
 
-    def sampler(self, seed: int) -> PatchSampler:
-        """The labelled patches of a training of this seed, as large as augmentation needs them."""
+    def sampler(self, seed: int, cases: Manifest | None = None) -> PatchSampler:
+        """The labelled patches of a training of this seed (cases: of these only), as large as augmentation needs them."""
         return PatchSampler(
             self.store,
-            [case.id for case in self.sides.training.cases],
+            [case.id for case in (cases or self.sides.training).cases],
             self.plan.space,
             self.config.drawing.sampler(self.plan),
             seed,
@@ -102,11 +102,12 @@ def train_arm(setting: Setting, arm: str) -> TrainedArm:
     """Train the members of an arm; the same member of every arm draws the same labelled batches."""
     config = setting.config
     members = []
-    for name, seed in zip(member_names(arm, config.members), member_seeds(config.fit.seed, config.members), strict=True):
-        network = setting.network(seed)
+    for share in shares_of(arm, config.fit.seed, config.members, config.folds, setting.sides.training):
+        network = setting.network(share.seed)
         if config.arms()[arm]:
             _transfer(setting, network)
-        members.append(Member(name, seed, network, _train(setting, network, arm, name, seed)))
+        result = _train(setting, network, arm, share)
+        members.append(Member(share.name, share.seed, share.held, network, result))
     return TrainedArm(arm, tuple(members))
 
 
@@ -114,14 +115,15 @@ def _transfer(setting: Setting, network: Network) -> TransferReport:
     return transfer(setting.stage.inputs["encoder"], network, setting.plan.space, setting.config.transfer)
 
 
-def _train(setting: Setting, network: Network, arm: str, name: str, seed: int) -> FitResult:
-    """Train one member. name: of its folder."""
+def _train(setting: Setting, network: Network, arm: str, share: Share) -> FitResult:
+    """Train one member, in a folder of its name."""
+    name, seed = share.name, share.seed
     config, stage = setting.config, setting.stage
     goal = config.objective.model_copy(update={"target": config.target})
     objective: Objective = build_objective(goal, network.config)
     augmentation = setting.augmentation
     augment: Augment = augmentation
-    drawn = setting.sampler(seed)
+    drawn = setting.sampler(seed, share.training)
     source: BatchSource = drawn
     if (beside := setting.unlabelled) is not None and arm == beside.config.kind:
         objective, augment = beside.objective(objective, network, seed), augment_streams(augment)

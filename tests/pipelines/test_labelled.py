@@ -8,14 +8,19 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from medae.artifact import load_artifact
 from medae.config import validate
+from medae.data.case import Case, ImageRef, Manifest
 from medae.data.split import ordered
 from medae.errors import ConfigError, DataError
+from medae.training import checkpoint
 from pipelines import finetune
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import open_dataset
+from pipelines.finetune_members import shares_of
 from pipelines.segmenting import label_names
 from pipelines.stage import run_stage
 
@@ -85,3 +90,49 @@ def test_cases_that_choose_must_hold_something_to_be_found(work: Path) -> None:
         run_stage(
             "finetune", config.model_copy(update={"data": configured(scans(work, {chooser: ()})).data}), work, Screen()
         )
+
+
+# --- folds ---
+
+
+def cases(*subjects: str) -> Manifest:
+    ref = {"T1w": ImageRef(files=("a.nii.gz",), sha256="0" * 64, kind="intensity")}
+    found = tuple(Case(id=f"{name}-{scan}", subject=name, images=ref) for name in subjects for scan in "ab")
+    return Manifest(source="folder", root=Path("/data"), channels=("T1w",), cases=found)
+
+
+def test_every_subject_is_held_out_once_with_all_its_scans_and_never_trained_on_there() -> None:
+    shares = shares_of("scratch", 0, 1, 3, cases(*NAMES))
+    assert [share.name for share in shares] == ["scratch-fold-1", "scratch-fold-2", "scratch-fold-3"]
+    assert sorted(case.id for share in shares for case in share.held.cases) == sorted(c.id for c in cases(*NAMES).cases)
+    for share in shares:
+        subjects = [{case.subject for case in part.cases} for part in (share.training, share.held)]
+        assert subjects[0] | subjects[1] == set(NAMES) and not subjects[0] & subjects[1]
+        assert len(subjects[1]) in (2, 3)
+    assert len({share.seed for share in shares}) == 3
+    with pytest.raises(ConfigError, match="2 labelled subjects cannot be 3 folds"):
+        shares_of("scratch", 0, 1, 3, cases("a", "b"))
+
+
+@pytest.mark.parametrize("other", ["members=2", "unlabelled={kind: mean_teacher}", "labelled=3"])
+def test_what_does_not_go_with_folds_is_refused(work: Path, other: str) -> None:
+    with pytest.raises(ConfigError, match="folds"):
+        configured(scans(work, {}), "fit.ema=0.9", "folds=4", other)
+
+
+def test_folds_make_one_model_and_score_every_labelled_case_by_who_has_not_seen_it(work: Path) -> None:
+    config = configured(scans(work, {}), "labelled=4", "folds=2", "fit.steps=3")
+    finished = run_stage("finetune", config, work / "runs", Screen())
+    out_of_fold = finished.result.facts["out_of_fold"]["scratch"]
+    labelled = open_dataset(config, Screen()).split
+    assert len(out_of_fold["cases"]) == 4 and not set(out_of_fold["cases"]) & set(labelled.test)
+    artifact = load_artifact(finished.folder / "model-scratch")
+    model = artifact.model()
+    assert len(model.members) == 2
+    for number, fold in enumerate(("scratch-fold-1", "scratch-fold-2")):
+        stored = checkpoint.load(finished.folder / fold).tensors
+        own = {name.removeprefix("ema/"): value for name, value in stored.items() if name.startswith("ema/")}
+        assert all(torch.equal(artifact.tensors()[f"members.{number}.{name}"], value) for name, value in own.items())
+    kept = {path.name.split(".")[0] for path in (finished.folder / "out-of-fold" / "scratch").glob("*.nii.gz")}
+    assert kept == set(out_of_fold["cases"])
+    assert "Out of fold" in (finished.folder / "report.html").read_text()
