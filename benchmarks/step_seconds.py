@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-from medae.config import digest
-from pipelines.configs import merge
 from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, part_of
 from pipelines.curve_config import read_curve
-from pipelines.curve_work import Worker, checkpoints_of
+from pipelines.curve_timing import Timed, cut_short, measure
+from pipelines.curve_work import Worker
 
 RUNS, SHORT = 3, {"fit": {"steps": 30, "epoch_steps": 10, "schedule": {"warmup": 5}}}
 
@@ -45,21 +42,9 @@ def main() -> None:
         print(table(worker.design, part))
     else:
         with FileLock(worker.folder / "locks" / "time"):  # one at a time, or they would time each other
-            for cell in timed(worker.design, part):
-                measure(worker, cell)
-
-
-@dataclass(frozen=True)
-class Timed(Cell):
-    """A training that is cut short. of: the one that is timed. run: which time it is."""
-
-    of: str = ""
-    run: int = 0
-
-    @property
-    def digest(self) -> str:
-        """Also of which time it is."""
-        return digest({"kind": "time", "of": self.of, "run": self.run, "content": self.content})[:12]
+            for cell in cut_short(cells(worker.design, part).values(), SHORT, RUNS):
+                if cell.digest not in worker.design.rows:
+                    timed(worker, cell)
 
 
 def cells(design: Design, part: Part) -> dict[str, Cell]:
@@ -74,28 +59,13 @@ def cells(design: Design, part: Part) -> dict[str, Cell]:
     return found
 
 
-def timed(design: Design, part: Part) -> list[Timed]:
-    """All once, then all again; without what has been measured."""
-    short = [
-        Timed(cell.kind, cell.name, merge(cell.content, SHORT), needs=cell.needs, of=cell.digest, run=run)
-        for run in range(RUNS)
-        for cell in cells(design, part).values()
-    ]
-    return [cell for cell in short if cell.digest not in design.rows]
-
-
-def measure(worker: Worker, cell: Timed) -> None:
-    """Train, add the line, leave nothing else behind."""
+def timed(worker: Worker, cell: Timed) -> None:
+    """Train, and add the line."""
     load = os.getloadavg()[0]
-    config, finished = worker.stage(cell)
-    members = checkpoints_of(finished.folder)
-    epochs = [record for member in members for record in member.facts["state"]["history"]]
-    seconds = [record["seconds"] for record in epochs if record["step"] > config.fit.epoch_steps]
-    step_seconds = round(len(members) * statistics.mean(seconds) / config.fit.epoch_steps, 4)
-    row = {"kind": "time", "arm": cell.name, "of": cell.of, "run": cell.run, "steps": config.fit.steps}
-    worker.add(row | {"step_seconds": step_seconds, "digest": cell.digest, "load": round(load, 2)})
-    shutil.rmtree(worker.folder / cell.label)
-    print(f"{cell.name}, run {cell.run}: {step_seconds:.3f} s a step, load before {load:.2f}", flush=True)
+    found = measure(worker, cell)
+    row = {"kind": "time", "arm": cell.name, "of": cell.of, "run": cell.run, "steps": found.steps}
+    worker.add(row | {"step_seconds": round(found.step, 4), "digest": cell.digest, "load": round(load, 2)})
+    print(f"{cell.name}, run {cell.run}: {found.step:.3f} s a step, load before {load:.2f}", flush=True)
 
 
 def table(design: Design, part: Part) -> str:

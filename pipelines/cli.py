@@ -242,7 +242,13 @@ def demo(
 
 @app.command()
 def curve(
-    config: Annotated[str, typer.Argument(metavar="CURVE", help="A YAML file, or the name of a shipped curve.")],
+    config: Annotated[
+        str, typer.Argument(metavar="CURVE", help="A YAML file, a shipped curve, or with --budget the folder of a data set.")
+    ],
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Plan a curve of the data set that fits this time: 90m, 2h, 1d.")
+    ] = None,
+    format: Format = "auto",
     arms: Annotated[str | None, typer.Option("--arms", help="Only these, such as scratch,masked.")] = None,
     labelled: Annotated[str | None, typer.Option("--labelled", help="Only these numbers of labels, such as 1,4.")] = None,
     draws: Annotated[str | None, typer.Option("--draws", help="Only these draws of labelled cases, such as 0,1.")] = None,
@@ -267,6 +273,8 @@ def curve(
         labelled=_listed(labelled),
         draws=_numbers(draws),
         jobs=jobs,
+        budget=budget,
+        format=format,
         report_only=report,
         as_json=as_json,
     )

@@ -20,8 +20,10 @@ from typing import Any
 from medae.errors import ConfigError, Interrupted, TrainingError
 from medae.parallel import usable_cores
 from pipelines.console import Screen, shown
+from pipelines.curve_budget import seconds_of
 from pipelines.curve_cells import Cell, Design, Part, Rows, part_of, read_rows
 from pipelines.curve_config import Written, read_curve
+from pipelines.curve_planning import plan_curve
 from pipelines.curve_report import summary, write_results
 from pipelines.curve_results import Found, evaluate
 from pipelines.curve_work import Worker
@@ -43,15 +45,33 @@ def run(
     labelled: Sequence[str] | None = None,
     draws: Sequence[int] | None = None,
     jobs: int = 1,
+    budget: str | None = None,
+    format: str = "auto",
     report_only: bool = False,
     as_json: bool = False,
 ) -> Found:
     """Run what is missing of a curve, and report on all that is there.
 
+    name: a YAML file, a shipped curve, or the folder of a data set, for which a curve is planned that fits the ``budget``.
     runs: the curve's folder is made below it. results: the file of the rows; ``results.jsonl`` in that folder by default.
     Raises TrainingError, after everything else was run and reported, if a cell failed.
     """
     screen = Screen(as_json)
+    if Path(name).is_dir():
+        if budget is None:
+            raise ConfigError(
+                "For the folder of a data set a curve is planned, and it has to fit some time.",
+                where=name,
+                remedy="Say how long it may take, such as --budget 2h, or name the YAML file of a curve.",
+            )
+        name = str(plan_curve(Path(name), format, overrides, runs, seconds_of(budget), jobs, screen))
+        overrides = ()
+    elif budget is not None:
+        raise ConfigError(
+            "A curve that is written already takes the time that it takes.",
+            where="--budget",
+            remedy="Name the folder of a data set, or lower draws, labelled or steps in the file.",
+        )
     written = read_curve(name, list(overrides))
     folder = runs / written.curve.name
     file = folder / "results.jsonl" if results is None else results

@@ -25,9 +25,9 @@ SHARED = ("data", "split", "target", "labelled", "labelled_salt", "selection", "
 
 
 class Base(Config):
-    """What all start from. config: a file beside the curve's, or a shipped name. set: keys over it."""
+    """What all start from. config: a file beside the curve's, or a shipped name; None if set says all. set: keys over it."""
 
-    config: str
+    config: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -171,7 +171,12 @@ class Written(Config):
 def read_curve(name: str, overrides: list[str] | None = None) -> Written:
     """A curve by path or shipped name, with what its stages start from. Raises ConfigError if they do not fit together."""
     path = find_config(name, "curve")
-    curve = validate(Curve, read_config(name, "curve", overrides or []), where=path)
+    return written_of(read_config(name, "curve", overrides or []), path)
+
+
+def written_of(content: Mapping[str, Any], path: Path) -> Written:
+    """A curve's keys, validated, with what its stages start from. path: of the file, which others may lie beside."""
+    curve = validate(Curve, content, where=path)
     pretrain = None if curve.pretrain is None else _base(curve.pretrain, "pretrain", path)
     finetune = _base(curve.finetune, "finetune", path)
     if not finetune.get("split", {}).get("validation"):
@@ -184,5 +189,7 @@ def read_curve(name: str, overrides: list[str] | None = None) -> Written:
 
 
 def _base(base: Base, kind: str, path: Path) -> dict[str, Any]:
+    if base.config is None:
+        return base.set
     beside = path.parent / base.config
     return merge(read_yaml(beside if beside.is_file() else find_config(base.config, kind)), base.set)

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from platform import machine, python_version
 from typing import Any
@@ -37,6 +38,15 @@ from pipelines.stage import StageConfig, program_of, run_stage
 
 PATIENCE = 10.0
 """Seconds until it is looked again whether another process has finished what a cell waits for."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A cell's stage: the configuration that it ran with, what it left, and the seconds that all of it took now."""
+
+    config: Any
+    finished: Finished
+    seconds: float
 
 
 class Worker:
@@ -141,21 +151,21 @@ class Worker:
 
     def _run(self, cell: Cell) -> None:
         """Train, score, and add the line."""
-        start, load_before = time.perf_counter(), os.getloadavg()[0]
+        load_before = os.getloadavg()[0]
         begun = any((self.folder / cell.label).rglob("run.json"))
-        config, finished = self.stage(cell)
+        ran = self.stage(cell)
         row: dict[str, Any] = {"kind": cell.kind, "arm": cell.name, "labelled": cell.count, "draw": cell.draw}
-        row |= {key: config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
-        row |= {} if cell.kind == "encoder" else _scores(finished, cell.kind)
-        row |= {"training_seconds": _training_seconds(finished.folder)}
-        row |= {"seconds": None if begun else round(time.perf_counter() - start, 1)}
+        row |= {key: ran.config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
+        row |= {} if cell.kind == "encoder" else _scores(ran.finished, cell.kind)
+        row |= {"training_seconds": _training_seconds(ran.finished.folder)}
+        row |= {"seconds": None if begun else round(ran.seconds, 1)}
         self.add(row | {"digest": cell.digest, "load": round(load_before, 2)})
         for folder in ("checkpoints", *(("predictions", "validation") if cell.kind != "encoder" else ())):
-            for place in finished.folder.rglob(folder):
+            for place in ran.finished.folder.rglob(folder):
                 shutil.rmtree(place)
 
-    def stage(self, cell: Cell) -> tuple[Any, Finished]:
-        """The configuration with which the cell's stage ran, and what it left."""
+    def stage(self, cell: Cell) -> Ran:
+        """Run a cell's stage, or go on with it."""
         content = dict(cell.content) | {"name": cell.label, "experiment": self.written.curve.experiment}
         content |= {"registered": False, "plan": {"file": str(self._plan(cell))}}
         if cell.needs is not None:
@@ -163,8 +173,9 @@ class Worker:
         if cell.kind != "encoder":
             content["scored"] = "validation" if cell.kind == "rate" else "both"  # a search never sees a test subject
         config: StageConfig = validate(program_of(cell.stage).Config, content, where=cell.label)
-        folder = self.folder / cell.label
-        return config, run_stage(cell.stage, config, folder, self.screen, resume=True, parent=self.parent)
+        start = time.perf_counter()
+        finished = run_stage(cell.stage, config, self.folder / cell.label, self.screen, resume=True, parent=self.parent)
+        return Ran(config, finished, time.perf_counter() - start)
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a line, with what the code and the machine are."""

@@ -24,12 +24,16 @@ from mlflow.cli import cli as mlflow_commands
 from medae.config import to_dict, validate
 from pipelines import cli
 from pipelines.configs import read_config
+from pipelines.curve_budget import Matrix
 from pipelines.curve_config import read_curve
 from pipelines.run import read_pipeline, stage_config
 from pipelines.stage import KINDS, program_of
 
 GIVEN = ("MEDAE_DATA", "MLFLOW_TRACKING_URI")
 """Variables that a page sets for its reader and the test for itself."""
+
+SMALLEST = Matrix(("scratch", "masked"), {1: 1}, steps=2, pretrain_steps=2)
+"""What a curve with a budget is made to."""
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(JOBS)", "2")
 
@@ -58,6 +62,7 @@ class Shell:
         arguments = [name for word in words for name in self._expanded(word)]
         is_fetched = arguments[:2] == ["data", "get"] and self.public is not None
         with served(self.public, arguments, self.patch) if is_fetched else nullcontext(arguments) as arguments:
+            self.patch.setattr("pipelines.curve_planning.choose", lambda *_: SMALLEST)
             self.patch.setattr(sys, "argv", ["medae", *arguments, *([] if fails else small(arguments))])
             with pytest.raises(SystemExit) as ended:
                 cli.main()
@@ -99,6 +104,10 @@ def small(arguments: list[str]) -> list[str]:
         for label, (stage, content) in stages.items():
             stage_config(stage, content, dict.fromkeys(stages, "."), where=label)
         changes = [f"{label}.{change}" for label, (stage, content) in stages.items() for change in _changes(stage, content)]
+    elif kind == "curve" and "--budget" in arguments:
+        content = read_config("hippocampus", "finetune")
+        changes = [f"{kind}.set.{change}" for kind in ("pretrain", "finetune") for change in _changes(kind, content)]
+        changes = [change for change in changes if "labelled=" not in change and ".fit." not in change]
     elif kind == "curve":
         changes = _curve_changes(arguments, overrides)
     else:

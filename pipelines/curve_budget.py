@@ -1,0 +1,170 @@
+"""A label curve for a data set that nobody wrote a configuration for, in the time that there is.
+
+The steps of a pretraining and a fine-tuning are timed, and then the largest comparison is chosen that fits: first enough
+steps, then draws, arms and numbers of labels. What is planned is written to a file that can be edited, and run like any
+other curve.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scipy.stats import t as student
+
+from medae.errors import ConfigError
+
+RATES = (2.0e-3, 8.0e-3, 3.2e-2)
+SHARE = 0.9
+"""Of the budget that is planned for: times are estimates."""
+
+SPREAD = {1: 0.06, 2: 0.03, 4: 0.012, 8: 0.010}
+"""Standard deviation, between draws, of the difference of two arms' Dice, by number of labels: on hippocampus MR at 1 and 4,
+between and beyond them a guess. More labels than these have the last."""
+
+ARMS: dict[str, dict[str, Any]] = {
+    "scratch": {},
+    "masked": {"encoder": "masked"},
+    "strong": {"set": {"augmentation": {"preset": "strong"}}},
+    "mean_teacher": {"set": {"unlabelled": {"kind": "mean_teacher", "twin": False}}},
+}
+STEPS_OF = {"mean_teacher": 2.0}
+"""How much longer than that of scratch a step of an arm takes."""
+
+
+def seconds_of(text: str) -> float:
+    """``90m``, ``2h``, ``1.5h``, ``1d`` in seconds. Raises ConfigError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhd])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise ConfigError(f"'{text}' is no length of time.", where="--budget", remedy="Write for example 90m, 2h or 1d.")
+    return float(match[1]) * {"m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one process. pretrain, finetune: a training step. rest: of a cell, all that is no training."""
+
+    pretrain: float
+    finetune: float
+    rest: float
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is compared: arms, numbers of labels with their draws, steps of a fine-tuning and of the pretraining."""
+
+    arms: tuple[str, ...]
+    draws: dict[int, int]
+    steps: int
+    pretrain_steps: int
+
+    @property
+    def search_steps(self) -> int:
+        """Of the trainings that look for a rate."""
+        return self.steps // 2
+
+    def seconds(self, times: Times) -> float:
+        """Of one process, for everything."""
+        pretraining = (self.pretrain_steps * times.pretrain + times.rest) if "masked" in self.arms else 0.0
+        total = pretraining
+        for arm in self.arms:
+            step = times.finetune * STEPS_OF.get(arm, 1.0)
+            total += len(RATES) * (self.search_steps * step + times.rest)
+            total += sum(self.draws.values()) * (self.steps * step + times.rest)
+        return total
+
+
+def choose(budget: float, times: Times, training: int, jobs: int = 1) -> Matrix:
+    """The largest matrix that fits. budget: seconds. training: labelled training subjects.
+
+    Raises ConfigError, with the time that the smallest one needs, if none does.
+    """
+    chosen: Matrix | None = None
+    for matrix in _growing(training):
+        if matrix.seconds(times) > SHARE * budget * jobs:
+            if chosen is None:
+                least = matrix.seconds(times) / (SHARE * jobs)
+                raise ConfigError(
+                    f"The smallest comparison that says anything takes about {_words(least)}: {describe(matrix)}.",
+                    where="--budget",
+                    remedy=f"Give it {_words(least)}, more processes (--jobs), a GPU, or a smaller network "
+                    "(--set finetune.set.plan.widths=[16,32,64]).",
+                )
+            break
+        chosen = matrix
+    assert chosen is not None
+    return chosen
+
+
+def _growing(training: int) -> Iterator[Matrix]:
+    """Matrices, each larger than the one before: what is worth most comes first."""
+    numbers = [number for number in (4, 16, 1, 64) if number <= training // 2] or [max(1, training // 2)]
+    matrix = Matrix(("scratch", "masked"), {numbers[0]: 3}, 200, 300)
+    yield matrix
+    for steps, pretrain_steps in ((500, 800),):
+        matrix = replace(matrix, steps=steps, pretrain_steps=pretrain_steps)
+        yield matrix
+    for change in ("draws", "arm", "number", "more draws", "steps", "number", "arm", "steps", "number"):
+        before = matrix
+        if change in ("draws", "more draws"):
+            draws = 5 if change == "draws" else 8
+            matrix = replace(matrix, draws={**matrix.draws, min(matrix.draws): draws})
+        elif change == "arm":
+            matrix = replace(matrix, arms=tuple(ARMS)[: len(matrix.arms) + 1])
+        elif change == "number":
+            left = [number for number in numbers if number not in matrix.draws]
+            if left:
+                most = max(matrix.draws.values()) if left[0] < min(matrix.draws) else 3
+                matrix = replace(matrix, draws=dict(sorted({**matrix.draws, left[0]: most}.items())))
+        else:
+            matrix = replace(matrix, steps=2 * matrix.steps, pretrain_steps=2 * matrix.pretrain_steps)
+        if matrix != before:
+            yield matrix
+
+
+def describe(matrix: Matrix) -> str:
+    """The matrix in words."""
+    draws = ", ".join(f"{draws} draws of {number}" for number, draws in matrix.draws.items())
+    return f"{', '.join(matrix.arms)}; {draws} labels; {matrix.steps} steps each"
+
+
+def resolves(matrix: Matrix) -> list[str]:
+    """How small a difference to scratch each number of labels can show."""
+    lines = []
+    for number, draws in matrix.draws.items():
+        spread = SPREAD[max(known for known in SPREAD if known <= number)]
+        half = float(student.ppf(0.975, draws - 1)) * spread / draws**0.5
+        labels = f"{number} {'label' if number == 1 else 'labels'}, {draws} draws"
+        lines.append(
+            f"{labels}: a difference in Dice below about {half:.3f} would not be seen, if draws differ as on hippocampus MR "
+            f"({spread:.3f})."
+        )
+    return lines
+
+
+def content_of(matrix: Matrix, name: str, pretrain: dict[str, Any], finetune: dict[str, Any]) -> dict[str, Any]:
+    """The curve's configuration. pretrain, finetune: what its stages start from, written out."""
+    fit = {"steps": matrix.steps, "epoch_steps": 50, "schedule": {"warmup": matrix.steps // 20}}
+    before = {"steps": matrix.pretrain_steps, "epoch_steps": 50, "schedule": {"warmup": matrix.pretrain_steps // 20}}
+    smallest = min(matrix.draws, key=lambda number: abs(number - 4))
+    return {
+        "name": name,
+        "pretrain": {"set": pretrain | {"fit": {**pretrain.get("fit", {}), **before}}},
+        "finetune": {"set": finetune | {"fit": {**finetune.get("fit", {}), **fit}}},
+        "labelled": list(matrix.draws),
+        "draws": {str(number): draws for number, draws in matrix.draws.items()},
+        "search": {
+            "rates": list(RATES),
+            "bounds": [RATES[0] / 4, RATES[-1] * 4],
+            "labelled": [smallest],
+            "set": {"fit": {"steps": matrix.search_steps, "epoch_steps": min(50, matrix.search_steps)}},
+        },
+        "encoders": {"masked": {}},
+        "arms": {name: ARMS[name] for name in matrix.arms},
+    }
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

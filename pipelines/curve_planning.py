@@ -1,0 +1,111 @@
+"""Writing a label curve for a data set folder: its splits, its configurations, and the matrix that fits the time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from medae.config import apply_overrides, validate
+from medae.data.case import ImageRef, Manifest
+from medae.errors import ConfigError
+from pipelines.console import Screen, shown
+from pipelines.curve_budget import Matrix, Times, choose, content_of, describe, resolves
+from pipelines.curve_cells import Design
+from pipelines.curve_config import Written, written_of
+from pipelines.curve_timing import cut_short, measure
+from pipelines.curve_work import Worker
+from pipelines.data import DataConfig, open_dataset
+from pipelines.files import write_text
+
+FEWEST = 8
+"""Labelled subjects below which there is nothing to compare: some train, some choose, some test."""
+
+SHORT = {"fit": {"steps": 15, "epoch_steps": 5, "schedule": {"warmup": 2}}}
+SMALL = {"stem": "space_to_depth", "widths": [24, 48, 96], "batch": 2}
+"""Hints for the plan where there is no GPU."""
+
+
+def plan_curve(
+    folder: Path, format: str, overrides: Sequence[str], runs: Path, budget: float, jobs: int, screen: Screen
+) -> Path:
+    """Write the curve of a data set to ``curve.yaml`` in its folder below ``runs``, unless there is one; returns the file.
+
+    budget: seconds. overrides: keys of the curve, such as ``finetune.set.plan.widths=[16,32]``.
+    Raises ConfigError if the data set has too few labelled subjects, or if nothing fits the time.
+    """
+    name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.resolve().name).strip('-.') or 'data'}-curve"
+    place = runs / name
+    file = place / "curve.yaml"
+    if file.is_file():
+        screen.note(f"The plan is {shown(file)}, written before; edit it, or remove it to plan anew.")
+        return file
+    data = {"format": format, "root": str(folder.resolve())}
+    split, target, training = _sides(data, screen)
+    shared = {"name": name, "data": data, "split": split, "plan": {} if torch.cuda.is_available() else SMALL}
+    pretrain = shared | {"network": {"kind": "autoencoder", "encoder": {"block": "residual"}}}
+    pretrain |= {"objective": {"kind": "masked", "ratio": [0.6, 0.75]}, "fit": {"rate": 2.0e-3}}
+    finetune = shared | {"target": target, "network": {"kind": "unet", "encoder": {"block": "residual"}}}
+    finetune |= {"fit": {"rate": 4.0e-3, "ema": 0.99}}
+    first = Matrix(("scratch", "masked"), {1: 1}, 200, 300)
+    content = apply_overrides(content_of(first, name, pretrain, finetune), overrides)
+    times = _time(written_of(content, file), place, screen)
+    matrix = choose(budget, times, training, jobs)
+    pretrain, finetune = (content[kind]["set"] for kind in ("pretrain", "finetune"))
+    content = apply_overrides(content_of(matrix, name, pretrain, finetune), overrides)
+    written_of(content, file)
+    takes = f"about {matrix.seconds(times) / jobs / 3600:.1f} h"
+    lines = [f"In {budget / 3600:g} h: {describe(matrix)}; {takes}.", *resolves(matrix)]
+    for line in lines:
+        screen.note(line)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    write_text(file, "".join([*(f"# {line}\n" for line in lines), text]))
+    screen.note(f"The plan is {shown(file)}; edit it as you like, and run medae curve with it.")
+    return file
+
+
+def _sides(data: Mapping[str, Any], screen: Screen) -> tuple[dict[str, Any], str, int]:
+    """Split, target, and the number of labelled training subjects. A third is tested on, 60 at most; a tenth chooses, 10."""
+    config = validate(DataConfig, {"data": data, "split": {"test": 1, "validation": 1}}, where="data")
+    manifest = open_dataset(config, screen).manifest
+    target = _target(manifest)
+    labelled = {case.subject for case in manifest.cases if isinstance(case.targets.get(target), ImageRef)}
+    if len(labelled) < FEWEST:
+        raise ConfigError(
+            f"{len(labelled)} subjects have the label map '{target}'; {FEWEST} is the least for a comparison.",
+            where=str(data["root"]),
+            remedy="Label more, or compare two arms on all you have by medae finetune --folds.",
+        )
+    subjects = {case.subject for case in manifest.cases}
+    test, validation = min(60, len(labelled) // 3), max(2, min(10, len(labelled) // 10))
+    split: dict[str, Any] = {"salt": "curve:", "test": test, "validation": validation}
+    if labelled != subjects:  # shares of the labelled ones are in each part
+        share = len(subjects) / len(labelled)
+        split |= {"test": round(test * share), "validation": round(validation * share), "stratify": target}
+    return split, target, len(labelled) - test - validation
+
+
+def _target(manifest: Manifest) -> str:
+    found = sorted({name for case in manifest.cases for name, ref in case.targets.items() if isinstance(ref, ImageRef)})
+    if len(found) != 1:
+        raise ConfigError(
+            f"A case of the data set has {len(found)} label maps: {', '.join(found)}." if found else "It has no label maps.",
+            where="target",
+            remedy="Write the curve's file yourself, with finetune.set.target: docs/how-to/curve.md.",
+        )
+    return found[0]
+
+
+def _time(written: Written, folder: Path, screen: Screen) -> Times:
+    """Steps of a pretraining and of a fine-tuning from scratch, and what a cell takes beside."""
+    worker = Worker(written, folder, folder / "results.jsonl", screen)
+    design = Design(written, {})
+    count = written.curve.labelled[0]
+    screen.note("Timing a few steps …")
+    cells = [design.encoder("masked"), design.drawn("scratch", count, 0, written.curve.search.rates[0])]
+    before, after = (measure(worker, cell) for cell in cut_short(cells, SHORT, 1))
+    return Times(before.step, after.step, after.rest)

@@ -1,0 +1,57 @@
+"""How long the steps of a curve's trainings take, by trainings that are cut short."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medae.config import digest
+from pipelines.configs import merge
+from pipelines.curve_cells import Cell
+from pipelines.curve_work import Worker, checkpoints_of
+
+
+@dataclass(frozen=True)
+class Timed(Cell):
+    """A training that is cut short. of: the one that is timed. run: which time it is."""
+
+    of: str = ""
+    run: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Also of which time it is."""
+        return digest({"kind": "time", "of": self.of, "run": self.run, "content": self.content})[:12]
+
+
+def cut_short(cells: Iterable[Cell], changes: Mapping[str, Any], runs: int) -> list[Timed]:
+    """The cells with a shorter fit: all once, then all again. changes: keys over theirs."""
+    every = list(cells)
+    return [
+        Timed(cell.kind, cell.name, merge(cell.content, changes), cell.count, cell.draw, cell.needs, cell.digest, run)
+        for run in range(runs)
+        for cell in every
+    ]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """step: of a training step, the first epoch left out, in which memory is allocated. rest: of all that is no training."""
+
+    step: float
+    rest: float
+    steps: int
+
+
+def measure(worker: Worker, cell: Timed) -> Seconds:
+    """Train and score; nothing is left behind."""
+    run = worker.stage(cell)
+    members = checkpoints_of(run.finished.folder)
+    epochs = [record for member in members for record in member.facts["state"]["history"]]
+    seconds = [record["seconds"] for record in epochs if record["step"] > run.config.fit.epoch_steps]
+    shutil.rmtree(worker.folder / cell.label)
+    step = len(members) * statistics.mean(seconds) / run.config.fit.epoch_steps
+    return Seconds(step, max(0.0, run.seconds - sum(record["seconds"] for record in epochs)), run.config.fit.steps)
