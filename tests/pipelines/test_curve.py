@@ -311,6 +311,7 @@ def test_an_arm_of_which_a_draw_is_missing_is_not_chosen(tmp_path: Path) -> None
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medae.report.canvas.DPI", 30)
     for name in ("MLFLOW_TRACKING_URI", "MEDAE_DATA", "MEDAE_CACHE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
