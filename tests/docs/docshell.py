@@ -63,6 +63,7 @@ class Shell:
         is_fetched = arguments[:2] == ["data", "get"] and self.public is not None
         with served(self.public, arguments, self.patch) if is_fetched else nullcontext(arguments) as arguments:
             self.patch.setattr("pipelines.curve_planning.choose", lambda *_: SMALLEST)
+            self.patch.setattr("pipelines.curve_budget.RATES", (0.001, 0.002))
             self.patch.setattr(sys, "argv", ["medae", *arguments, *([] if fails else small(arguments))])
             with pytest.raises(SystemExit) as ended:
                 cli.main()
