@@ -99,7 +99,7 @@ def small(arguments: list[str]) -> list[str]:
         model = {option[2:]: value for option, value in pairwise(arguments) if option in ("--encoder", "--model")}
         content = read_config(arguments[1], kind, overrides, model)
         validate(program_of(kind).Config, content, where=arguments[1])
-        changes = _changes(kind, content)
+        changes = _changes(kind, content) + (["labelled=5"] if "--folds" in arguments else [])
     elif kind in ("run", "demo"):
         _, stages = read_pipeline("demo" if kind == "demo" else arguments[1], overrides)
         for label, (stage, content) in stages.items():
@@ -151,7 +151,8 @@ def _changes(kind: str, content: Mapping[str, Any]) -> list[str]:
         changes += ["probe.labelled=2", "probe.scored=4"]
     if content["data"].get("format") == "phantom":
         changes += ["data.subjects=10", "data.spacing=6.0"]
-    own = f"labelled={content.get('selection', 0) + 2}" if kind == "finetune" else "validation_batches=1"
+    # all six training subjects where some choose, so that these hold a lesion
+    own = f"labelled={6 if content.get('selection') else 2}" if kind == "finetune" else "validation_batches=1"
     return [*changes, own]
 
 

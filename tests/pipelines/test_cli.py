@@ -10,7 +10,7 @@ import pytest
 from medae.errors import Interrupted
 from pipelines import stage
 
-COMMANDS = ("check", "plan", "pretrain", "finetune", "detect", "predict", "evaluate", "run", "demo", "info", "data")
+COMMANDS = ("check", "plan", "pretrain", "finetune", "detect", "predict", "evaluate", "run", "curve", "demo", "info", "data")
 
 
 def test_help_is_quick_and_names_every_command(medae, tmp_path):
