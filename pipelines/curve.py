@@ -116,24 +116,12 @@ def _measure(written: Written, folder: Path, results: Path, part: Part, jobs: in
         screen.note("Every cell has been measured.")
         return {}
     screen.note(_left(worker.design, part))
-    parent = Parent(written.curve, folder, "curve")
-    status: Any = "FAILED"
-    try:
+    with Parent(written.curve, folder, "curve") as parent:
         run_id = parent.open()
-        failed = (
-            Worker(written, folder, results, screen, lambda: run_id).measure(
-                part, lambda design, cell: _say(screen, design, part, cell)
-            )
-            if jobs == 1
-            else _side_by_side(written, folder, results, part, jobs, run_id, screen)
-        )
-        status = "FINISHED"
-    except (KeyboardInterrupt, Interrupted):
-        status = "KILLED"
-        raise
-    finally:
-        parent.end(status)
-    return failed
+        if jobs > 1:
+            return _side_by_side(written, folder, results, part, jobs, run_id, screen)
+        alone = Worker(written, folder, results, screen, lambda: run_id)
+        return alone.measure(part, lambda design, cell: _say(screen, design, part, cell))
 
 
 def _side_by_side(

@@ -42,8 +42,7 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     models = {arm: found.model for arm, found in trained.items()}
     models |= {member.name: member.network for found in trained.values() for member in found.alone}
     models = {name: model.to(stage.device) for name, model in models.items()}
-    mirrored = config.augmentation.mirrored if config.flips else ()
-    scores = setting.score(models, sides.scored, stage.folder / "predictions", mirrored=mirrored)
+    scores = setting.score(models, sides.scored, stage.folder / "predictions", mirrored=setting.mirrored)
     facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(
@@ -73,16 +72,13 @@ def _out_of_fold(setting: Setting, arm: TrainedArm) -> dict[str, Any]:
     for member in arm.members:
         folder = setting.stage.folder / "out-of-fold"
         network = member.network.to(setting.stage.device)
-        mirrored = setting.config.augmentation.mirrored if setting.config.flips else ()
-        scores |= setting.score({arm.name: network}, member.held, folder, mirrored=mirrored)[arm.name]
+        scores |= setting.score({arm.name: network}, member.held, folder, mirrored=setting.mirrored)[arm.name]
     return summarise(scores)
 
 
 def _validation(setting: Setting, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     """The figures of the validation subjects, as the test subjects have theirs."""
-    config, stage = setting.config, setting.stage
-    mirrored = config.augmentation.mirrored if config.flips else ()
-    scores = setting.score(models, setting.sides.validation, stage.folder / "validation", mirrored=mirrored)
+    scores = setting.score(models, setting.sides.validation, setting.stage.folder / "validation", mirrored=setting.mirrored)
     return {arm: summarise(cases) for arm, cases in scores.items()}
 
 

@@ -54,6 +54,11 @@ class Setting:
         """Of the labelled patches."""
         return Augmentation.of_plan(self.config.augmentation, self.plan)
 
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """The axes whose mirror images predictions are averaged over."""
+        return tuple(self.config.augmentation.mirrored) if self.config.flips else ()
+
     def network(self, seed: int) -> Network:
         """With its first weights, before anything is transferred."""
         return seeded_network(network_config(self.config.network, self.plan, classes=len(self.labels)), seed)

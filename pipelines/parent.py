@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from medae.config import Config, to_dict
+from medae.errors import Interrupted
 from medae.tracking.mlflow import MlflowTracker
 from pipelines.files import read_json, write_json
 
@@ -47,6 +48,13 @@ class Parent:
             self._note("RUNNING")
             self._tracker.params(to_dict(self._config))
         return self._tracker.run_id
+
+    def __enter__(self) -> Parent:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, Interrupted))
+        self.end("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
     def end(self, status: Status) -> None:
         """Close the run, if it was opened now or left open by a process that was killed."""

@@ -20,12 +20,12 @@ from pydantic import Field
 
 import medae
 from medae.config import read_yaml, to_dict, validate
-from medae.errors import ConfigError, Interrupted
+from medae.errors import ConfigError
 from pipelines.configs import find_config, merge, read_config
 from pipelines.console import Screen, shown
 from pipelines.files import write_json
 from pipelines.outcome import Finished, open_mlflow, show
-from pipelines.parent import Named, Parent, Status
+from pipelines.parent import Named, Parent
 from pipelines.stage import KINDS, NAME, StageConfig, check_stage, program_of, run_stage
 
 REFERENCE = "stage:"
@@ -103,8 +103,7 @@ def run(
     folder = runs / pipeline.name
     parent = Parent(pipeline, folder, "pipeline")
     finished: dict[str, Finished] = {}
-    status: Status = "FAILED"
-    try:
+    with parent:
         for label, (kind, content) in stages.items():
             models = {done: str(stage.model) for done, stage in finished.items()}
             config = stage_config(kind, content, models, where=f"{name}: stages.{label}")
@@ -113,12 +112,6 @@ def run(
                 kind, config, folder, screen, resume=resume, force=force, parent=parent.open, label=label
             )
             show(finished[label], screen)
-        status = "FINISHED"
-    except (KeyboardInterrupt, Interrupted):
-        status = "KILLED"
-        raise
-    finally:
-        parent.end(status)
     results = {label: to_dict(stage.result) for label, stage in finished.items()}
     summary = {"pipeline": pipeline.name, "parent_run_id": parent.run_id, "stages": results, "medae": medae.__version__}
     summary["metrics"] = {label: result["metrics"] for label, result in results.items()}
