@@ -44,7 +44,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A deep copy of ``content`` with each ``a.b=value`` set; values are YAML or else text; integers index lists."""
+    """A deep copy of ``content`` with each ``a.b=value`` set; values are YAML or else text; integers index lists.
+
+    What YAML reads as ``key: value`` without braces is text: a value that ends in a colon is no block of keys.
+    """
     result = copy.deepcopy(dict(content))
     for override in overrides:
         path, found, text = override.partition("=")
@@ -56,6 +59,8 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:  # such as *_T1w.nii.gz
+            value = text
+        if isinstance(value, dict) and not text.lstrip().startswith("{"):
             value = text
         target: Any = result
         for key in keys[:-1]:

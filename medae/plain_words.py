@@ -16,12 +16,13 @@ TAGS = ("kind", "format")
 
 
 def problem_lines(model: type[BaseModel], problems: Iterable[ErrorDetails]) -> list[str]:
-    """``key: what is wrong with it``, a line a key; the key as in the YAML, joined by dots."""
+    """``key: what is wrong with it``, a line a key; the key as in the YAML, joined by dots, or none if keys do not fit."""
     found: dict[str, list[str]] = {}
     for problem in problems:
         path, owner, here = _walk(model, problem["loc"])
-        found.setdefault(".".join(path) or "(whole)", []).append(_sentence(problem, owner, here))
-    return [f"{path}: {', or '.join(dict.fromkeys(sentences))}" for path, sentences in found.items()]
+        found.setdefault(".".join(path), []).append(_sentence(problem, owner, here))
+    lines = {path: ", or ".join(dict.fromkeys(sentences)) for path, sentences in found.items()}
+    return [f"{path}: {line}" if path else line for path, line in lines.items()]
 
 
 def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], Any]:
@@ -81,7 +82,12 @@ def _sentence(problem: ErrorDetails, owner: type[BaseModel], here: Any) -> str:
     sentence = problem["msg"].removeprefix("Value error, ")
     if sentence.startswith("Input should "):
         shown = f", not {given!r}" if isinstance(given, (str, int, float)) else ""
-        wanted = sentence.removeprefix("Input should ").replace("a valid i", "an i").replace("valid ", "")
+        wanted = (
+            sentence.removeprefix("Input should ")
+            .replace("a valid i", "an i")
+            .replace("valid ", "")
+            .replace("tuple", "list")
+        )
         return f"should {re.sub('a dictionary or (instance|object) .*', 'a block of keys', wanted)}{shown}"
     return sentence
 

@@ -42,7 +42,7 @@ def show_augmentation(
     for time in range(SHOWN_DRAWS):
         draws = [Draw(seed, time, place * size).scoped("augmentation") for place in range(len(batches))]
         shown = [augment(batch, draw) for batch, draw in zip(batches, draws, strict=True)]
-        rows[f"Augmented, draw {time + 1}"] = _patches(shown, target)
+        rows[f"Augmented, draw {time + 1}"] = _patches(shown, target, turned=any(augment.flip))
     first, second, third = (1.0 if step is None else step for step in plan.space.spacing)
     figure = augmented_patches(
         rows,
@@ -52,12 +52,16 @@ def show_augmentation(
         names=labels,
     )
     report.section("Augmentation")
-    report.figure(figure, "Training patches as they were read and as the network sees them; the middle slice of each.")
+    channels = plan.space.channels
+    seen = f", channel {channels[0]}" if len(channels) > 1 else ""
+    report.figure(
+        figure, f"Training patches as they were read and as the network sees them; the middle slice of each{seen}."
+    )
     report.table(["Transformation", "Probability", "Strength"], augment.rows())
 
 
-def _patches(batches: Sequence[Batch], target: str | None) -> Patches:
+def _patches(batches: Sequence[Batch], target: str | None, turned: bool = False) -> Patches:
     """The first channel."""
     images = torch.cat([batch.image[:, 0] for batch in batches])
     labels = None if target is None else torch.cat([batch.target[target][:, 0] for batch in batches]).numpy()
-    return Patches(images.numpy(), labels)
+    return Patches(images.numpy(), labels, turned)

@@ -9,12 +9,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from medae.errors import ConfigError, Interrupted, MedaeError
 from pipelines import cli_data
 
+
+class _Commands(TyperGroup):
+    """What all commands share: an answer to Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises Interrupted on Ctrl-C, at which Typer would end without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            remedy = GO_ON.get(ctx.invoked_subcommand or "")
+            raise Interrupted("Interrupted." if remedy is None else f"Interrupted. {remedy}") from error
+
+
 app = typer.Typer(
     name="medae",
+    cls=_Commands,
     help="Few-label segmentation and anomaly detection in CT and MR, from autoencoders pretrained on unlabelled scans.",
     no_args_is_help=True,
     add_completion=False,
@@ -64,6 +79,8 @@ Workers = Annotated[
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS = Path("runs")
+GO_ON = dict.fromkeys(("pretrain", "finetune", "detect"), "The same command with --resume goes on.")
+GO_ON |= dict.fromkeys(("run", "demo", "curve"), "The same command goes on where it was.")
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 
@@ -124,9 +141,7 @@ def pretrain(
     as_json: Json = False,
 ) -> None:
     """Pretrain an autoencoder on unlabelled scans."""
-    from pipelines import stage
-
-    stage.command("pretrain", config, overrides or [], _chosen(case_ids, workers), out, resume, force, as_json)
+    _stage("pretrain", config, overrides, _chosen(case_ids, workers), out, resume, force, as_json)
 
 
 @app.command()
@@ -148,11 +163,9 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Fine-tune a segmenter on few labels, beside the same network from scratch."""
-    from pipelines import stage
-
     extra: dict[str, Any] = {} if encoder is None else {"encoder": None if encoder == "none" else encoder}
     extra |= {} if folds is None else {"folds": folds}
-    stage.command("finetune", config, overrides or [], extra | _chosen(case_ids, workers), out, resume, force, as_json)
+    _stage("finetune", config, overrides, extra | _chosen(case_ids, workers), out, resume, force, as_json)
 
 
 @app.command()
@@ -170,10 +183,8 @@ def detect(
     as_json: Json = False,
 ) -> None:
     """Score anomalies by reconstruction error, calibrated on normal scans."""
-    from pipelines import stage
-
     extra: dict[str, Any] = {} if model is None else {"model": model}
-    stage.command("detect", config, overrides or [], extra | _chosen(case_ids, workers), out, resume, force, as_json)
+    _stage("detect", config, overrides, extra | _chosen(case_ids, workers), out, resume, force, as_json)
 
 
 @app.command()
@@ -262,6 +273,7 @@ def curve(
     as_json: Json = False,
 ) -> None:
     """Compare arms over numbers of labels and draws of labelled cases; a curve that was stopped goes on."""
+    _announce("curve", config)
     from pipelines import curve as program
 
     program.run(
@@ -302,6 +314,28 @@ def _numbers(text: str | None) -> list[int] | None:
     return None if found is None else [int(part) for part in found]
 
 
+def _stage(
+    kind: str,
+    name: str,
+    overrides: list[str] | None,
+    extra: dict[str, Any],
+    out: Path,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    _announce(kind, name)
+    from pipelines import stage
+
+    stage.command(kind, name, overrides or [], extra, out, resume, force, as_json)
+
+
+def _announce(command: str, what: str) -> None:
+    """A line before the seconds that the imports take."""
+    sys.stderr.write(f"medae {command}: {what}\n")
+    sys.stderr.flush()
+
+
 def _run(
     name: str,
     overrides: list[str] | None,
@@ -311,6 +345,7 @@ def _run(
     force: bool,
     as_json: bool,
 ) -> None:
+    _announce("run", name)
     from pipelines import run as program
 
     chosen = [f"shared.{key}={value}" for key, value in shared.items()]

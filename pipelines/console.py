@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,16 @@ class Screen:
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar with count and time left; yields ``report(done, total)``."""
-        with self._bar(title, MofNCompleteColumn(), TimeElapsedColumn()) as report:
+        """A bar with count and time left, in a log a line every half minute; yields ``report(done, total)``."""
+        began = time.monotonic()
+
+        def line(done: int, total: int | None) -> str:
+            if not total or not done:
+                return str(done)
+            left = (time.monotonic() - began) / done * (total - done)
+            return f"{done} of {total}, {timedelta(seconds=round(left))} left"
+
+        with self._bar(title, line, MofNCompleteColumn(), TimeElapsedColumn()) as report:
             yield report
 
     @contextmanager
@@ -79,22 +88,31 @@ class Screen:
 
         A total of None is not known. What is done at the first report counts for the bar, not for the speed.
         """
-        noted = time.monotonic()
 
-        def report(done: int, total: int | None) -> None:
-            nonlocal noted
-            show(done, total)
-            if not self.notes.is_terminal and time.monotonic() - noted > SECONDS_A_LINE:
-                noted = time.monotonic()
-                self.note(f"{title}: {decimal(done)}" + (f" of {decimal(total)}" if total else ""))
+        def line(done: int, total: int | None) -> str:
+            return decimal(done) + (f" of {decimal(total)}" if total else "")
 
-        with self._bar(title, DownloadColumn(), TransferSpeedColumn()) as show:
+        with self._bar(title, line, DownloadColumn(), TransferSpeedColumn()) as report:
             yield report
 
     @contextmanager
-    def _bar(self, title: str, *columns: ProgressColumn) -> Iterator[Callable[[int, int | None], None]]:
+    def _bar(
+        self, title: str, line: Callable[[int, int | None], str], *columns: ProgressColumn
+    ) -> Iterator[Callable[[int, int | None], None]]:
+        """A bar on a terminal; elsewhere ``line`` from time to time, of what takes longer than that."""
+        if not self.notes.is_terminal:
+            noted = time.monotonic()
+
+            def report(done: int, total: int | None) -> None:
+                nonlocal noted
+                if time.monotonic() - noted > SECONDS_A_LINE:
+                    noted = time.monotonic()
+                    self.note(f"{title}: {line(done, total)}")
+
+            yield report
+            return
         around = (TextColumn("{task.description}"), BarColumn(), *columns, TextColumn("left"), TimeRemainingColumn())
-        with Progress(*around, console=self.notes, disable=not self.notes.is_terminal) as bars:
+        with Progress(*around, console=self.notes) as bars:
             task = bars.add_task(escape(title), total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
 

@@ -32,7 +32,7 @@ from pipelines.apart import keep_apart
 from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.detect_report import INTENSITY, MODEL, make_report
 from pipelines.files import write_text
-from pipelines.memory import estimator_of
+from pipelines.memory import estimator_of, refuse_beyond_memory
 from pipelines.outcome import Outcome
 from pipelines.pretrain import Autoencoding, train
 from pipelines.segmenting import reference, with_target
@@ -169,6 +169,7 @@ def _model(
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(cohort["train"], stage.screen, estimator)
     config.check_network(plan)
+    refuse_beyond_memory(plan, estimator, stage.device)
     excluded = config.target if config.normals == "lesion_free_slices" else None
     everyone = stage.dataset.manifest.select(
         lambda case: any(case.id == kept.id for part in cohort.values() for kept in part.cases)

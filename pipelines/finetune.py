@@ -23,12 +23,12 @@ from pipelines.finetune_report import make_report
 from pipelines.finetune_results import keep, score_test
 from pipelines.finetune_sides import Sides, take_sides
 from pipelines.finetune_training import Setting, train_arm, try_transfer
-from pipelines.memory import estimator_of
+from pipelines.memory import estimator_of, refuse_beyond_memory
 from pipelines.outcome import Outcome
 from pipelines.probe import warn_of_more_labels
 from pipelines.segmenting import label_names, refuse_mirrored_sides
 from pipelines.stage import Stage
-from pipelines.training import warn_of_left_out
+from pipelines.training import warn_before_training
 from pipelines.unlabelled import open_unlabelled
 
 
@@ -40,7 +40,7 @@ def inputs(config: Config) -> dict[str, str]:
 def run(config: Config, stage: Stage) -> Outcome:
     """Fine-tune each arm and compare them on the test subjects."""
     setting = _prepare(config, stage)
-    warn_of_left_out(setting.sampler(config.fit.seed), stage.screen)
+    warn_before_training(config.fit, setting.sampler(config.fit.seed), stage.screen)
     moved = try_transfer(setting)
     trained = {arm: train_arm(setting, arm) for arm in config.arms()}
     results = score_test(setting, trained)
@@ -64,7 +64,6 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     _say_of_the_arms(config, stage, sides)
     labels = label_names(sides.labelled, config.target)
     plan = _plan(config, stage, sides.labelled, len(labels))
-    config.check_network(plan)
     refuse_mirrored_sides(config.augmentation.flip, plan, labels)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(sides.labelled, plan.space, (config.target,), stage.screen, config.workers)
@@ -107,6 +106,21 @@ def _refuse_empty_selection(config: Config, store: Store, selection: Manifest) -
         )
 
 
+def _check_network(config: Config, plan: Plan) -> None:
+    """Raises ConfigError if the network does not fit the plan, whose shape is the encoder's if there is one."""
+    try:
+        config.check_network(plan)
+    except ConfigError as error:
+        if config.encoder is None:
+            raise
+        raise ConfigError(
+            f"The encoder's shape does not allow this network. {error.what}",
+            where=f"encoder: {config.encoder}",
+            remedy="Pretrain an encoder with the plan that it needs (for SegNet and max_unpool plan.downsampling: maxpool), "
+            "choose another network, or train without an encoder (--encoder none).",
+        ) from error
+
+
 def _absent(labels: Mapping[int, str], store: Store, training: Manifest, target: str) -> list[str]:
     """Names of labels that no training case has in the plan's space."""
     found = {label for case in training.cases for label in store[case.id].foreground[target]}
@@ -114,9 +128,16 @@ def _absent(labels: Mapping[int, str], store: Store, training: Manifest, target:
 
 
 def _plan(config: Config, stage: Stage, labelled: Manifest, classes: int) -> Plan:
-    """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own."""
+    """The pretrained encoder's space and network with sampling for this data; without an encoder, a plan of its own.
+
+    Raises ConfigError if the network does not fit it, or a training step the memory.
+    """
     beside = None if config.unlabelled is None else config.unlabelled.samples
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation, classes, beside)
     if config.encoder is None:
-        return config.plan.make(labelled, stage.screen, estimator)
-    return config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen, estimator)
+        plan = config.plan.make(labelled, stage.screen, estimator)
+    else:
+        plan = config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen, estimator)
+    _check_network(config, plan)
+    refuse_beyond_memory(plan, estimator, stage.device)
+    return plan

@@ -16,7 +16,7 @@ from medae.training.loop import FitResult
 from medae.transfer import TransferReport
 from pipelines.augmenting import show_augmentation
 from pipelines.data import description
-from pipelines.finetune_config import Config
+from pipelines.finetune_config import CHOOSER, Config
 from pipelines.finetune_members import TrainedArm
 from pipelines.finetune_results import Results
 from pipelines.finetune_training import Setting
@@ -53,7 +53,7 @@ def make_report(
     config, stage = setting.config, setting.stage
     report = Report(
         f"Fine-tuning: {config.name}",
-        stage.subtitle(f"Segmentation of '{config.target}' from {results.facts['labelled_subjects']} labelled subjects"),
+        stage.subtitle(f"Segmentation of '{config.target}' from {_labelled(setting)}"),
     )
     dice = {arm: case_dice(values) for arm, values in results.metrics.items()}
     _scores(report, results)
@@ -79,6 +79,13 @@ def make_report(
     return report
 
 
+def _labelled(setting: Setting) -> str:
+    """How many subjects have labels, and what for."""
+    count, choosing = setting.sides.labelled_subjects, setting.config.selection
+    words = f"{count} labelled subjects"
+    return f"{words}: {count - choosing} to train on, {choosing} to choose the weights" if choosing else words
+
+
 def _scores(report: Report, results: Results) -> None:
     """Cards and tables of the figures, and what the arms' differences say."""
     metrics = results.metrics
@@ -88,8 +95,8 @@ def _scores(report: Report, results: Results) -> None:
     report.section("Scores")
     if results.part == "validation":
         report.note("What is called a test case here is one of the split's validation subjects.", "caution")
-    for arm, label in never_found(metrics):
-        report.note(f"{arm} never found {label}: its Dice is 0 in every case that has it.", "caution")
+    for caution in results.cautions:
+        report.note(caution, "caution")
     report.table(
         ["Arm", "Dice", "HD95 (mm)", "Surface Dice", "Test cases"],
         [[arm, *(values[column] for column in columns)] for arm, values in metrics.items()],
@@ -97,8 +104,9 @@ def _scores(report: Report, results: Results) -> None:
         caption="Mean over the labels of a case, then over cases, in each scan's own space. A structure that is missed or "
         "invented counts as Dice 0 and as the image diagonal in HD95, one that is rightly absent as Dice 1.",
     )
-    for pair, difference in results.differences.items():
-        report.text(difference.describe(*pair))
+    for sentence in results.facts["sentences"]:
+        if sentence not in results.cautions:
+            report.text(sentence)
     report.table(
         ["Arm", "Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases with it", "Found in others"],
         [
@@ -128,7 +136,10 @@ def _trainings(report: Report, stage: Stage, trainings: Mapping[str, Training]) 
         for member, found in training.results.items():
             kept = found.best_step if training.chosen else None
             curves = loss_curves(found.history, stage.figure(f"loss-{member}"), kept)
-            report.figure(curves, f"Training: {member}.", "chart")
+            words = (
+                "" if kept is None else f" The weights of step {kept} are kept: the best {CHOOSER} of the choosing cases."
+            )
+            report.figure(curves, f"Training: {member}.{words}", "chart")
 
 
 def _transfer(report: Report, moved: TransferReport) -> None:
@@ -155,18 +166,6 @@ def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, A
         caption="An arm's probabilities are the mean of its members'. The mean of their figures is what one training is "
         "expected to reach; how far they lie apart is the noise of a seed.",
     )
-
-
-def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Arm and label of every structure that an arm missed in all cases that have it: a mean hides it."""
-    missed = []
-    for arm, values in metrics.items():
-        for label in values["labels"]:
-            scores = [case[label] for case in values["cases"].values() if label in case]
-            having = [score["dice"] for score in scores if score["volume_ml_reference"] > 0]
-            if having and not any(having):
-                missed.append((arm, label))
-    return missed
 
 
 def _base(arms: Mapping[str, Any]) -> str:

@@ -26,12 +26,15 @@ BALL = "central ball"
 
 @dataclass(frozen=True)
 class Results:
-    """What the scored cases say. part: ``test``, or ``validation`` where only those are. metrics: by arm, also the fixed
-    rule's. differences: of each pair. facts: the rest."""
+    """What the scored cases say.
+
+    part: ``test``, or ``validation`` where only those are. metrics: by arm, also the fixed rule's. cautions: what a mean
+    hides, in words. facts: the rest; its ``sentences`` say what the differences of the arms mean.
+    """
 
     part: str
     metrics: dict[str, dict[str, Any]]
-    differences: dict[tuple[str, str], PairedDifference]
+    cautions: list[str]
     facts: dict[str, Any]
 
 
@@ -63,7 +66,34 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     if config.scored == "both":
         facts["validation"] = _validation(setting, {arm: models[arm] for arm in trained})
     facts |= {f"{one}_minus_{other}": made.model_dump() for (one, other), made in differences.items()}
-    return Results(part, {arm: values for arm, values in found.items() if arm in trained or arm == BALL}, differences, facts)
+    metrics = {arm: values for arm, values in found.items() if arm in trained or arm == BALL}
+    cautions = [
+        f"{arm} never found {label}: its Dice is 0 in every case that has it." for arm, label in never_found(metrics)
+    ]
+    facts["sentences"] = [*cautions, *(made.describe(*pair) for pair, made in differences.items()), *_own_rates(setting)]
+    return Results(part, metrics, cautions, facts)
+
+
+def _own_rates(setting: Setting) -> list[str]:
+    """A sentence that says so if the arms that are compared differ in their rates; else none."""
+    config = setting.config
+    rates = {arm: config.fit_of(arm, config.fit.seed).rate for arm in config.arms()}
+    if len(set(rates.values())) < 2:
+        return []
+    named = ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
+    return [f"Each arm has a peak rate of its own ({named}): the difference is that of both together."]
+
+
+def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Arm and label of every structure that an arm missed in all cases that have it: a mean hides it."""
+    missed = []
+    for arm, values in metrics.items():
+        for label in values["labels"]:
+            scores = [case[label] for case in values["cases"].values() if label in case]
+            having = [score["dice"] for score in scores if score["volume_ml_reference"] > 0]
+            if having and not any(having):
+                missed.append((arm, label))
+    return missed
 
 
 def _out_of_fold(setting: Setting, arm: TrainedArm) -> dict[str, Any]:
@@ -104,6 +134,10 @@ def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
     shown = sides.labelled if arm.name in (PRETRAINED, SCRATCH) else sides.trainable
     seen = set(image_digests(shown))
     facts = arm.facts() | {"labelled": sides.labelled_subjects, "pretrained": pretrained}
+    if config.selection:
+        facts |= {"labelled_to_train_on": sides.labelled_subjects - config.selection}
+        facts |= {"chosen_by": f"{config.fit.monitor} of {config.selection} labelled subjects"}
+        facts |= {"kept_step": [member.result.best_step for member in arm.members]}
     facts |= {"flips": config.flips, "mirrored": list(config.augmentation.mirrored)}
     if pretrained:
         encoder = stage.inputs["encoder"].meta

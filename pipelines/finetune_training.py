@@ -12,6 +12,7 @@ from torch import nn
 from medae.augmentation.augment import Augmentation
 from medae.augmentation.streams import augment_streams
 from medae.data.case import Manifest
+from medae.errors import TransferError
 from medae.metrics.segmentation import LabelScore, summarise
 from medae.models.networks import Network
 from medae.objectives.base import Objective
@@ -117,7 +118,10 @@ def train_arm(setting: Setting, arm: str) -> TrainedArm:
 
 
 def _transfer(setting: Setting, network: Network) -> TransferReport:
-    return transfer(setting.stage.inputs["encoder"], network, setting.plan.space, setting.config.transfer)
+    try:
+        return transfer(setting.stage.inputs["encoder"], network, setting.plan.space, setting.config.transfer)
+    except TransferError as error:  # which names the folder that the model was fetched to
+        raise TransferError(error.what, where=f"encoder: {setting.config.encoder}", remedy=error.remedy) from error
 
 
 def _train(setting: Setting, network: Network, arm: str, share: Share) -> FitResult:

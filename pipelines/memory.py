@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import psutil
+import torch
+
 from medae.augmentation.augment import Augmentation, AugmentationConfig
+from medae.errors import ConfigError
 from medae.objectives.registry import ObjectiveConfig
 from medae.objectives.segmentation import SegmentationConfig
 from medae.plan import Plan
@@ -15,6 +19,10 @@ from medae.training.config import FitConfig
 from medae.training.memory import step_memory
 from medae.training.precision import Precision
 from pipelines.networks import NetworkChoice, network_config
+
+GIB = 2**30
+FEATURES_BYTES = 40
+"""A channel's voxel at full resolution, ten times over in fp32: a training step takes more than that."""
 
 
 def estimator_of(
@@ -41,6 +49,32 @@ def estimator_of(
     precision = "fp32" if fit.precision == "auto" else fit.precision
     labels = "" if classes is None else f" for {classes} classes"
     return Estimator(size, f"a training step of the {network['kind']}{labels} ({precision}, {fit.optimiser})")
+
+
+def refuse_beyond_memory(plan: Plan, estimator: Estimator, device: torch.device) -> None:
+    """Raises ConfigError if a training step cannot fit into the memory of the device: the system would kill the process.
+
+    Estimated only where a few feature maps at full resolution alone come near it.
+    """
+    there = _memory_of(device)
+    voxels = math.prod(plan.sampling.patch) * plan.sampling.batch
+    if voxels * plan.network.widths[0] * FEATURES_BYTES < there or (needed := estimator.bytes(plan)) <= there:
+        return
+    patches = f"{plan.sampling.batch} patches of {'x'.join(map(str, plan.sampling.patch))}"
+    whose = "this machine" if device.type == "cpu" else "the accelerator"
+    raise ConfigError(
+        f"With {patches}, {estimator.subject} is estimated at {needed / GIB:.0f} GiB; {whose} has {there / GIB:.0f}.",
+        where="plan.patch, plan.batch",
+        remedy=f"Lower them, or leave plan.patch out and say plan.memory: {max(1, int(0.7 * there / GIB))}G: both are made "
+        "to fit.",
+    )
+
+
+def _memory_of(device: torch.device) -> int:
+    """Bytes of the device, in use or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
 
 
 def default_estimator(found: Fingerprint, precision: Precision = "fp32") -> Estimator:

@@ -115,7 +115,7 @@ def _register(finished: Finished, arm: str, tracker: MlflowTracker, screen: Scre
 
 
 def show(finished: Finished, screen: Screen) -> None:
-    """The table of a stage's metrics, an arm a column, and where to look."""
+    """The table of a stage's metrics, an arm a column, what they mean in words, and where to look."""
     metrics = finished.result.metrics
     rows = [[name, *(arm.get(name) for arm in metrics.values())] for name in _numbers(metrics)]
     labels = dict.fromkeys(label for arm in metrics.values() for label in arm.get("labels", {}))
@@ -124,6 +124,8 @@ def show(finished: Finished, screen: Screen) -> None:
     ]
     if rows:
         screen.table(f"{finished.result.name}: {finished.result.stage}", ["", *metrics], rows)
+    for sentence in finished.result.facts.get("sentences", ()):
+        screen.say(sentence)
     screen.say(f"Report: {shown(finished.folder / 'report.html')}")
     if finished.model is not None:
         screen.say(f"Model:  {shown(finished.model)}")

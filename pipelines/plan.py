@@ -65,14 +65,17 @@ class PlanChoice(PlanHints):
     def around(self, pretrained: Plan, manifest: Manifest, screen: Screen, estimator: Estimator | None = None) -> Plan:
         """The space and network of a pretrained encoder, with patch and batch for these cases in that space.
 
-        Says what the cases' own plan would have been. Raises ConfigError if that has another number of dimensions.
+        Says what the cases' own plan would have been, and what was asked for in vain. Raises ConfigError if that plan has
+        another number of dimensions.
         """
         if self.file is not None:
             own = _from_file(self.file)
             fitted = own
+            _same_dimensions(pretrained, own)
         else:
             found = _read(manifest, screen)
             own = make_plan(found, **{name: value for name, value in self.hints().items() if name != "memory"})
+            _same_dimensions(pretrained, own)
             space = pretrained.space
             fixed: dict[str, Any] = {
                 "spatial_dims": space.spatial_dims,
@@ -86,19 +89,17 @@ class PlanChoice(PlanHints):
                 size = estimator.bytes
                 inside = replace(estimator, bytes=lambda plan: size(self._within(pretrained, plan)))
             fitted = make_plan(found, inside, **{name: value for name, value in fixed.items() if value is not None})
-        if own.space.spatial_dims != pretrained.space.spatial_dims:
-            raise ConfigError(
-                f"The encoder works in {pretrained.space.spatial_dims} dimensions, the plan for this data in "
-                f"{own.space.spatial_dims}.",
-                where="plan.spatial_dims",
-                remedy="Set plan.spatial_dims (and plan.slice_axis) to the encoder's, or use another encoder.",
-            )
         brain = self._brain(own)
         space = pretrained.space.model_copy(update={"channels": own.space.channels, **brain})
         for part, kept, other in (("space", space, own.space), ("network", pretrained.network, own.network)):
             for key, value in to_dict(kept).items():
                 instead = to_dict(other)[key]
-                if value != instead:
+                if value != instead and key in self.hints():
+                    screen.warn(
+                        f"plan.{key} {instead} is not used: the encoder has {part}.{key} {value}. Pretrain one with it, or "
+                        "train without an encoder (--encoder none)."
+                    )
+                elif value != instead:
                     screen.note(f"Kept from the encoder: {part}.{key} {value}; this data's own plan would have {instead}.")
         sampling_plan = self._within(pretrained, fitted).sampling
         reasons = {key: reason for key, reason in fitted.reasons.items() if key.startswith("sampling.")}
@@ -149,6 +150,17 @@ class PlanChoice(PlanHints):
         patch = self.patch if self.patch is not None and len(self.patch) == dims else (64,) * dims
         space = SpacePlan(spatial_dims=3 if dims == 3 else 2, slice_axis=None if dims == 3 else self.slice_axis or 2)
         return Plan(space=space, network=network, sampling=SamplingPlan(patch=patch))
+
+
+def _same_dimensions(pretrained: Plan, own: Plan) -> None:
+    theirs, ours = pretrained.space.spatial_dims, own.space.spatial_dims
+    if theirs != ours:
+        raise ConfigError(
+            f"The encoder works in {theirs} dimensions, the plan for this data in {ours}.",
+            where="plan.spatial_dims",
+            remedy=f"Use an encoder that was pretrained in {ours} dimensions, or set plan.spatial_dims to {theirs}"
+            + (", and a plan.slice_axis." if theirs == 2 else "."),
+        )
 
 
 def _whole_cells(patch: Sequence[int], strides: Shapes) -> tuple[int, ...]:

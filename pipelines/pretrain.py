@@ -26,12 +26,12 @@ from pipelines.apart import keep_apart
 from pipelines.augmenting import show_augmentation
 from pipelines.data import description, image_digests, preprocess
 from pipelines.files import write_text
-from pipelines.memory import estimator_of
+from pipelines.memory import estimator_of, refuse_beyond_memory
 from pipelines.networks import NetworkChoice, fits_some, network_config, seeded_network
 from pipelines.outcome import Outcome
 from pipelines.probe import MEASURED, Prober, kept_record, probe_metrics, probed_cases
 from pipelines.stage import Stage
-from pipelines.training import TrainingConfig, example, fixed_loss, warn_of_left_out
+from pipelines.training import TrainingConfig, example, fixed_loss, warn_before_training
 
 
 class Autoencoding(TrainingConfig):
@@ -96,6 +96,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(training, stage.screen, estimator)
     config.check_network(plan)
+    refuse_beyond_memory(plan, estimator, stage.device)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     prober = None if config.probe is None else _prober(config, config.probe, stage, plan)
     store = preprocess(dataset.subset([*split.train, *split.validation]), plan.space, (), stage.screen, config.workers)
@@ -155,7 +156,7 @@ def train(
     network = network_config(config.network, plan)
     objective, model = build_objective(config.objective, network), seeded_network(network, seed)
     augment, source = training_patches(config, plan, store, training, exclude_target)
-    warn_of_left_out(source, stage.screen)
+    warn_before_training(config.fit, source, stage.screen)
     validate = None
     if validation and config.validation_batches:
         held = PatchSampler(store, validation, plan.space, drawing, seed, exclude_target=exclude_target)

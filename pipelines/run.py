@@ -12,6 +12,7 @@ own. A model of ``stage:NAME`` is that of an earlier stage.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from pipelines.parent import Named, Parent
 from pipelines.stage import KINDS, NAME, StageConfig, check_stage, program_of, run_stage
 
 REFERENCE = "stage:"
+OF_THE_PIPELINE = ("name", "experiment")
+"""Keys of a stage that are the pipeline's."""
 
 
 class Pipeline(Named):
@@ -49,9 +52,25 @@ def read_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[Pipeline, d
     check_stage("run", content, name)
     stages = content.get("stages")
     names = list(stages) if isinstance(stages, dict) else []
-    full = [f"stages.{item}" if item.split(".")[0] in names else item for item in overrides]
+    full = [_full_key(item, names) for item in overrides]
     pipeline = validate(Pipeline, read_config(name, "pipelines", full), where=path)
     return pipeline, {label: _stage(label, keys, pipeline, path) for label, keys in pipeline.stages.items()}
+
+
+def _full_key(override: str, stages: Sequence[str]) -> str:
+    """An override with the whole path of its key. Raises ConfigError if that begins with no stage or key of the pipeline."""
+    first = override.partition("=")[0].strip().split(".")[0]
+    if first in stages:
+        return f"stages.{override}"
+    if first in Pipeline.model_fields:
+        return override
+    near = difflib.get_close_matches(first, [*stages, *Pipeline.model_fields], n=1)
+    raise ConfigError(
+        f"The pipeline has no stage and no key '{first}'" + (f"; did you mean {near[0]}?" if near else "."),
+        where=f"--set {override}",
+        remedy=f"Begin with a stage ({', '.join(stages)}), such as {stages[0] if stages else 'pretrain'}.fit.steps=200, or "
+        "with shared for all stages, such as shared.data.root=FOLDER.",
+    )
 
 
 def _stage(label: str, keys: Mapping[str, Any], pipeline: Pipeline, path: Path) -> tuple[str, dict[str, Any]]:
@@ -61,13 +80,18 @@ def _stage(label: str, keys: Mapping[str, Any], pipeline: Pipeline, path: Path) 
         raise ConfigError(
             f"The stage is '{kind}'.", where=f"stages.{label}.stage", remedy=f"Choose one of {', '.join(KINDS)}."
         )
+    if given := [key for key in OF_THE_PIPELINE if key in own or key in pipeline.shared]:
+        raise ConfigError(
+            f"A stage has no {' and no '.join(given)} of its own in a pipeline: the pipeline's is taken.",
+            where=f"stages.{label}.{given[0]}",
+            remedy=f"Set {given[0]} at the top of the pipeline, or by --set {given[0]}=…",
+        )
     base: dict[str, Any] = {}
     if (used := own.pop("config", None)) is not None:
         beside = path.parent / str(used)
         base = read_yaml(beside if beside.is_file() else find_config(str(used), kind))
     content = merge(merge(base, pipeline.shared), own)
-    content["name"] = pipeline.name
-    content["experiment"] = pipeline.experiment
+    content |= {key: getattr(pipeline, key) for key in OF_THE_PIPELINE}
     earlier = list(pipeline.stages)[: list(pipeline.stages).index(label)]
     for key, value in content.items():
         if isinstance(value, str) and value.startswith(REFERENCE) and value.removeprefix(REFERENCE) not in earlier:

@@ -144,7 +144,7 @@ def command(
     screen = Screen(as_json)
     check_stage(kind, read_config(name, kind), name)
     config = validate(program_of(kind).Config, read_config(name, kind, overrides, extra), where=name)
-    finished = run_stage(kind, config, runs / config.name, screen, resume=resume, force=force)
+    finished = run_stage(kind, config, runs / config.name, screen, resume=resume, force=force, asked=resume)
     show(finished, screen)
     screen.say(f"MLflow: {open_mlflow()}")
     screen.json(to_dict(finished.result))
@@ -158,10 +158,13 @@ def run_stage(
     *,
     resume: bool = False,
     force: bool = False,
+    asked: bool = False,
     parent: Callable[[], str] | None = None,
     label: str | None = None,
 ) -> Finished:
     """Run a stage, or find that it was run before with the same fingerprint.
+
+    resume: go on with an unfinished run. asked: by a person, who is told if there is none.
 
     folder: the run's folder is made below it, named ``label`` (or the kind) and fingerprint. parent: gives the MLflow run
     of the pipeline, asked only when there is work to do.
@@ -182,7 +185,12 @@ def run_stage(
                 screen.note(f"The earlier run was moved to {shown(set_aside(place))}.")
             if (finished := _done(place, label, screen)) is not None:
                 return finished
-            if not resume and any(place.rglob("checkpoints")):
+            unfinished = any(place.rglob("checkpoints"))
+            if asked and not unfinished:
+                screen.note(
+                    "There is no unfinished run of this configuration and this medae to go on with: a new one begins."
+                )
+            if not resume and unfinished:
                 raise TrainingError(
                     "An unfinished run of the same configuration is here.",
                     where=shown(place),

@@ -47,8 +47,14 @@ class TrainingConfig(StageConfig):
         return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
 
 
-def warn_of_left_out(sampler: PatchSampler, screen: Screen) -> None:
-    """Say which cases are never drawn."""
+def warn_before_training(fit: FitConfig, sampler: PatchSampler, screen: Screen) -> None:
+    """Say what a user would not expect of the training: a rate that rises to the end, cases that are never drawn."""
+    if fit.schedule.warmup >= fit.steps:
+        screen.warn(
+            f"The warm-up takes {fit.schedule.warmup} steps and the whole training {fit.steps}: the rate still rises when "
+            f"it ends, at {fit.rate * fit.steps / fit.schedule.warmup:.2g} of {fit.rate:g}. Set fit.schedule.warmup with "
+            "fit.steps, to a twentieth of them."
+        )
     left_out = sampler.left_out
     if left_out:
         every = len(left_out) + len(sampler.case_ids)

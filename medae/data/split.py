@@ -93,7 +93,7 @@ def labelled_subset(
         raise ConfigError(
             f"{count} labelled subjects are asked for; {len(candidates)} of these subjects have '{target}'.",
             where="labelled subjects",
-            remedy=f"Ask for 0 to {len(candidates)}.",
+            remedy=f"Ask for at most {len(candidates)}.",
         )
     return candidates[:count]
 

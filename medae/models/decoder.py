@@ -52,7 +52,8 @@ class DecoderConfig(Config):
         if self.upsampling == "max_unpool" and encoder.downsampling != "maxpool":
             raise ValueError(
                 "max_unpool puts values back to where maxima came from, but this encoder downsamples by strided "
-                "convolutions and has no maxima: choose encoder.downsampling maxpool or another decoder.upsampling"
+                "convolutions and has no maxima: choose downsampling maxpool (plan.downsampling), or another "
+                "decoder.upsampling"
             )
         entries = len(self.skip_kinds(encoder.levels))
         if entries != encoder.levels - 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#e4e8ed", "#ffffff"
 DARK, ON_DARK, MUTED_ON_DARK = "#0b0e13", "#e9eef4", "#93a1b0"
@@ -42,6 +43,8 @@ def tidy(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_facecolor(PAPER)
     axes.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
+    if x == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.tick_params(which="both", colors=MUTED, labelsize=8.5, length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

@@ -116,8 +116,8 @@ def scan_scores(rows: Mapping[str, Sequence[ScanMetrics]], path: Path) -> Path:
         well = np.array([(0.0, scan.score) for scan in scans if not scan.has_lesion]).reshape(-1, 2)
         colour = canvas.SERIES[place % len(canvas.SERIES)]
         axes.set_xscale("symlog", linthresh=0.1)
-        axes.scatter(sick[:, 0], sick[:, 1], s=46, color=colour, edgecolors=canvas.PAPER, linewidths=0.8)
-        axes.scatter(well[:, 0], well[:, 1], s=36, facecolors="none", edgecolors=canvas.MUTED)
+        axes.scatter(sick[:, 0], sick[:, 1], s=46, color=colour, edgecolors=canvas.PAPER, linewidths=0.8, clip_on=False)
+        axes.scatter(well[:, 0], well[:, 1], s=36, facecolors="none", edgecolors=canvas.MUTED, clip_on=False, zorder=3)
         axes.set_xlim(-0.03, 3 * sick[:, 0].max(initial=1.0))
         axes.set_ylim(bottom=0)
     figure.tight_layout(pad=1.2, w_pad=2)

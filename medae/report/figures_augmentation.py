@@ -11,16 +11,20 @@ import numpy as np
 from medae.report.colours import label_colour
 from medae.report.figures_segmentation import label_colours
 from medae.report.figures_training import as_volumes
-from medae.report.mosaic import Mosaic, Panel, Row, draw, window
+from medae.report.mosaic import Mosaic, Panel, Row, draw, windows_of
 from medae.report.planes import CONVENTION, Cut, Scene
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches in nearest-RAS axes. images: float ``[N, *S]``; labels: integers of the same shape, 0 is not outlined."""
+    """Patches in nearest-RAS axes. images: float ``[N, *S]``; labels: integers of the same shape, 0 is not outlined.
+
+    turned: they may be mirrored or turned, so that their sides are not those of the body and are not marked.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None = None
+    turned: bool = False
 
 
 def augmented_patches(
@@ -38,15 +42,18 @@ def augmented_patches(
     """
     first = next(iter(rows.values()))
     cut = middle_cut(first.images[0], spacing, slice_axis)
+    windows = windows_of([image_slice(image, cut) for image in first.images])
     drawn = []
     for title, patches in rows.items():
         labels = [None] * len(patches.images) if patches.labels is None else patches.labels
         panels = [
-            patch_panel(image, label, cut, window(image_slice(reference, cut)))
-            for image, label, reference in zip(patches.images, labels, first.images, strict=True)
+            patch_panel(image, label, cut, limits, marked=not patches.turned)
+            for image, label, limits in zip(patches.images, labels, windows, strict=True)
         ]
         drawn.append(Row(panels, title=title))
     note = f"{cut.name.capitalize()} slices through the middle. {CONVENTION}"
+    if any(patches.turned for patches in rows.values()):
+        note += " Patches without marks may be mirrored."
     return draw(Mosaic(drawn, legend=label_colours(names or {}), note=note), path)
 
 
@@ -63,11 +70,17 @@ def image_slice(image: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def patch_panel(
-    image: np.ndarray, labels: np.ndarray | None, cut: Cut, limits: tuple[float, float], title: str = ""
+    image: np.ndarray,
+    labels: np.ndarray | None,
+    cut: Cut,
+    limits: tuple[float, float],
+    title: str = "",
+    *,
+    marked: bool = True,
 ) -> Panel:
-    """A slice of a patch with its labels outlined. limits: the values shown black and white."""
+    """A slice of a patch with its labels outlined. limits: the values shown black and white. marked: with its sides."""
     grey = image_slice(image, cut)
     values = [] if labels is None else [int(value) for value in np.unique(labels) if value > 0]
     outlines = [(image_slice(labels == value, cut), label_colour(value)) for value in values if labels is not None]
     size = cut.size_mm(as_volumes(image[None], cut.axis)[0].shape)
-    return Panel(grey, limits, size, title, cut.marks, outlines=outlines)
+    return Panel(grey, limits, size, title, cut.marks if marked else None, outlines=outlines)

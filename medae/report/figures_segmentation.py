@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 from scipy import stats
 
 from medae.errors import DataError
@@ -88,8 +88,8 @@ def dice_strip(
     """Every case of every arm as a point, the same case joined by a line; beside it the differences to one arm.
 
     arms: arm -> case -> value. reference: the arm that the others are compared with; the first unless given. Diamond
-    and bar: mean and its 95 % confidence interval over cases (Student's t). Lines are drawn where both neighbours have
-    the case, green where it rises. Raises DataError if an arm has no case.
+    and bar: mean and its 95 % confidence interval over cases (Student's t), also below the name. Lines are drawn where both
+    neighbours have the case, green where it rises. Raises DataError if an arm has no case.
     """
     for arm, values in arms.items():
         if not values:
@@ -97,23 +97,30 @@ def dice_strip(
     names = list(arms)
     base = names[0] if reference is None else reference
     others = [name for name in names if name != base]
-    figure = canvas.chart(2.2 + 1.7 * len(names) + (1.0 + 1.5 * len(others) if others else 0), 4.6)
-    grid = figure.add_gridspec(1, 2 if others else 1, width_ratios=[len(names) + 0.4, len(others) + 0.2] if others else [1])
+    figure = canvas.chart(1.6 + 1.7 * len(names) + (0.8 + 1.7 * len(others) if others else 0), 5.0)
+    grid = figure.add_gridspec(1, 2 if others else 1, width_ratios=[len(names), max(len(others), 0.8)] if others else [1])
     axes = figure.add_subplot(grid[0])
     canvas.tidy(axes, title or f"{measure} of every case", y=measure)
-    _paired_lines(axes, list(arms.values()))
-    for place, name in enumerate(names):
-        _strip(axes, place, list(arms[name].values()), canvas.SERIES[place % len(canvas.SERIES)])
-    _categories(axes, [f"{name}\nn = {len(arms[name])}" for name in names])
+    colours = {name: canvas.SERIES[place % len(canvas.SERIES)] for place, name in enumerate(names)}
+    places = [_strip(axes, place, arms[name], colours[name]) for place, name in enumerate(names)]
+    for left, right in itertools.pairwise(places):
+        _join(axes, left, right)
+    _categories(axes, [f"{name}\n{_mean_in_words(arms[name])}\nn = {len(arms[name])}" for name in names])
+    note = "Diamond, ±: mean and 95 % interval over cases."
     if others:
+        note += " Lines join a case: green rises, red falls."
         beside = figure.add_subplot(grid[1])
         canvas.tidy(beside, f"Change against {base}", y=f"difference in {measure}, same case")
         beside.axhline(0, color=canvas.MUTED, linewidth=1)
+        changes = {
+            name: {case: value - arms[base][case] for case, value in arms[name].items() if case in arms[base]}
+            for name in others
+        }
         for place, name in enumerate(others):
-            changes = [arms[name][case] - arms[base][case] for case in arms[name] if case in arms[base]]
-            _strip(beside, place, changes, canvas.SERIES[names.index(name) % len(canvas.SERIES)], signed=True)
-        _categories(beside, others)
-    figure.tight_layout(pad=1.2, w_pad=2.5)
+            _strip(beside, place, changes[name], colours[name])
+        _categories(beside, [f"{name}\n{_mean_in_words(changes[name], signed=True)}" for name in others])
+    figure.tight_layout(pad=1.2, w_pad=2.5, rect=(0, 0.05, 1, 1))
+    figure.text(0.02, 0.02, note, fontsize=8, color=canvas.MUTED)
     return canvas.save(figure, path)
 
 
@@ -146,48 +153,46 @@ def _panel(
     return Panel(cut.of(image_IJK), levels, cut.size_mm(image_IJK.shape), title, cut.marks, fills=fills)
 
 
-def _paired_lines(axes: Axes, arms: Sequence[Mapping[str, float]]) -> None:
-    for place, (left, right) in enumerate(itertools.pairwise(arms)):
-        for case in sorted(left.keys() & right.keys()):
-            gained = right[case] >= left[case]
-            axes.plot(
-                (place + 0.16, place + 0.84),
-                (left[case], right[case]),
-                color=canvas.SERIES[2 if gained else 5],
-                alpha=0.28,
-                linewidth=0.9,
-                zorder=1,
-            )
+Points = dict[str, tuple[float, float]]
+"""Where the dot of each case is."""
 
 
-def _strip(axes: Axes, place: int, values: Sequence[float], colour: str, signed: bool = False) -> None:
-    """Points spread sideways in a fixed pattern, and mean with interval beside them."""
+def _strip(axes: Axes, place: int, values: Mapping[str, float], colour: str) -> Points:
+    """Dots spread sideways in a fixed pattern, mean with interval beside them; returns where the dots are."""
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    points = {case: (place + 0.09 * math.sin(2.4 * rank), value) for rank, (case, value) in enumerate(ordered)}
+    if points:
+        across, up = zip(*points.values(), strict=True)
+        axes.scatter(across, up, s=17, color=colour, alpha=0.65, linewidths=0, zorder=2)
+        mean, half = _mean(values)
+        if half is not None:
+            axes.errorbar(place - 0.24, mean, yerr=half, color=canvas.INK, linewidth=1.6, capsize=3, zorder=3)
+        axes.scatter(place - 0.24, mean, marker="D", s=34, color=colour, edgecolors=canvas.INK, linewidths=1, zorder=4)
+    return points
+
+
+def _join(axes: Axes, left: Points, right: Points) -> None:
+    """A line from each case's dot to its dot in the next arm."""
+    for case in sorted(left.keys() & right.keys()):
+        colour = canvas.SERIES[2 if right[case][1] >= left[case][1] else 5]
+        axes.plot(*zip(left[case], right[case], strict=True), color=colour, alpha=0.28, linewidth=0.9, zorder=1)
+
+
+def _mean(values: Mapping[str, float]) -> tuple[float, float | None]:
+    """The mean, and half of its 95 % interval (Student's t); None for one case."""
+    found = np.array(list(values.values()), dtype=float)
+    if found.size < 2:
+        return float(found.mean()), None
+    return float(found.mean()), float(stats.t.ppf(0.975, found.size - 1) * found.std(ddof=1) / np.sqrt(found.size))
+
+
+def _mean_in_words(values: Mapping[str, float], signed: bool = False) -> str:
     if not values:
-        return
-    ordered = np.sort(np.asarray(values, dtype=float))
-    spread = 0.09 * np.sin(np.arange(ordered.size) * 2.4)
-    axes.scatter(place + spread, ordered, s=17, color=colour, alpha=0.65, linewidths=0, zorder=2)
-    mean = float(ordered.mean())
-    text = f"{mean:+.3f}" if signed else f"{mean:.3f}"
-    if ordered.size > 1:
-        half = float(stats.t.ppf(0.975, ordered.size - 1) * ordered.std(ddof=1) / np.sqrt(ordered.size))
-        axes.errorbar(place - 0.24, mean, yerr=half, color=canvas.INK, linewidth=1.6, capsize=3, zorder=3)
-        text = f"{text}\n± {half:.3f}"
-    axes.scatter(place - 0.24, mean, marker="D", s=34, color=colour, edgecolors=canvas.INK, linewidths=1, zorder=4)
-    label = axes.annotate(
-        text,
-        (place - 0.29, mean),
-        xytext=(-3, 0),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        fontsize=8.5,
-        color=canvas.INK,
-        fontweight="bold",
-    )
-    label.set_path_effects([withStroke(linewidth=2.5, foreground=canvas.PAPER)])
+        return "no case in common"
+    mean, half = _mean(values)
+    return (f"{mean:+.3f}" if signed else f"{mean:.3f}") + ("" if half is None else f" ± {half:.3f}")
 
 
 def _categories(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_xticks(range(len(labels)), labels, fontsize=9.5, color=canvas.INK)
-    axes.set_xlim(-0.75, len(labels) - 0.65)
+    axes.set_xlim(-0.55, len(labels) - 0.55)

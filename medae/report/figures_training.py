@@ -11,35 +11,41 @@ from matplotlib.axes import Axes
 
 from medae.errors import GeometryError
 from medae.report import canvas
-from medae.report.mosaic import Heat, Mosaic, Panel, Row, draw, window
+from medae.report.mosaic import Heat, Mosaic, Panel, Row, draw, windows_of
 from medae.report.planes import CONVENTION, Scene
 
 NOT_DRAWN = ("step", "epoch", "seconds", "samples_per_second", "probe/seconds", "probe/untrained")
 PROBE = "Probe (Dice)"
+CURVES = {"rate": "all but the encoder", "rate/encoder": "encoder, coarsest level"}
+"""What curves are called in a legend, where that is not their own name."""
 SMOOTHED_FROM = 40
 MOST_SAMPLES = 8
 
 
 def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: int | None = None) -> Path:
-    """Losses, validation metrics and learning rate by step, a panel each.
+    """Losses, validation metrics, gradients and learning rate by step, a panel each.
 
-    history: a record an epoch, with ``step``. Keys with ``loss`` in them share a panel (log scale when they span more
-    than tenfold), ``rate`` and ``rate/<part>`` another, other metrics share one if they stay within 0 to 1 and have their
-    own if not. Times are left out. What begins with ``probe/`` has a panel beside the losses and begins with
-    ``probe/untrained``, its baseline, at step 0. best_step: where the kept weights were reached.
+    history: a record an epoch, with ``step``. Keys with ``loss`` in them share a panel (log scale when they span
+    more than tenfold), so do ``gradient_norm`` of all groups, and ``rate`` and ``rate/<part>``; other metrics share one
+    if they stay within 0 to 1 and have their own if not. Times are left out. What begins with
+    ``probe/`` has a panel beside the losses and begins with ``probe/untrained``, its baseline, at step 0. best_step:
+    where the kept weights were reached.
     """
     names = list(dict.fromkeys(name for record in history for name in record if name not in NOT_DRAWN))
     probed = [name for name in names if name.startswith("probe/")]
     losses = _without_copies([name for name in names if "loss" in name and name not in probed], history)
     rates = [name for name in names if name.split("/")[0] == "rate"]
-    others = [name for name in names if "loss" not in name and name not in (*rates, *probed)]
+    gradients = [name for name in names if name.split("@")[0] == "gradient_norm"]
+    others = [name for name in names if "loss" not in name and name not in (*rates, *gradients, *probed)]
     shares = [name for name in others if all(0 <= record[name] <= 1 for record in history if name in record)]
     panels = [
         ("Loss", losses),
         (PROBE, _without_copies(probed, history)),
-        (shares[0] if len(shares) == 1 else "Validation", shares),
+        (_plain(shares[0]) if len(shares) == 1 else "Validation", shares),
+        *((_plain(name), [name]) for name in others if name not in shares),
+        ("Gradient norm", gradients),
+        ("Learning rate", rates),
     ]
-    panels += [*((name, [name]) for name in others if name not in shares), ("Learning rate", rates)]
     panels = [(title, members) for title, members in panels if set(members) & set(names)]
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -50,7 +56,7 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
         _curves(axes, [*_baseline(axes, history), *history] if title == PROBE else history, members)
         if title == "Loss" and _spans_tenfold(history, members):
             axes.set_yscale("log")
-        if best_step is not None and title != "Learning rate":
+        if best_step is not None and title not in ("Gradient norm", "Learning rate"):
             axes.axvline(best_step, color=canvas.MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=0)
             axes.text(
                 best_step, 1.01, "kept", transform=axes.get_xaxis_transform(), ha="center", fontsize=7.5, color=canvas.MUTED
@@ -93,7 +99,8 @@ def reconstruction_grid(
 
     stages: by name, in order, float ``[N, *S]`` of one shape: patches in nearest-RAS axes, at most 8 are shown. In
     three dimensions the middle slice is shown, axial unless ``slice_axis`` is given; two-dimensional patches are
-    slices across slice_axis. Grey values: the window of the sample's first stage. spacing: mm along I, J, K.
+    slices across slice_axis. Grey values: the window of the sample's first stage, see `windows_of`. spacing: mm along
+    I, J, K.
     difference: two stages whose absolute difference is added, on one scale for all samples; left out where either is
     missing. samples: names above the columns. Raises GeometryError if shapes differ.
     """
@@ -104,7 +111,7 @@ def reconstruction_grid(
     volumes = {name: as_volumes(np.asarray(stack[:MOST_SAMPLES], dtype=np.float32), axis) for name, stack in stages.items()}
     first = next(iter(volumes.values()))
     cut = Scene(np.diag([*spacing, 1.0])).cut(axis, first.shape[1 + axis] // 2)
-    windows = [window(cut.of(volume)) for volume in first]
+    windows = windows_of([cut.of(volume) for volume in first])
     size = cut.size_mm(first.shape[1:])
     rows: list[Row] = []
     for name, stack in volumes.items():
@@ -129,6 +136,11 @@ def as_volumes(stack: np.ndarray, axis: int) -> np.ndarray:
     if stack.ndim not in (3, 4):
         raise GeometryError(f"Samples of {stack.ndim - 1} axes cannot be shown.", remedy="Give [N, *S], one channel.")
     return stack if stack.ndim == 4 else np.expand_dims(stack, 1 + axis)
+
+
+def _plain(name: str) -> str:
+    """A metric's name as a title: ``dice_mean`` is Dice mean."""
+    return name.replace("_", " ").capitalize()
 
 
 def _without_copies(names: list[str], history: Sequence[Mapping[str, float]]) -> list[str]:
@@ -169,7 +181,7 @@ def _curves(axes: Axes, history: Sequence[Mapping[str, float]], names: Sequence[
         if len(points) >= SMOOTHED_FROM and not name.startswith("rate"):
             axes.plot(*points.T, color=colour, linewidth=0.8, alpha=0.3)
             points[:, 1] = _smooth(points[:, 1])
-        axes.plot(*points.T, color=colour, linewidth=1.8, label=name, solid_capstyle="round")
+        axes.plot(*points.T, color=colour, linewidth=1.8, label=CURVES.get(name, name), solid_capstyle="round")
         axes.plot(*points[-1], marker="o", markersize=4, color=colour)
     if len(names) > 1:
         axes.legend(frameon=False, fontsize=8, labelcolor=canvas.INK, handlelength=1.4)

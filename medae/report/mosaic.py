@@ -20,6 +20,8 @@ WIDTH, MARGIN, GAP = 10.0, 0.25, 0.08
 HEADER, ROW_TITLE, PANEL_TITLE, ROW_GAP, FOOTER = 0.58, 0.34, 0.24, 0.14, 0.62
 TALLEST = 3.4
 HEAT_COLOURS = "inferno"
+FILLED = 0.42
+"""Opacity of a label over the picture."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Row:
 class Mosaic:
     """A figure of image panels.
 
-    legend: name -> colour. bar: (label, lowest, highest) of the heat map's colour bar. note: small print.
+    legend: name -> colour. bar: (label, lowest, highest) of the heat map's colour bar. note: small print. tallest: the most
+    inches that a row may have.
     """
 
     rows: Sequence[Row]
@@ -71,6 +74,7 @@ class Mosaic:
     legend: dict[str, str] = field(default_factory=dict)
     bar: tuple[str, float, float] | None = None
     note: str = ""
+    tallest: float = TALLEST
 
 
 def window(image: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
@@ -83,10 +87,20 @@ def window(image: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, fl
     return (low, high) if high > low else (low, low + 1.0)
 
 
+def windows_of(slices: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+    """The window of each picture; of those with next to no contrast, such as a patch of air, that of all together.
+
+    Next to none: less than a quarter of the window of all, which would show noise as if it were anatomy.
+    """
+    low, high = window(np.concatenate([np.ravel(each) for each in slices]))
+    own = [window(each) for each in slices]
+    return [limits if 4 * (limits[1] - limits[0]) >= high - low else (low, high) for limits in own]
+
+
 def draw(mosaic: Mosaic, path: Path) -> Path:
     """Lay the rows out at full width, their panels at true proportions, and write a PNG."""
     inside = WIDTH - 2 * MARGIN
-    scales = [_inches_per_mm(row, inside) for row in mosaic.rows]
+    scales = [_inches_per_mm(row, inside, mosaic.tallest) for row in mosaic.rows]
     heights = [scale * max(panel.size_mm[1] for panel in row.panels) for row, scale in zip(mosaic.rows, scales, strict=True)]
     bands = [ROW_TITLE * bool(row.title) + PANEL_TITLE * any(panel.title for panel in row.panels) for row in mosaic.rows]
     header = HEADER if mosaic.title else MARGIN
@@ -106,10 +120,10 @@ def draw(mosaic: Mosaic, path: Path) -> Path:
     return canvas.save(figure, path)
 
 
-def _inches_per_mm(row: Row, inside: float) -> float:
+def _inches_per_mm(row: Row, inside: float, tallest: float) -> float:
     room = inside - GAP * (len(row.panels) - 1)
     widest = room / sum(panel.size_mm[0] for panel in row.panels)
-    return min(widest, TALLEST / max(panel.size_mm[1] for panel in row.panels))
+    return min(widest, tallest / max(panel.size_mm[1] for panel in row.panels))
 
 
 def _place(figure: Figure, row: Row, scale: float, top: float, height: float) -> None:
@@ -154,7 +168,7 @@ def _heat_rgba(heat: Heat) -> np.ndarray:
 
 def _flat_rgba(mask: np.ndarray, colour: str) -> np.ndarray:
     rgba = np.zeros((*mask.shape, 4))
-    rgba[mask != 0] = to_rgba(colour, 0.42)
+    rgba[mask != 0] = to_rgba(colour, FILLED)
     return rgba
 
 
@@ -183,7 +197,10 @@ def _mark(axes: Axes, marks: tuple[str, str, str, str]) -> None:
 def _foot(figure: Figure, mosaic: Mosaic) -> None:
     width, total = figure.get_size_inches()
     if mosaic.legend:
-        handles = [Patch(facecolor=colour, label=name) for name, colour in mosaic.legend.items()]
+        # as labels are drawn: the rim in the colour itself, the inside half transparent
+        handles = [
+            Patch(facecolor=to_rgba(colour, FILLED), edgecolor=colour, label=name) for name, colour in mosaic.legend.items()
+        ]
         figure.legend(
             handles=handles,
             loc="lower left",

@@ -48,8 +48,6 @@ class FitConfig(Config):
     def _watches(self) -> FitConfig:
         if self.patience is not None and self.monitor is None:
             raise ValueError("patience needs monitor: the name of the metric to be patient with")
-        if self.monitor is not None and "loss" in self.monitor and self.mode == "max":
-            raise ValueError(f"a smaller {self.monitor} is better: set mode to min")
         return self
 
     def decisive(self) -> dict[str, Any]:

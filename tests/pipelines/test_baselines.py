@@ -8,7 +8,7 @@ from medae.data.folder import FolderSource
 from medae.errors import DataError
 from medae.metrics.segmentation import case_metrics, summarise
 from pipelines.baselines import ball_scores, best_radius, central_ball
-from pipelines.finetune_report import never_found
+from pipelines.finetune_results import never_found
 from pipelines.segmenting import label_names, reference, with_target
 
 
