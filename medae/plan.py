@@ -147,6 +147,9 @@ class Plan(Config):
 
 
 def _readable(value: Any) -> str:
+    """For a table. Within a list, None is an axis that keeps what each image has; alone, nothing was chosen."""
+    if value is None:
+        return "none"
     if isinstance(value, dict):
         return f"{value['kind']} ({', '.join(f'{key} {item}' for key, item in value.items() if key != 'kind')})"
     return str(value).replace("None", "own").replace("[", "(").replace("]", ")").replace("'", "")

@@ -247,7 +247,7 @@ def demo(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """All three stages on phantoms made from the ICBM-152 template: no data needed, minutes on two CPU cores."""
+    """All three stages on phantoms made from the ICBM-152 template: no data needed, 5 to 25 minutes on two CPU cores."""
     _run("demo", overrides, _chosen(None, workers), out, resume, force, as_json)
 
 

@@ -14,7 +14,7 @@ from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
 from medae.metrics.segmentation import LabelScore, case_dice, summarise
-from medae.metrics.statistics import PairedDifference, paired_difference
+from medae.metrics.statistics import ONE_DRAW, PairedDifference, paired_difference
 from pipelines.baselines import ball_scores
 from pipelines.data import image_digests
 from pipelines.finetune_config import PRETRAINED, SCRATCH
@@ -70,7 +70,8 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     cautions = [
         f"{arm} never found {label}: its Dice is 0 in every case that has it." for arm, label in never_found(metrics)
     ]
-    facts["sentences"] = [*cautions, *(made.describe(*pair) for pair, made in differences.items()), *_own_rates(setting)]
+    compared = [made.describe(*pair) for pair, made in differences.items()]
+    facts["sentences"] = [*cautions, *compared, *([ONE_DRAW, *_own_rates(setting)] if compared else [])]
     return Results(part, metrics, cautions, facts)
 
 
@@ -81,7 +82,7 @@ def _own_rates(setting: Setting) -> list[str]:
     if len(set(rates.values())) < 2:
         return []
     named = ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
-    return [f"Each arm has a peak rate of its own ({named}): the difference is that of both together."]
+    return [f"Each arm has a peak rate of its own ({named}): a difference is that of both together."]
 
 
 def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

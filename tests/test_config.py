@@ -32,6 +32,20 @@ def test_an_override_reaches_a_key_that_the_file_does_not_have(tmp_path):
     assert apply_overrides({}, ["a.b.c=[1, 2]"]) == {"a": {"b": {"c": [1, 2]}}}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("other:", "other:"),
+        ("a: b", "a: b"),
+        ("{kind: masked}", {"kind": "masked"}),
+        (" {a: 1}", {"a": 1}),
+        ("[a, 2]", ["a", 2]),
+    ],
+)
+def test_a_block_of_keys_is_written_in_braces_all_else_with_a_colon_is_text(text, value):
+    assert apply_overrides({}, [f"split.salt={text}"]) == {"split": {"salt": value}}
+
+
 def test_overrides_do_not_change_the_mapping_they_start_from():
     content = {"a": {"b": 1}}
     apply_overrides(content, ["a.b=2"])
@@ -103,7 +117,7 @@ class Drawing(Config):
         ({"other": "square"}, "other: should be a block of keys with a kind: choose one of round, square"),
         ({"pens": [{"rat": 1}]}, "pens.0.rat: is unknown; did you mean rate?"),
         ({"pens": [3]}, "pens.0: should be a block of keys, not 3"),
-        ({"width": "thik"}, "width: should be 'thin' or 'thick', not 'thik', or should be a tuple, not 'thik'"),
+        ({"width": "thik"}, "width: should be 'thin' or 'thick', not 'thik', or should be a list, not 'thik'"),
         ({"width": ["thik"]}, "width.0: should be 'thin' or 'thick', not 'thik'"),
         ({"size": -1}, "size: should be greater than or equal to 1, not -1, or should be greater than 0, not -1"),
         ({"names": {"a": 1}}, "names.a: should be a string, not 1"),

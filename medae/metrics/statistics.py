@@ -15,6 +15,12 @@ FEWEST = 5
 """Subjects below which nothing is said of a difference."""
 
 
+ONE_DRAW = (
+    "The intervals are over the test subjects, for one draw of labelled cases and one seed; another draw may differ by more "
+    "(medae curve measures that)."
+)
+
+
 class PairedDifference(Config):
     """Mean of ``a - b`` over cases and its interval.
 
@@ -30,7 +36,7 @@ class PairedDifference(Config):
     n_subjects: int
 
     def describe(self, a: str, b: str) -> str:
-        """One sentence for a report."""
+        """One sentence for a report; what the interval leaves out is said by ``ONE_DRAW``."""
         if self.low is None or self.high is None:
             return f"{a} - {b}: {self.mean:+.4f} on {self.n} cases of {self.n_subjects} subjects: too few to say anything."
         if self.low > 0 or self.high < 0:
@@ -39,8 +45,7 @@ class PairedDifference(Config):
             verdict = "no difference could be shown"
         return (
             f"{a} - {b}: {self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}], {a} above in {self.wins} of {self.n} cases: "
-            f"{verdict}. The interval is over the test subjects, for one draw of labelled cases and one seed; "
-            "another draw may differ by more."
+            f"{verdict}."
         )
 
 

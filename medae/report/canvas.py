@@ -44,7 +44,7 @@ def tidy(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     axes.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     if x == "step":
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axes.tick_params(which="both", colors=MUTED, labelsize=8.5, length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

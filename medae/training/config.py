@@ -22,7 +22,8 @@ class FitConfig(Config):
     keep (None keeps the last ones): ``dice_mean`` with a fine-tuning's ``selection``, ``probe/dice`` with a probe.
     patience: epochs that have the monitored metric without a better value of it, after which training stops.
     deterministic: the same bits in every run on the same device, threads and versions (CPU; on CUDA as far as torch
-    can, the rest is named). workers: processes that prepare batches; they change the speed, not the values.
+    can, the rest is named). workers: processes that prepare batches, at most one a core; they change the speed, not the
+    values.
     """
 
     steps: int = Field(ge=1)

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from medae.errors import Interrupted, TrackingError, TrainingError
+from medae.parallel import usable_cores
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw, seed_for, seeded_step
 from medae.tracking.base import Tracker
@@ -96,7 +97,8 @@ class TrainingRun:
         if state.stopped_early:
             return
         processes, on_cpu = accelerator.num_processes, accelerator.device.type == "cpu"
-        batches = self.source.batches(state.step, config.steps, accelerator.process_index, processes, config.workers)
+        workers = min(config.workers, usable_cores())
+        batches = self.source.batches(state.step, config.steps, accelerator.process_index, processes, workers)
         losses = Losses(accelerator, state.step - len(state.rows), state.rows)
         stop = False
         self._begin_epoch()

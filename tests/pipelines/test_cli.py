@@ -97,6 +97,28 @@ def test_an_interruption_is_status_130_with_its_message(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("Training was interrupted.\n  remedy: Go on with --resume.")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where", "words"),
+    [
+        (["check", "x"], "pipelines.check.run", "Interrupted.\n"),
+        (["finetune", "x"], "pipelines.stage.command", "Interrupted. The same command with --resume goes on.\n"),
+        (["run", "x"], "pipelines.run.run", "Interrupted. The same command goes on where it was.\n"),
+    ],
+)
+def test_ctrl_c_is_answered_with_how_to_go_on(monkeypatch, capsys, arguments, where, words):
+    from pipelines import cli
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stopped)
+    monkeypatch.setattr("sys.argv", ["medae", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.endswith(words)
+
+
 def test_a_fault_of_ours_is_status_1_with_a_traceback(monkeypatch, capsys):
     from pipelines import cli
 

@@ -78,7 +78,7 @@ def test_a_written_configuration_is_read_back_equal(tmp_path):
         ("finetune", "network.kind=segnet", "maxpool"),
         ("finetune", "selection=2", "monitor"),
         ("finetune", "name=../escape", "name"),
-        ("pretrain", "fit.monitor=validation_loss", "mode to min"),
+        ("pretrain", "fit.monitor=validation_loss", "nothing is chosen"),
         ("pretrain", "fit={steps: 1, monitor: validation_loss, mode: min}", "nothing is chosen"),
         ("finetune", "scratch=false", "nothing to train"),
         ("detect", "normals=lesion_free_slices", None),
@@ -115,6 +115,33 @@ def test_overrides_of_a_pipeline_begin_with_the_stage():
     assert stages["pretrain"][1]["fit"]["steps"] == 3
     assert stages["finetune"][1]["fit"]["steps"] != 3
     assert all(content["data"]["seed"] == 5 for _, content in stages.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "pretrin.fit.steps=5",
+            r"no key 'pretrin'; did you mean pretrain\?[\s\S]*Begin with a stage \(pretrain, finetune, detect\)",
+        ),
+        ("fit.steps=5", "no stage and no key 'fit'"),
+        ("pretrain.name=x", "stage has no name of its own"),
+        ("shared.experiment=x", "stage has no experiment of its own"),
+    ],
+)
+def test_a_key_that_a_pipeline_cannot_take_says_where_it_belongs(override, words):
+    with pytest.raises(ConfigError, match=words):
+        read_pipeline("demo", [override])
+
+
+def test_the_pipelines_name_and_experiment_are_those_of_its_stages():
+    _, stages = read_pipeline("demo", ["name=trial", "experiment=ours"])
+    assert {(content["name"], content["experiment"]) for _, content in stages.values()} == {("trial", "ours")}
+
+
+def test_a_rule_that_two_keys_break_names_no_single_key():
+    with pytest.raises(ConfigError, match=r"fit:\n    selection \(cases that choose\) and fit\.monitor"):
+        validate(program_of("finetune").Config, read_config("phantoms", "finetune", ["selection=2"]))
 
 
 def test_a_reference_to_a_later_stage_is_refused():

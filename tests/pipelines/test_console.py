@@ -43,3 +43,12 @@ def test_counts_are_shown_as_counts(screen):
     with screen.progress("Checking") as report:
         report(3, 7)
     assert "3/7" in screen.notes.file.getvalue()
+
+
+def test_long_work_in_a_log_says_how_much_is_left(screen, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with screen.progress("Scoring cases") as report:
+        for now[0], done in ((20.0, 1), (40.0, 2), (50.0, 3)):
+            report(done, 6)
+    assert screen.notes.file.getvalue() == "Scoring cases: 2 of 6, 0:01:20 left\n"

@@ -7,6 +7,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from medae.augmentation.augment import AugmentationConfig
@@ -19,10 +20,11 @@ from medae.planning.fingerprint import fingerprint
 from medae.planning.memory import Estimator, usable
 from medae.planning.rules import make_plan
 from medae.training.config import FitConfig
+from pipelines import memory
 from pipelines import plan as program
 from pipelines.console import Screen
 from pipelines.data import open_folder
-from pipelines.memory import default_estimator, estimator_of, margin_bytes
+from pipelines.memory import default_estimator, estimator_of, margin_bytes, refuse_beyond_memory
 from pipelines.plan import PlanChoice
 
 GIB = 2**30
@@ -212,3 +214,25 @@ def test_the_margin_around_a_patch_takes_memory(folder):
         for config in (wide, AugmentationConfig())
     )
     assert with_it - without == 2 * plan.sampling.batch * margin_bytes(plan, wide, len(plan.space.channels), labels=True)
+
+
+def test_a_step_that_no_machine_can_hold_is_refused_before_it_is_tried(monkeypatch):
+    network = {"widths": (16, 32), "strides": ((1,) * 3, (2,) * 3), "kernels": ((3,) * 3,) * 2}
+    estimator = default_estimator_of_a_step()
+
+    def made(size: int, batch: int = 2) -> Plan:
+        space = {"channels": ["T1w"], "spacing": [1.0] * 3}
+        return Plan.model_validate({"space": space, "network": network, "sampling": {"patch": [size] * 3, "batch": batch}})
+
+    machine = type("Memory", (), {"total": 8 * GIB})
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    refuse_beyond_memory(made(48), estimator, torch.device("cpu"))
+    with pytest.raises(
+        ConfigError, match=r"With 2 patches of 512x512x512.* GiB; this machine has 8\.[\s\S]*plan.memory: 5G"
+    ):
+        refuse_beyond_memory(made(512), estimator, torch.device("cpu"))
+    assert estimator.bytes(made(128)) > estimator.bytes(made(48))
+
+
+def default_estimator_of_a_step() -> Estimator:
+    return estimator_of({"kind": "unet"}, SegmentationConfig(), FitConfig(steps=1), AugmentationConfig(), classes=2)

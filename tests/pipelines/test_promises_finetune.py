@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from medae.artifact import load_artifact
 from medae.config import to_dict, to_yaml, validate
 from medae.data.split import labelled_subset, ordered
-from medae.errors import ConfigError, DataError
+from medae.errors import ConfigError, DataError, TransferError
 from medae.metrics.segmentation import LabelScore
 from medae.plan import NetworkPlan, Plan, SamplingPlan
 from medae.planning.fingerprint import fingerprint
@@ -171,6 +171,49 @@ def test_an_encoder_of_other_dimensions_is_refused(smoke, work):
         PlanChoice(slice_axis=2).around(Plan.read(smoke.stage("pretrain") / "plan.yaml"), manifest, Screen())
 
 
+def test_the_dimensions_are_compared_before_the_patch_is(smoke, work):
+    manifest = open_dataset(small(), Screen()).manifest
+    flat = encoder_plan(smoke, (3.0, 3.0, 3.0), ((1, 1, 1), (2, 2, 2)))
+    network = NetworkPlan(widths=(4, 4), strides=((1, 1), (2, 2)), kernels=((3, 3), (3, 3)))
+    space = flat.space.model_copy(update={"spatial_dims": 2, "slice_axis": 2})
+    flat = Plan(space=space, network=network, sampling=SamplingPlan(patch=(8, 8)))
+    with pytest.raises(ConfigError, match="2 dimensions, the plan for this data in 3"):
+        PlanChoice(spatial_dims=3, patch=(24, 24, 24)).around(flat, manifest, Screen())
+
+
+def test_a_shape_that_was_asked_for_in_vain_is_said(smoke, work, capsys):
+    manifest = open_dataset(small(), Screen()).manifest
+    pretrained = encoder_plan(smoke, (3.0, 3.0, 3.0), ((1, 1, 1), (2, 2, 2)))
+    PlanChoice(spatial_dims=3, widths=(4, 8)).around(pretrained, manifest, Screen())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Warning: plan.widths [4, 8] is not used: the encoder has network.widths [4, 4]." in said
+    assert "Kept from the encoder: space.spacing" in said, "which nobody asked for"
+
+
+def test_a_network_that_the_encoder_does_not_allow_says_what_would(smoke, work, tmp_path):
+    encoder = smoke.stage("pretrain") / "model"
+    segnet = small(f"encoder={encoder}", "network={kind: segnet}", "plan={spatial_dims: 3, downsampling: maxpool}")
+    with pytest.raises(ConfigError, match=r"encoder's shape does not allow[\s\S]*Pretrain[\s\S]*plan.downsampling: maxpool"):
+        run_stage("finetune", segnet, tmp_path, Screen())
+
+
+def test_an_encoder_that_does_not_fit_is_named_as_it_was_given(smoke, work, tmp_path, by_run):
+    address = f"runs:/{smoke.result['stages']['pretrain']['run_id']}"
+    other = small(f"encoder={address}", "network.encoder.block=residual", "transfer.minimum=0.9")
+    with pytest.raises(TransferError) as refusal:
+        run_stage("finetune", other, tmp_path, Screen())
+    assert refusal.value.where == f"encoder: {address}"
+
+
+def test_a_warm_up_beyond_the_training_is_said_and_so_is_a_vain_resume(smoke, work, tmp_path, bare_report, capsys):
+    config = small("fit.steps=2", "fit.epoch_steps=1", "fit.schedule={warmup: 8}", "fit.rate=0.01", "name=short")
+    run_stage("finetune", config, tmp_path, Screen(), resume=True, asked=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The warm-up takes 8 steps and the whole training 2" in said
+    assert "at 0.0025 of 0.01" in said
+    assert "no unfinished run" in said
+
+
 # --- cases that choose the weights ---
 
 
@@ -220,6 +263,9 @@ def test_selected_cases_choose_the_weights_and_are_not_trained_on(smoke, work, t
     tensors = kept.tensors()
     assert all(torch.equal(tensors[name], states[1][name]) for name in tensors)
     assert any(not torch.equal(tensors[name], states[2][name]) for name in tensors)
+    facts = kept.meta.provenance
+    assert (facts["labelled"], facts["labelled_to_train_on"], facts["kept_step"]) == (4, 2, [2])
+    assert facts["chosen_by"] == "dice_mean of 2 labelled subjects"
     assert kept.meta.seen == image_digests(dataset.subset(labelled)), "cases that choose have been seen"
 
     inputs = open_client().get_run(finished.result.run_id).inputs.dataset_inputs

@@ -36,7 +36,7 @@ from medae.report.figures_segmentation import (
     overlay,
 )
 from medae.report.figures_training import loss_curves, reconstruction_grid
-from medae.report.mosaic import Mosaic, Panel, Row, draw, window
+from medae.report.mosaic import Mosaic, Panel, Row, draw, window, windows_of
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -226,3 +226,33 @@ def test_augmented_patches_lie_below_their_originals_with_labels_outlined(tmp_pa
     assert count_of(path, LABELS[0], lower) == 0
     # one window for both rows: what is brighter looks brighter
     assert pixels(path)[lower].mean() > pixels(path)[upper].mean() + 10
+
+
+def test_a_picture_without_contrast_takes_the_window_of_the_others() -> None:
+    structured = np.linspace(0.0, 100.0, 400).reshape(20, 20)
+    air = structured / 1000
+    (alone,) = windows_of([air])
+    assert alone == window(air), "nothing to compare with"
+    first, second, third = windows_of([structured, air, structured / 2])
+    assert first == window(structured)
+    assert second[1] - second[0] > 50
+    assert third == window(structured / 2)
+
+
+def test_patches_that_may_be_mirrored_have_no_sides(tmp_path: Path) -> None:
+    images = np.zeros((2, *IMAGE.shape), dtype=np.float32)
+
+    def bright(turned: bool) -> int:
+        path = augmented_patches({"Augmented": Patches(images, turned=turned)}, tmp_path / f"{turned}.png")
+        shown = pixels(path)
+        return int((shown[int(0.2 * len(shown)) : int(0.8 * len(shown))].min(axis=-1) > 200).sum())
+
+    assert bright(turned=False) > 50, "the marks"
+    assert bright(turned=True) == 0
+
+
+def test_gradients_and_scores_have_panels_apart(tmp_path: Path) -> None:
+    history = [{"step": s, "loss": 2.0 / s, "dice": 0.5, "gradient_norm": 0.3} for s in range(1, 6)]
+    together = [{key: value for key, value in record.items() if key != "gradient_norm"} for record in history]
+    two, three = (pixels(loss_curves(rows, tmp_path / f"{len(rows[0])}.png")) for rows in (together, history))
+    assert three.shape[1] > 1.3 * two.shape[1], "both are between 0 and 1, and yet not the same kind"
