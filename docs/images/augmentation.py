@@ -60,7 +60,7 @@ SETS: dict[str, dict[str, Any]] = {
 def main(data: Path) -> None:
     """Draw the page and make the file small."""
     rows = [row for title, choice in SETS.items() for row in rows_of(title, data, choice)]
-    note = f"Strengths of the strong preset; of {DRAWS} draws the one that changes most. {CONVENTION}"
+    note = f"Strengths of the strong preset; of {DRAWS} draws the one that changes most. {CONVENTION} Without marks: may be mirrored."
     with tempfile.TemporaryDirectory() as folder:
         path = draw(Mosaic(rows, note=note), Path(folder) / "page.png")
         with Image.open(path) as page:
@@ -102,7 +102,8 @@ def rows_of(title: str, data: Path, choice: dict[str, Any]) -> list[Row]:
     def panel(name: str, shown: Batch) -> Panel:
         labels = shown.target[TARGET][0, 0].numpy()
         labels = (labels > 0).astype(int) if choice.get("merged") else labels
-        return patch_panel(shown.image[0, 0].numpy(), labels, cut, limits, name)
+        marked = name not in ("flip", "strong preset")  # where left is left for certain
+        return patch_panel(shown.image[0, 0].numpy(), labels, cut, limits, name, marked=marked)
 
     panels = [panel("as read", still)]
     for name, config in alone(space.intensity.kind == "ct_window", len(patch)).items():
