@@ -60,7 +60,7 @@ SETS: dict[str, dict[str, Any]] = {
 def main(data: Path) -> None:
     """Draw the page and make the file small."""
     rows = [row for title, choice in SETS.items() for row in rows_of(title, data, choice)]
-    note = f"Strengths of the strong preset; of {DRAWS} draws the one that changes most. {CONVENTION} Without marks: may be mirrored."
+    note = f"Strong preset, of {DRAWS} draws the one that changes most. {CONVENTION} Without marks: may be mirrored."
     with tempfile.TemporaryDirectory() as folder:
         path = draw(Mosaic(rows, note=note), Path(folder) / "page.png")
         with Image.open(path) as page:
