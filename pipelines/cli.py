@@ -47,6 +47,13 @@ class CaseIdChoice(Enum):
     hashed = "hashed"
 
 
+class ExecutorChoice(Enum):
+    """What ``medae curve --executor`` takes."""
+
+    processes = "processes"
+    slurm = "slurm"
+
+
 class PrecisionChoice(Enum):
     """What ``medae plan --precision`` takes."""
 
@@ -263,7 +270,14 @@ def curve(
     arms: Annotated[str | None, typer.Option("--arms", help="Only these, such as scratch,masked.")] = None,
     labelled: Annotated[str | None, typer.Option("--labelled", help="Only these numbers of labels, such as 1,4.")] = None,
     draws: Annotated[str | None, typer.Option("--draws", help="Only these draws of labelled cases, such as 0,1.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes that train side by side.")] = 1,
+    executor: Annotated[
+        ExecutorChoice, typer.Option("--executor", help="Where they run: processes here, or jobs of Slurm through submitit.")
+    ] = ExecutorChoice.processes,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes, or Slurm jobs, that train side by side.")] = 1,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option("--slurm", metavar="KEY=VALUE", help="A parameter of the Slurm jobs, e.g. --slurm partition=gpu."),
+    ] = None,
     results: Annotated[
         Path | None, typer.Option("--results", help="File of the rows (default: results.jsonl in the curve's folder).")
     ] = None,
@@ -284,7 +298,9 @@ def curve(
         arms=_listed(arms),
         labelled=_listed(labelled),
         draws=_numbers(draws),
+        executor=executor.value,
         jobs=jobs,
+        slurm=slurm or [],
         budget=budget,
         format=format,
         report_only=report,

@@ -8,21 +8,16 @@ goes on where it was, in as many processes as one likes.
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from collections.abc import Sequence
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from medae.errors import ConfigError, Interrupted, TrainingError
-from medae.parallel import usable_cores
+from medae.errors import ConfigError, TrainingError
 from pipelines.console import Screen, shown
-from pipelines.curve_budget import seconds_of
-from pipelines.curve_cells import Cell, Design, Part, Rows, part_of, read_rows
+from pipelines.curve_budget import in_words, seconds_of
+from pipelines.curve_cells import Design, Part, Rows, part_of, read_rows
 from pipelines.curve_config import Written, read_curve
+from pipelines.curve_jobs import Task, on_slurm, side_by_side
 from pipelines.curve_planning import plan_curve
 from pipelines.curve_report import summary, write_results
 from pipelines.curve_results import Found, evaluate
@@ -30,9 +25,7 @@ from pipelines.curve_work import Worker
 from pipelines.outcome import open_mlflow
 from pipelines.parent import Parent
 
-INTERRUPTED = 130
-LOOK = 2.0
-"""Seconds between two looks at what the worker processes have done."""
+Executor = Literal["processes", "slurm"]
 
 
 def run(
@@ -44,7 +37,9 @@ def run(
     arms: Sequence[str] | None = None,
     labelled: Sequence[str] | None = None,
     draws: Sequence[int] | None = None,
+    executor: Executor = "processes",
     jobs: int = 1,
+    slurm: Sequence[str] = (),
     budget: str | None = None,
     format: str = "auto",
     report_only: bool = False,
@@ -53,7 +48,8 @@ def run(
     """Run what is missing of a curve, and report on all that is there.
 
     name: a YAML file, a shipped curve, or the folder of a data set, for which a curve is planned that fits the ``budget``.
-    runs: the curve's folder is made below it. results: the file of the rows; ``results.jsonl`` in that folder by default.
+    runs: the curve's folder is made below it. executor: ``jobs`` processes on this machine, or jobs of Slurm with the
+    parameters ``slurm``. results: the file of the rows; ``results.jsonl`` in that folder by default.
     Raises TrainingError, after everything else was run and reported, if a cell failed.
     """
     screen = Screen(as_json)
@@ -78,17 +74,13 @@ def run(
     part = part_of(written, arms, labelled, draws)
     failed: dict[str, str] = {}
     if not report_only:
-        failed = _measure(written, folder, file, part, jobs, screen)
+        failed = _measure(written, folder, file, part, executor, jobs, slurm, screen)
     found = evaluate(Design(written, read_rows(file)), part_of(written))
     if not found.points:
-        raise (
-            failed_cells(failed)
-            if failed
-            else ConfigError(
-                "Nothing has been measured yet.",
-                where=file,
-                remedy="Run it without --report, or name the file by --results.",
-            )
+        if failed:
+            raise failed_cells(failed)
+        raise ConfigError(
+            "Nothing has been measured yet.", where=file, remedy="Run it without --report, or name the file by --results."
         )
     write_results(found, folder, screen)
     screen.say(f"Rows:   {shown(file)}")
@@ -108,7 +100,16 @@ def failed_cells(failed: dict[str, str]) -> TrainingError:
     )
 
 
-def _measure(written: Written, folder: Path, results: Path, part: Part, jobs: int, screen: Screen) -> dict[str, str]:
+def _measure(
+    written: Written,
+    folder: Path,
+    results: Path,
+    part: Part,
+    executor: Executor,
+    jobs: int,
+    slurm: Sequence[str],
+    screen: Screen,
+) -> dict[str, str]:
     """Run the cells of a part, under one MLflow run."""
     worker = Worker(written, folder, results, screen)
     worker.check()
@@ -118,67 +119,26 @@ def _measure(written: Written, folder: Path, results: Path, part: Part, jobs: in
     screen.note(_left(worker.design, part))
     with Parent(written.curve, folder, "curve") as parent:
         run_id = parent.open()
+        task, look = Task(written, folder, results, part, run_id), _look(written, results, part, screen)
+        if executor == "slurm":
+            return on_slurm(task, jobs, slurm, look, screen)
         if jobs > 1:
-            return _side_by_side(written, folder, results, part, jobs, run_id, screen)
+            return side_by_side(task, jobs, look, screen)
         alone = Worker(written, folder, results, screen, lambda: run_id)
-        return alone.measure(part, lambda design, cell: _say(screen, design, part, cell))
+        return alone.measure(part, lambda *_: look())
 
 
-def _side_by_side(
-    written: Written, folder: Path, results: Path, part: Part, jobs: int, run_id: str, screen: Screen
-) -> dict[str, str]:
-    """Run in several processes of a share of the cores each; their notes go to files, their cells are told here."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
-    context = get_context("spawn")
-    told = context.Queue()
-    workers: list[BaseProcess] = []
-    for number in range(1, jobs + 1):
-        log = folder / f"worker-{number}.log"
-        workers.append(
-            context.Process(target=_worker, args=(written, folder, results, part, run_id, log, told), name=f"{number}")
-        )
-    screen.note(f"{jobs} processes; what each is doing is in {shown(folder / 'worker-N.log')}")
-    for worker in workers:
-        worker.start()
+def _look(written: Written, results: Path, part: Part, screen: Screen) -> Callable[[], None]:
+    """Tells of the cells that have been measured since it was called before."""
     known = set(read_rows(results))
-    while any(worker.is_alive() for worker in workers):
-        time.sleep(LOOK)
-        known = _tell_new(written, results, part, known, screen)
-    _tell_new(written, results, part, known, screen)
-    failed: dict[str, str] = {}
-    while not told.empty():
-        failed |= told.get()
-    if any(worker.exitcode == INTERRUPTED for worker in workers):
-        raise Interrupted("The curve was interrupted. The same command goes on with it.")
-    if lost := [worker.name for worker in workers if worker.exitcode]:
-        raise TrainingError(
-            f"Worker {', '.join(lost)} ended with a fault.",
-            where=folder / f"worker-{lost[0]}.log",
-            remedy="Its last lines say why. The same command goes on with the curve.",
-        )
-    return failed
 
+    def look() -> None:
+        rows = read_rows(results)
+        for digest in rows.keys() - known:
+            screen.note(_told(rows[digest], Design(written, rows), part))
+        known.update(rows)
 
-def _worker(written: Written, folder: Path, results: Path, part: Part, run_id: str, log: Path, told: Any) -> None:
-    """A process that runs cells. told: a queue for what went wrong."""
-    with log.open("a", encoding="utf-8", buffering=1) as file:
-        os.dup2(file.fileno(), sys.stderr.fileno())
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        try:
-            told.put(Worker(written, folder, results, Screen(as_json=True), lambda: run_id).measure(part))
-        except (KeyboardInterrupt, Interrupted):
-            sys.exit(INTERRUPTED)
-
-
-def _tell_new(written: Written, results: Path, part: Part, known: set[str], screen: Screen) -> set[str]:
-    rows = read_rows(results)
-    for digest in rows.keys() - known:
-        screen.note(_told(rows[digest], Design(written, rows), part))
-    return set(rows)
-
-
-def _say(screen: Screen, design: Design, part: Part, cell: Cell) -> None:
-    screen.note(_told(design.rows[cell.digest], design, part))
+    return look
 
 
 def _told(row: Rows | Any, design: Design, part: Part) -> str:
@@ -193,9 +153,5 @@ def _told(row: Rows | Any, design: Design, part: Part) -> str:
 def _left(design: Design, part: Part) -> str:
     """What is left, and how long it takes one process by what was measured."""
     counts, seconds = design.expected(part)
-    told = "not known before one of each kind was measured" if seconds is None else _duration(seconds)
+    told = "not known before one of each kind was measured" if seconds is None else in_words(seconds)
     return f"Left: {', '.join(f'{number} {kind}s' for kind, number in counts.items())}. Time in one process: {told}."
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

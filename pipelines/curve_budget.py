@@ -34,6 +34,11 @@ STEPS_OF = {"mean_teacher": 2.0}
 """How much longer than that of scratch a step of an arm takes."""
 
 
+def in_words(seconds: float) -> str:
+    """A length of time: 45 min, 2.5 h."""
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def seconds_of(text: str) -> float:
     """``90m``, ``2h``, ``1.5h``, ``1d`` in seconds. Raises ConfigError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhd])", text.strip())
@@ -87,9 +92,9 @@ def choose(budget: float, times: Times, training: int, jobs: int = 1) -> Matrix:
             if chosen is None:
                 least = matrix.seconds(times) / (SHARE * jobs)
                 raise ConfigError(
-                    f"The smallest comparison that says anything takes about {_words(least)}: {describe(matrix)}.",
+                    f"The smallest comparison that says anything takes about {in_words(least)}: {describe(matrix)}.",
                     where="--budget",
-                    remedy=f"Give it {_words(least)}, more processes (--jobs), a GPU, or a smaller network "
+                    remedy=f"Give it {in_words(least)}, more processes (--jobs), a GPU, or a smaller network "
                     "(--set finetune.set.plan.widths=[16,32,64]).",
                 )
             break
@@ -164,7 +169,3 @@ def content_of(matrix: Matrix, name: str, pretrain: dict[str, Any], finetune: di
         "encoders": {"masked": {}},
         "arms": {name: ARMS[name] for name in matrix.arms},
     }
-
-
-def _words(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

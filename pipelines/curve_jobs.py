@@ -1,0 +1,174 @@
+"""Running a curve's cells in several processes: side by side on this machine, or as jobs of Slurm through submitit.
+
+The workers share out the cells by locks in the curve's folder; who started them only looks at the file of results.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medae.errors import ConfigError, Interrupted, TrainingError
+from medae.parallel import usable_cores
+from pipelines.console import Screen, shown
+from pipelines.curve_cells import Part
+from pipelines.curve_config import Written
+from pipelines.curve_work import Worker
+
+CLUSTER = "slurm"
+INTERRUPTED = 130
+LOOK = 2.0
+"""Seconds between two looks at what the workers have done."""
+
+SHARED_NAMES = ("name", "nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "gpus_per_node", "timeout_min")
+"""Parameters that submitit has for every kind of cluster; the names of all others begin with the cluster's."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told: the curve, where its runs and its rows are, which part of it, and the MLflow run above."""
+
+    written: Written
+    folder: Path
+    results: Path
+    part: Part
+    run_id: str
+
+    def __call__(self) -> dict[str, str]:
+        """Run cells until none is left. Returns what went wrong, by the label of the cell."""
+        return Worker(self.written, self.folder, self.results, Screen(as_json=True), lambda: self.run_id).measure(self.part)
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again when Slurm takes the machine away: the same; a begun training goes on."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def side_by_side(task: Task, jobs: int, look: Callable[[], None], screen: Screen) -> dict[str, str]:
+    """Run in several processes with a share of the cores each; their notes go to files. look: called from time to time."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
+    context = get_context("spawn")
+    told = context.Queue()
+    logs = [task.folder / f"worker-{number}.log" for number in range(1, jobs + 1)]
+    workers = [context.Process(target=_process, args=(task, log, told), name=log.stem) for log in logs]
+    screen.note(f"{jobs} processes; what each is doing is in {shown(task.folder / 'worker-N.log')}")
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        time.sleep(LOOK)
+        look()
+    look()
+    failed: dict[str, str] = {}
+    while not told.empty():
+        failed |= told.get()
+    if any(worker.exitcode == INTERRUPTED for worker in workers):
+        raise Interrupted("The curve was interrupted. The same command goes on with it.")
+    if lost := [worker.name for worker in workers if worker.exitcode]:
+        raise _lost(lost, task.folder / f"{lost[0]}.log")
+    return failed
+
+
+def _process(task: Task, log: Path, told: Any) -> None:
+    """A process that runs cells. told: a queue for what went wrong."""
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        try:
+            told.put(task())
+        except (KeyboardInterrupt, Interrupted):
+            sys.exit(INTERRUPTED)
+
+
+def on_slurm(task: Task, jobs: int, parameters: Sequence[str], look: Callable[[], None], screen: Screen) -> dict[str, str]:
+    """Run as so many jobs of Slurm. parameters: ``key=value`` of submitit, such as ``partition=gpu``.
+
+    Ctrl-C cancels the jobs. Raises ConfigError without submitit or Slurm, and for parameters that submitit has not.
+    """
+    executor = _executor(task.folder / "slurm", parameters)
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    with executor.batch():
+        submitted = [executor.submit(task) for _ in range(jobs)]
+    screen.note(
+        f"Jobs {', '.join(job.job_id for job in submitted)} are queued; what each is doing is in "
+        f"{shown(task.folder / 'slurm')}. Ctrl-C cancels them."
+    )
+    try:
+        while not all(job.done() for job in submitted):
+            time.sleep(LOOK)
+            look()
+    except KeyboardInterrupt:
+        for job in submitted:
+            job.cancel(check=False)
+        raise
+    look()
+    failed: dict[str, str] = {}
+    for job in submitted:
+        try:
+            failed |= job.result()
+        except (FailedJobError, UncompletedJobError) as error:
+            raise _lost([job.job_id], job.paths.stderr) from error
+    return failed
+
+
+def _executor(folder: Path, parameters: Sequence[str]) -> Any:
+    try:
+        from submitit import AutoExecutor
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "Slurm is reached through submitit, which is not installed.",
+            where="--executor slurm",
+            remedy="pip install 'medae[slurm]'",
+        ) from error
+    try:
+        executor = AutoExecutor(folder, cluster=CLUSTER)
+    except RuntimeError as error:  # "Could not detect slurm, are you indeed on a slurm cluster?"
+        raise ConfigError(
+            f"There is no Slurm here: {error}",
+            where="--executor slurm",
+            remedy="Start it where sbatch is, or leave --executor out.",
+        ) from error
+    chosen = {"name": "medae-curve", "timeout_min": 24 * 60} | _parameters(parameters)
+    try:
+        executor.update_parameters(**chosen)
+    except (NameError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"submitit does not take this: {error}",
+            where="--slurm",
+            remedy="Write for example --slurm partition=gpu --slurm gpus_per_node=1 --slurm timeout_min=600.",
+        ) from error
+    return executor
+
+
+def _parameters(given: Sequence[str]) -> dict[str, Any]:
+    """``partition=gpu`` as submitit calls it: ``slurm_partition``."""
+    found: dict[str, Any] = {}
+    for each in given:
+        key, equals, text = each.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigError(
+                f"'{each}' is not of the form key=value.", where="--slurm", remedy="Write for example --slurm partition=gpu."
+            )
+        value: Any = text
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(text)
+        found[key if key in SHARED_NAMES or key.startswith(f"{CLUSTER}_") else f"{CLUSTER}_{key}"] = value
+    return found
+
+
+def _lost(names: Sequence[str], log: Path) -> TrainingError:
+    return TrainingError(
+        f"Worker {', '.join(names)} ended with a fault.",
+        where=log,
+        remedy="Its last lines say why. The same command goes on with the curve.",
+    )

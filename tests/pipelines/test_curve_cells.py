@@ -1,0 +1,176 @@
+"""A curve's configuration, which cells it has, and the search for rates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from curves import SHORT, content, curve, design, drawn, known, searched
+
+from medae.config import validate
+from medae.errors import ConfigError, DataError
+from pipelines.configs import shipped_folder
+from pipelines.console import Screen
+from pipelines.curve_cells import Design, Part, part_of, read_rows
+from pipelines.curve_config import Curve, order_of, read_curve
+from pipelines.curve_work import Worker
+from pipelines.stage import program_of
+
+CURVES = sorted(path.stem for path in (shipped_folder() / "curve").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_shipped_curve_is_valid_and_its_arms_share_what_they_must(name: str) -> None:
+    written = read_curve(name)
+    cells = Design(written, {})
+    for encoder in written.curve.encoders:
+        validate(program_of("pretrain").Config, cells.encoder(encoder).content)
+    for count in written.curve.labelled:
+        for arm, keys in written.curve.arms.items():
+            drawn_cells = [cells.drawn(arm, count, draw, 4e-3) for draw in range(written.curve.draws_of(count))]
+            configs = [
+                validate(program_of("finetune").Config, {**cell.content, "encoder": keys.encoder}) for cell in drawn_cells
+            ]
+            assert {config.labelled for config in configs} == {None if count == "all" else count}
+            assert len({config.labelled_salt for config in configs}) == len(configs), "every draw has its own labelled cases"
+            assert [config.fit.seed for config in configs] == list(range(len(configs)))
+            assert all(config.scratch == (keys.encoder is None) for config in configs), "one arm a cell"
+            assert len({json.dumps(cell.content["split"]) for cell in drawn_cells}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "nothing"}, "no arm nothing"),
+        ({"arms": {"scratch": {}, "a": {"encoder": "b"}}}, "no encoder b"),
+        ({"arms": {"scratch": {}, "a": {"rate_of": "scratch"}}}, "without a rate of its own"),
+        ({"arms": {"scratch": {"rate_of": "a"}, "a": {"rate_of": "scratch"}}, "shared_rates": True}, "search of its own"),
+        ({"arms": {"scratch": {"set": {"fit": {"rate": 1}}}}}, "looked for on the validation subjects"),
+        ({"arms": {"scratch": {"set": {"split": {"test": 9}}}}}, "must be the same in all arms"),
+        ({"arms": {"scratch": {"set": {"scored": "test"}}}}, "must be the same in all arms"),
+        ({"arms": {"scratch": {"as_long_as": "scratch"}}}, "as long as one with an encoder"),
+        ({"search": {"rates": [1e-3], "bounds": [1e-3, 1e-3]}}, "nothing is chosen"),
+        ({"search": {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3], "labelled": [8]}}, "no such number of labels: 8"),
+        ({"labelled": [2, 1]}, "must ascend"),
+        ({"draws": {"1": 2}}, "draws says nothing of 2"),
+        ({"finetune": {"config": "phantoms", "set": {**SHORT, "split": {"validation": 0}}}}, "chosen on the test subjects"),
+    ],
+)
+def test_a_curve_that_means_nothing_is_refused_with_a_reason(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        curve(tmp_path, **changes)
+
+
+def test_an_encoder_that_would_see_a_test_subject_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = {**SHORT, "validation_batches": 0, "split": {**SHORT["split"], "salt": "another:"}}
+    written = curve(tmp_path, pretrain={"config": "phantoms", "set": other})
+    with pytest.raises(DataError, match="also among the pretraining cases"):
+        Worker(written, tmp_path / "work", tmp_path / "rows.jsonl", Screen()).check()
+
+
+# --- cells ---
+
+
+def test_arms_share_labelled_cases_and_seed_on_a_draw_and_fewer_labels_are_contained_in_more(tmp_path: Path) -> None:
+    cells = Design(curve(tmp_path), {})
+    one, other, more = (
+        cells.drawn(name, count, 1, 1e-3).content for name, count in (("scratch", 1), ("masked", 1), ("scratch", 2))
+    )
+    assert one["labelled_salt"] == other["labelled_salt"] == more["labelled_salt"]
+    assert one["fit"]["seed"] == other["fit"]["seed"] == 1
+    salts = {cells.drawn("scratch", 1, draw, 1e-3).content["labelled_salt"] for draw in range(2)}
+    assert len(salts) == 2 and cells.searched("scratch", 2, 1e-3).content["labelled_salt"] not in salts
+
+
+def test_a_changed_arm_or_encoder_is_another_cell_and_more_draws_or_arms_are_not(tmp_path: Path) -> None:
+    cells = Design(curve(tmp_path), {})
+    more = {"scratch": {}, "masked": {"encoder": "masked"}, "flips": {"set": {"flips": True}}}
+    changed = Design(
+        curve(tmp_path, encoders={"masked": {"set": {"objective": {"ratio": [0.4, 0.5]}}}}, draws=5, arms=more), {}
+    )
+    assert cells.drawn("masked", 1, 0, 1e-3).digest != changed.drawn("masked", 1, 0, 1e-3).digest
+    assert cells.drawn("scratch", 1, 0, 1e-3).digest == changed.drawn("scratch", 1, 0, 1e-3).digest
+    assert cells.searched("scratch", 2, 1e-3).digest == changed.searched("scratch", 2, 1e-3).digest
+
+
+def test_the_search_goes_on_while_the_best_rate_is_at_an_end(tmp_path: Path) -> None:
+    written = curve(tmp_path, search={"rates": [1e-3, 2e-3], "bounds": [2.5e-4, 4e-3], "labelled": [2]})
+
+    def rate(dice: dict[float, float]) -> tuple[float | None, list[float]]:
+        best, left = design(written, *searched(written, "scratch", 2, dice)).rate("scratch", 1)
+        return best, [cell.content["fit"]["rate"] for cell in left]
+
+    assert rate({}) == (None, [1e-3, 2e-3])
+    assert rate({1e-3: 0.5, 2e-3: 0.6}) == (None, [4e-3])
+    assert rate({1e-3: 0.5, 2e-3: 0.6, 4e-3: 0.55}) == (2e-3, [])
+    assert rate({1e-3: 0.5, 2e-3: 0.6, 4e-3: 0.7}) == (4e-3, []), "the bound"
+    assert rate({1e-3: 0.6, 2e-3: 0.5, 5e-4: 0.6}) == (None, [2.5e-4]), "of equal rates the smaller, which is an end"
+
+
+def test_a_number_of_labels_takes_the_rate_of_the_nearest_search() -> None:
+    made = {"search": {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3], "labelled": [4, "all"]}, "labelled": [1, 4, 16, "all"]}
+    found = validate(Curve, content(**made))
+    assert [found.search_count(count) for count in found.labelled] == [4, 4, 4, "all"]
+    assert order_of("all") > order_of(500)
+
+
+def test_as_long_as_takes_the_seconds_of_pretraining_and_fine_tuning(tmp_path: Path) -> None:
+    arms = {"scratch": {}, "masked": {"encoder": "masked"}, "long": {"as_long_as": "masked"}}
+    short = {**SHORT, "fit": {"steps": 500, "epoch_steps": 50, "schedule": {"warmup": 1}}}
+    written = curve(tmp_path, arms=arms, finetune={"config": "phantoms", "set": short})
+    rows = [*known(written), *searched(written, "scratch", 2, {1e-3: 0.6, 2e-3: 0.5}, seconds=0.5)]
+    assert design(written, *rows).steps("long", 1) == (None, False), "the pretraining was not measured yet"
+    assert design(written, *rows).cell("long", 1, 0) is None
+    encoder = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "training_seconds": 300.0}
+    # 300 s + 500 steps of 1 s are 800 s, at 0.5 s a step 1600 steps
+    assert design(written, *rows, encoder).steps("long", 1) == (1600, True)
+    cell = design(written, *rows, encoder).cell("long", 1, 0)
+    assert cell is not None and cell.content["fit"]["steps"] == 1600 and cell.needs is None
+
+
+def test_what_is_left_is_searched_first_and_then_run_draw_by_draw(tmp_path: Path) -> None:
+    written = curve(tmp_path)
+    everything = part_of(written)
+    first = Design(written, {}).pending(everything)
+    assert [(cell.kind, cell.name, cell.count) for cell in first] == [
+        ("rate", "scratch", 2),
+        ("rate", "scratch", 2),
+        ("rate", "masked", 2),
+        ("rate", "masked", 2),
+    ]
+    done = drawn(design(written, *known(written)).drawn("masked", 1, 0, 2e-3), {"a": 0.8})
+    found = design(written, *known(written), done)
+    assert [(cell.name, cell.count, cell.draw) for cell in found.pending(everything)] == [
+        ("scratch", 1, 0),
+        ("scratch", 2, 0),
+        ("masked", 2, 0),
+        ("scratch", 1, 1),
+        ("masked", 1, 1),
+        ("scratch", 2, 1),
+        ("masked", 2, 1),
+    ]
+    left, seconds = found.expected(everything)
+    assert (left, seconds) == ({"encoder": 1, "rate": 0, "draw": 7}, None), "no pretraining was timed yet"
+    encoder = {"digest": found.encoder("masked").digest, "kind": "encoder", "arm": "masked", "seconds": 9.0}
+    assert design(written, *known(written), done, encoder).expected(everything)[1] == pytest.approx(7 * 60)
+    assert found.expected(Part(("scratch",), (1,), (0,)))[0]["draw"] == 1
+
+
+def test_a_part_that_the_curve_has_not_is_refused(tmp_path: Path) -> None:
+    written = curve(tmp_path)
+    assert part_of(written, ["scratch"], ["2"], [1]) == Part(("scratch",), (2,), (1,))
+    with pytest.raises(ConfigError, match="no arm mask"):
+        part_of(written, ["mask"])
+    with pytest.raises(ConfigError, match="no 3 labels"):
+        part_of(written, counts=["3"])
+
+
+def test_a_broken_line_of_the_results_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"digest": "a"}\n{"dig\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_rows(file)

@@ -1,0 +1,81 @@
+"""A curve for a stranger's data, in the time that there is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medae.config import validate
+from medae.data.phantom import PhantomSource
+from medae.errors import ConfigError
+from pipelines import curve as program
+from pipelines import curve_planning
+from pipelines.curve_budget import Matrix, Times, choose, content_of, resolves, seconds_of
+from pipelines.curve_config import Curve
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90m", 5400.0), ("2h", 7200.0), ("1.5 h", 5400.0), ("1d", 86400.0)])
+def test_a_length_of_time(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2", "h", "0h", "two hours", "-1h"])
+def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no length of time"):
+        seconds_of(text)
+
+
+def test_the_seconds_of_a_matrix_by_hand() -> None:
+    matrix = Matrix(("scratch", "masked", "mean_teacher"), {1: 2, 4: 3}, steps=100, pretrain_steps=50)
+    times = Times(pretrain=2.0, finetune=1.0, rest=10.0)
+    search, draws = 3 * (50 * 1.0 + 10), 5 * (100 * 1.0 + 10)
+    teacher = 3 * (50 * 2.0 + 10) + 5 * (100 * 2.0 + 10)
+    assert matrix.seconds(times) == pytest.approx((50 * 2.0 + 10) + 2 * (search + draws) + teacher)
+
+
+@pytest.mark.parametrize("hours", [0.5, 2, 8, 100])
+@pytest.mark.parametrize("training", [3, 20, 200])
+def test_what_is_planned_fits_the_time_and_more_time_plans_no_less(hours: float, training: int) -> None:
+    times = Times(pretrain=0.3, finetune=0.3, rest=20.0)
+    matrix = choose(hours * 3600, times, training)
+    assert matrix.seconds(times) <= hours * 3600
+    assert max(matrix.draws) <= max(1, training // 2), "no more labels than half of the training subjects"
+    assert choose(2 * hours * 3600, times, training).seconds(times) >= matrix.seconds(times)
+    assert len(resolves(matrix)) == len(matrix.draws)
+    written = content_of(matrix, "x", {}, {})
+    assert validate(Curve, written).draws_of(min(matrix.draws)) == matrix.draws[min(matrix.draws)]
+
+
+def test_too_little_time_says_how_much_is_needed() -> None:
+    with pytest.raises(ConfigError, match="smallest comparison that says anything takes about"):
+        choose(60, Times(1.0, 1.0, 20.0), 100)
+
+
+@pytest.mark.slow
+def test_a_strangers_folder_is_planned_timed_and_run(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = validate(PhantomSource, {"root": empty / "phantoms", "subjects": 12, "spacing": 8.0})
+    for number, case in enumerate(source.manifest().cases):
+        for kind, ref in (("imagesTr", next(iter(case.images.values()))), ("labelsTr", case.targets["lesion"])):
+            end = "_0000" if kind == "imagesTr" else ""
+            target = empty / "stranger" / kind / f"case_{number:03d}{end}.nii.gz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(empty / "phantoms" / ref.files[0], target)
+    described = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
+    (empty / "stranger" / "dataset.json").write_text(json.dumps(described))
+    least = Matrix(("scratch", "masked"), {2: 2}, steps=2, pretrain_steps=2)
+    monkeypatch.setattr(curve_planning, "choose", lambda *_: least)
+    small = ["{}.set.plan.widths=[4, 8]", "{}.set.plan.patch=[16, 16, 16]", "{}.set.fit.epoch_steps=1"]
+    overrides = [key.format(kind) for kind in ("pretrain", "finetune") for key in small]
+    with pytest.raises(ConfigError, match="--budget 2h"):
+        program.run("stranger", [], empty / "runs")
+    found = program.run("stranger", overrides, empty / "runs", budget="1h")
+    assert {arm for arm, _ in found.points} == {"scratch", "masked"}
+    assert all(point.complete for point in found.points.values())
+    text = (empty / "runs" / "stranger-curve" / "curve.yaml").read_text()
+    assert text.startswith("# In 1 h: scratch, masked; 2 draws of 2 labels; 2 steps each") and "would not be seen" in text
+    before = (empty / "runs" / "stranger-curve" / "results.jsonl").read_text()
+    program.run("stranger", overrides, empty / "runs", budget="1h")
+    assert (empty / "runs" / "stranger-curve" / "results.jsonl").read_text() == before, "planned and measured once"
