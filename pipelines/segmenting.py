@@ -64,7 +64,7 @@ def label_names(manifest: Manifest, target: str) -> dict[int, str]:
         raise DataError(
             f"The values of '{target}' are {sorted(names)}; a segmenter needs 0, 1, 2 and so on without gaps.",
             where="target",
-            remedy="Renumber the label maps.",
+            remedy="Name the structures to learn and their values (data.structures), or renumber the label maps.",
         )
     if len(names) < 2:
         raise DataError(

@@ -23,6 +23,7 @@ class ImageRef(Config):
     files: relative to the manifest's root, POSIX separators. sha256: over the contents, in the order of files.
     series: a pseudonym of the DICOM series. resample_slices: slices at uneven distances are resampled to even ones; without
     it they are refused. component: which of the channels in the file it is, from 0; None for a file of one channel.
+    groups: of a label map whose values are regrouped: k where the file has one of ``groups[k - 1]``, elsewhere 0.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -32,12 +33,14 @@ class ImageRef(Config):
     series: str | None = None
     resample_slices: bool = False
     component: int | None = Field(default=None, ge=0)
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def identity(self) -> str:
-        """What decides the image that is read: contents, how uneven slices are treated, which channel is taken."""
+        """What decides the image that is read: contents, how uneven slices are treated, which channel, which values."""
         parts = [self.sha256]
         parts += ["resample_slices"] if self.resample_slices else []
         parts += [] if self.component is None else [f"component={self.component}"]
+        parts += [f"groups={self.groups}"] if self.groups else []
         return "+".join(parts)
 
 

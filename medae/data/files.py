@@ -10,10 +10,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import Field, field_validator
+
 from medae.config import Config
 from medae.data.case import ImageKind, ImageRef, Modality
 from medae.data.catalogue import KNOWN
 from medae.data.digests import sha256_of_files
+from medae.data.structures import Values, check_structures
 from medae.errors import DataError
 
 DATA_VARIABLE = "MEDAE_DATA"
@@ -31,11 +34,20 @@ class FileSource(Config):
 
     root: folder of the data set; relative to the folder in MEDAE_DATA, or to the working folder if that is not set.
     modality: of all images, where the layout does not say it or says it wrongly. target_name: of the label maps.
+    structures: what is to be learnt, of the many values of an atlas: name -> value or values in the label map, which
+    become 1, 2, 3 in this order; all other values are background.
     """
 
     root: Path
     modality: Modality | None = None
     target_name: str = "label"
+    structures: dict[str, Values] | None = Field(default=None, min_length=1)
+
+    @field_validator("structures")
+    @classmethod
+    def _apart(cls, structures: dict[str, Values] | None) -> dict[str, Values] | None:
+        check_structures(structures or {})
+        return structures
 
 
 def absolute_root(root: Path) -> Path:

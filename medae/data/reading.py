@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from medae.data.case import ImageRef, Manifest
+from medae.data.structures import regroup
 from medae.errors import MedaeError
 from medae.formats import header, read
 from medae.volume import NativeGrid, Volume
@@ -18,12 +20,16 @@ T = TypeVar("T")
 
 def read_image(manifest: Manifest, ref: ImageRef) -> Volume:
     """The image on nearest-RAS axes, as by `medae.formats.read.read_volume`; errors name places as `place_of` does."""
-    return _named(manifest, ref, lambda: read.read_volume(manifest.paths(ref), ref.kind, **_how(ref)))
+    volume = _named(manifest, ref, lambda: read.read_volume(manifest.paths(ref), ref.kind, **_how(ref)))
+    if ref.groups:
+        volume.image.copy_(torch.from_numpy(regroup(volume.image.numpy(), ref.groups)))
+    return volume
 
 
 def read_array(manifest: Manifest, ref: ImageRef) -> tuple[np.ndarray, NativeGrid]:
     """The same as an array ``[1, I, J, K]`` and the grid of its file."""
-    return _named(manifest, ref, lambda: read.read_array(manifest.paths(ref), ref.kind, **_how(ref)))
+    array, grid = _named(manifest, ref, lambda: read.read_array(manifest.paths(ref), ref.kind, **_how(ref)))
+    return (regroup(array, ref.groups) if ref.groups else array), grid
 
 
 def read_grid(manifest: Manifest, ref: ImageRef) -> NativeGrid:

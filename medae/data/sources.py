@@ -27,6 +27,7 @@ from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
 from medae.data.passed_over import hint
 from medae.data.phantom import PhantomSource
 from medae.data.pseudonyms import SALT_VARIABLE
+from medae.data.structures import with_structures
 from medae.data.table import TableSource, is_table
 from medae.errors import ConfigError, DataError
 from medae.formats.endings import image_files, stem
@@ -133,6 +134,8 @@ def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids
     if isinstance(source, AutoSource):
         source = recognise(source)
     manifest = source.manifest()
+    if isinstance(source, FileSource) and source.structures:
+        manifest = with_structures(manifest, source.structures)
     is_plain = isinstance(source, FolderSource) and source.ids == "hashed"
     return hash_ids(manifest) if is_plain or case_ids == "hashed" else manifest
 

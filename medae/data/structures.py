@@ -1,0 +1,77 @@
+"""Structures to be learnt, put together from the values of a data set's label maps.
+
+An atlas has a hundred values, often with gaps between them; a segmenter learns a few structures, numbered 1, 2, 3 and so on.
+nnU-Net calls the same regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from medae.data.case import Case, ImageRef, Manifest
+from medae.errors import ConfigError
+
+Values = int | tuple[int, ...]
+
+MOST = np.iinfo(np.int16).max
+"""Label maps are read as int16."""
+
+
+def check_structures(structures: Mapping[str, Values]) -> None:
+    """Raise ValueError, in plain words, for a value that is background, no label value, or in two structures."""
+    owner: dict[int, str] = {}
+    for name, values in structures.items():
+        if not (each := values_of(values)):
+            raise ValueError(f"'{name}' has no value: name those of the label map that belong to it")
+        for value in each:
+            if not 0 < value <= MOST:
+                raise ValueError(f"'{name}' has the value {value}: label values are 1 to {MOST}, and 0 is background")
+            if value in owner:
+                raise ValueError(f"the value {value} belongs to '{owner[value]}' and to '{name}': structures do not overlap")
+            owner[value] = name
+
+
+def values_of(values: Values) -> tuple[int, ...]:
+    """The values of a structure, one or several."""
+    return (values,) if isinstance(values, int) else values
+
+
+def with_structures(manifest: Manifest, structures: Mapping[str, Values]) -> Manifest:
+    """The manifest with label maps in which the structures are 1, 2, 3 in their order and all else is background.
+
+    Raises ConfigError if there is no label map, or more than one kind of them.
+    """
+    targets = sorted({name for case in manifest.cases for name, ref in case.targets.items() if _is_label_map(ref)})
+    if len(targets) != 1:
+        there = f"several label maps ({', '.join(targets)})" if targets else "no label map"
+        raise ConfigError(
+            f"The data set has {there}; structures are put together from one.",
+            where="data.structures",
+            remedy="Open it so that one is left (such as by data.label_pattern or a table), or leave structures out.",
+        )
+    (target,) = targets
+    groups = tuple(values_of(values) for values in structures.values())
+
+    def regrouped(case: Case) -> Case:
+        ref = case.targets.get(target)
+        if not isinstance(ref, ImageRef):
+            return case
+        return case.model_copy(update={"targets": {**case.targets, target: ref.model_copy(update={"groups": groups})}})
+
+    names = {0: "background"} | dict(enumerate(structures, start=1))
+    cases = tuple(regrouped(case) for case in manifest.cases)
+    return manifest.model_copy(update={"cases": cases, "labels": {**manifest.labels, target: names}})
+
+
+def regroup(labels: np.ndarray, groups: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """A label map of any shape with k where its value is one of ``groups[k - 1]``, elsewhere 0; same type."""
+    table = np.zeros(MOST + 1, dtype=labels.dtype)
+    for place, values in enumerate(groups, start=1):
+        table[list(values)] = place
+    return table[np.maximum(labels, 0)]
+
+
+def _is_label_map(ref: object) -> bool:
+    return isinstance(ref, ImageRef) and ref.kind == "labels"
