@@ -17,6 +17,7 @@ from medae.data.case import Case, ImageRef
 from medae.data.finding import Level
 from medae.data.remarks import Remark
 from medae.data.sides import wrong_sides
+from medae.data.structures import regroup
 from medae.errors import GeometryError, MedaeError
 from medae.formats.endings import NIFTI, PICTURES
 from medae.formats.labels import as_labels, count_labels, label_problem
@@ -24,7 +25,7 @@ from medae.formats.raw import RawImage
 from medae.formats.read import read_raw
 from medae.volume import spacing_of
 
-VERSION = 5
+VERSION = 6
 """Raised whenever something else is found in the same contents, so that nothing older is remembered."""
 
 SAMPLE = 1_000_000
@@ -120,7 +121,7 @@ def inspect_case(
                 if role == "image" and first is None:
                     first = raw
                 elif role == "target" and drawn is None and is_drawable:
-                    drawn = replace(raw, array=as_labels(raw.array, is_mask=ref.kind == "mask"))
+                    drawn = replace(raw, array=_label_map(raw, ref))
             noted += [Noted(role=role, name=name, **remark._asdict()) for remark in found]
     inspection = Inspection(noted=tuple(noted), images=facts["image"], targets=facts["target"])
     return inspection, None if picture is None or first is None else picture(first, drawn)
@@ -150,13 +151,19 @@ def _labels(raw: RawImage, ref: ImageRef, declared: Mapping[int, str] | None) ->
     if problem is not None:
         remedy = "Replace them by 0 or 1." if is_mask else "Store labels 0, 1, 2, ..."
         return _facts(raw, None), [Remark("error", "labels", problem, remedy)]
-    labels = as_labels(raw.array, is_mask=is_mask)
+    labels = _label_map(raw, ref)
     counts = count_labels(labels)
     if is_mask:
         return _facts(raw, counts), []
     found = list(remarks.undeclared_labels(counts, declared))
     found += wrong_sides(labels, raw.native.matrix(), declared or {}, are_stated=_states_sides(raw, ref))
     return _facts(raw, counts), found
+
+
+def _label_map(raw: RawImage, ref: ImageRef) -> np.ndarray:
+    """The values as training sees them. Of arrays without a label problem only."""
+    labels = as_labels(raw.array, is_mask=ref.kind == "mask")
+    return regroup(labels, ref.groups) if ref.groups else labels
 
 
 def _states_sides(raw: RawImage, ref: ImageRef) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medae.config import validate
+from medae.data.check import check_manifest
 from medae.data.reading import read_array, read_image
 from medae.data.sources import AutoSource, ManifestSource, open_manifest, write_manifest
 from medae.data.structures import regroup
@@ -51,6 +52,14 @@ def test_label_maps_have_the_structures_and_nothing_else_wherever_they_are_read(
     native, _ = reference(manifest, case, "label")
     assert native[0, 0, 0] == 1 and native[3, 0, 0] == 0
     assert np.array_equal(volume.image.affine.numpy(), read_image(manifest, case.images["T1w"]).image.affine.numpy())
+
+
+def test_the_check_counts_structures_and_misses_none_that_is_there(atlas: Path) -> None:
+    found = check_manifest(opened(atlas, STRUCTURES | {"nothing": 99}))
+    assert next(iter(found.inspections.values())).targets["label"].labels == {0: 117, 1: 2, 2: 1}
+    assert {finding.problem for finding in found.findings if "declared" in finding.problem} == {
+        "no label map has the declared label 3 (nothing) of 'label'"
+    }
 
 
 def test_other_structures_are_other_data(atlas: Path) -> None:
