@@ -24,7 +24,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             remedy = GO_ON.get(ctx.invoked_subcommand or "")
-            raise Interrupted("Interrupted." if remedy is None else f"Interrupted. {remedy}") from error
+            in_the_way = [option for option in ("--force", "--no-resume") if option in sys.argv]
+            without = f" without {' and '.join(in_the_way)}" if in_the_way else ""
+            said = "Interrupted." if remedy is None else f"Interrupted. The same command{without}{remedy}"
+            raise Interrupted(said) from error
 
 
 app = typer.Typer(
@@ -86,8 +89,8 @@ Workers = Annotated[
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS = Path("runs")
-GO_ON = dict.fromkeys(("pretrain", "finetune", "detect"), "The same command with --resume goes on.")
-GO_ON |= dict.fromkeys(("run", "demo", "curve"), "The same command goes on where it was.")
+GO_ON = dict.fromkeys(("pretrain", "finetune", "detect"), " goes on with --resume.")
+GO_ON |= dict.fromkeys(("run", "demo", "curve"), " goes on where it was.")
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 

@@ -62,8 +62,12 @@ class Cell:
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """What has been measured; of a cell that was run twice, the last. Raises DataError if a line is not JSON."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    """What has been measured; of a cell that was run twice, the last. A last line that is still being written is left out.
+
+    Raises DataError if a line is not JSON.
+    """
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
     rows: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:

@@ -9,13 +9,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from medae.errors import ConfigError, Interrupted, TrainingError
 from medae.parallel import usable_cores
@@ -29,8 +26,17 @@ INTERRUPTED = 130
 LOOK = 2.0
 """Seconds between two looks at what the workers have done."""
 
-SHARED_NAMES = ("name", "nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "gpus_per_node", "timeout_min")
-"""Parameters that submitit has for every kind of cluster; the names of all others begin with the cluster's."""
+OF_SUBMITIT = ("name", "cpus_per_task", "mem_gb", "gpus_per_node", "timeout_min")
+"""Parameters that submitit knows itself; all others go to sbatch under their long names."""
+
+NOT_TAKEN = {
+    "time": "submitit has to know it: say timeout_min, in minutes.",
+    **dict.fromkeys(
+        ("nodes", "ntasks", "tasks-per-node", "ntasks-per-node"), "Each job is one process: --jobs says how many."
+    ),
+}
+OFTEN = 1000
+"""How often a job whose time is over may be queued again."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,10 @@ class Task:
     def __call__(self) -> dict[str, str]:
         """Run cells until none is left. Returns what went wrong, by the label of the cell."""
         return Worker(self.written, self.folder, self.results, Screen(as_json=True), lambda: self.run_id).measure(self.part)
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to run."""
+        return not Worker(self.written, self.folder, self.results, Screen(as_json=True)).left(self.part)
 
     def checkpoint(self) -> Any:
         """What submitit queues again when Slurm takes the machine away: the same; a begun training goes on."""
@@ -90,38 +100,49 @@ def _process(task: Task, log: Path, told: Any) -> None:
 
 
 def on_slurm(task: Task, jobs: int, parameters: Sequence[str], look: Callable[[], None], screen: Screen) -> dict[str, str]:
-    """Run as so many jobs of Slurm. parameters: ``key=value`` of submitit, such as ``partition=gpu``.
+    """Run as so many jobs of Slurm. parameters: ``key=value`` of submitit or sbatch, such as ``partition=gpu``.
 
-    Ctrl-C cancels the jobs. Raises ConfigError without submitit or Slurm, and for parameters that submitit has not.
+    Jobs that are not needed, because nothing is left to run or because this process ends, are cancelled. Raises ConfigError
+    without submitit or Slurm, and for parameters that these do not take; TrainingError if a job was lost.
     """
     executor = _executor(task.folder / "slurm", parameters)
-    from submitit.core.utils import FailedJobError, UncompletedJobError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-    with executor.batch():
-        submitted = [executor.submit(task) for _ in range(jobs)]
+    try:
+        with executor.batch():
+            submitted = [executor.submit(task) for _ in range(jobs)]
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise ConfigError(
+            f"sbatch did not take the jobs: {error}", where="--slurm", remedy="Correct what it names."
+        ) from error
     screen.note(
         f"Jobs {', '.join(job.job_id for job in submitted)} are queued; what each is doing is in "
         f"{shown(task.folder / 'slurm')}. Ctrl-C cancels them."
     )
     try:
-        while not all(job.done() for job in submitted):
+        while not all(job.done() for job in submitted) and not task.is_done():
             time.sleep(LOOK)
             look()
-    except KeyboardInterrupt:
+    finally:
+        ended = [job for job in submitted if job.done()]
         for job in submitted:
-            job.cancel(check=False)
-        raise
+            if job not in ended:
+                job.cancel(check=False)
     look()
     failed: dict[str, str] = {}
-    for job in submitted:
+    lost = []
+    for job in ended:
         try:
             failed |= job.result()
-        except (FailedJobError, UncompletedJobError) as error:
-            raise _lost([job.job_id], job.paths.stderr) from error
+        except (FailedJobError, UncompletedJobError):
+            lost.append(job)
+    if lost:
+        raise _lost([job.job_id for job in lost], lost[0].paths.stderr)
     return failed
 
 
 def _executor(folder: Path, parameters: Sequence[str]) -> Any:
+    chosen = {"name": "medae-curve", "timeout_min": 24 * 60} | _parameters(parameters)
     try:
         from submitit import AutoExecutor
     except ModuleNotFoundError as error:
@@ -131,17 +152,16 @@ def _executor(folder: Path, parameters: Sequence[str]) -> Any:
             remedy="pip install 'medae[slurm]'",
         ) from error
     try:
-        executor = AutoExecutor(folder, cluster=CLUSTER)
+        executor = AutoExecutor(folder, cluster=CLUSTER, slurm_max_num_timeout=OFTEN)
     except RuntimeError as error:  # "Could not detect slurm, are you indeed on a slurm cluster?"
         raise ConfigError(
             f"There is no Slurm here: {error}",
             where="--executor slurm",
             remedy="Start it where sbatch is, or leave --executor out.",
         ) from error
-    chosen = {"name": "medae-curve", "timeout_min": 24 * 60} | _parameters(parameters)
     try:
         executor.update_parameters(**chosen)
-    except (NameError, TypeError, ValueError) as error:
+    except (AssertionError, NameError, TypeError, ValueError) as error:
         raise ConfigError(
             f"submitit does not take this: {error}",
             where="--slurm",
@@ -151,19 +171,23 @@ def _executor(folder: Path, parameters: Sequence[str]) -> Any:
 
 
 def _parameters(given: Sequence[str]) -> dict[str, Any]:
-    """``partition=gpu`` as submitit calls it: ``slurm_partition``."""
-    found: dict[str, Any] = {}
+    """``partition=gpu`` and the like, for submitit; its own by name, all others in one mapping for sbatch."""
+    own: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for each in given:
         key, equals, text = each.partition("=")
-        if not equals or not key.isidentifier():
+        name = key.strip().replace("_", "-")
+        if not equals or not name:
             raise ConfigError(
                 f"'{each}' is not of the form key=value.", where="--slurm", remedy="Write for example --slurm partition=gpu."
             )
-        value: Any = text
-        with suppress(yaml.YAMLError):
-            value = yaml.safe_load(text)
-        found[key if key in SHARED_NAMES or key.startswith(f"{CLUSTER}_") else f"{CLUSTER}_{key}"] = value
-    return found
+        if name in NOT_TAKEN:
+            raise ConfigError(f"'{key}' cannot be set.", where="--slurm", remedy=NOT_TAKEN[name])
+        if (known := name.replace("-", "_")) in OF_SUBMITIT:
+            own[known] = int(text) if text.isdecimal() else text
+        else:
+            others[name] = text
+    return own | ({"slurm_additional_parameters": others} if others else {})
 
 
 def _lost(names: Sequence[str], log: Path) -> TrainingError:

@@ -7,12 +7,16 @@ from typing import Any
 
 import medae
 from medae.config import to_dict
-from medae.report.figures_curve import CurvePoint, label_curve
+from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
 from pipelines.curve_config import Written
 from pipelines.curve_results import Found, Point, markdown, revisions, sentences
 from pipelines.files import write_json, write_text
+
+Interval = tuple[float | None, float | None]
+DIFFERENCE = "Dice, difference to the baseline"
+OTHERS = {"HD95 (mm), lower is better": ("hd95", "hd95_mean"), "Surface Dice": ("surface_dice", "surface_dice_mean")}
 
 
 def summary(found: Found) -> dict[str, Any]:
@@ -45,14 +49,31 @@ def _entry(point: Point) -> dict[str, Any]:
 
 
 def figure(found: Found, path: Path) -> Path:
-    """Dice against labels, an arm a line."""
-    arms: dict[str, list[CurvePoint]] = {}
+    """Dice, its difference to the baseline on the same draws, HD95 and surface Dice against labels, an arm a line."""
+    baseline = found.design.written.curve.baseline
+    panels: dict[str, dict[str, list[CurvePoint]]] = {title: {} for title in ("Dice", DIFFERENCE, *OTHERS)}
     for point in found.points.values():
-        if isinstance(point.labels, int):
-            draws = [row["dice_mean"] for row in point.rows.values()]
-            found_here = CurvePoint(point.labels, point.dice.mean, point.dice.low, point.dice.high, draws)
-            arms.setdefault(point.arm, []).append(found_here)
-    return label_curve(arms, path, score="Dice", baseline=found.design.written.curve.baseline)
+        if not isinstance(point.labels, int):
+            continue
+
+        def add(title: str, score: float | None, interval: Interval, draws: list[float], point: Point = point) -> None:
+            if score is not None:
+                made = CurvePoint(int(point.labels), score, *interval, draws)
+                panels[title].setdefault(point.arm, []).append(made)
+
+        add("Dice", point.dice.mean, (point.dice.low, point.dice.high), _scores(point, "dice_mean"))
+        if (gain := point.difference) is not None:
+            twin = found.points[baseline, point.count].rows
+            changes = [row["dice_mean"] - twin[draw]["dice_mean"] for draw, row in point.rows.items() if draw in twin]
+            add(DIFFERENCE, gain.mean, (gain.low, gain.high), changes)
+        for title, (mean, key) in OTHERS.items():
+            add(title, getattr(point, mean), (None, None), _scores(point, key))
+    drawn = {title: arms for title, arms in panels.items() if arms}
+    return label_curves(drawn, path, baseline=baseline, differences=[DIFFERENCE])
+
+
+def _scores(point: Point, key: str) -> list[float]:
+    return [row[key] for row in point.rows.values() if row.get(key) is not None]
 
 
 def write_results(found: Found, folder: Path, screen: Screen) -> None:
@@ -69,7 +90,7 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
     report.section("Curve")
     report.figure(
         figure(found, folder / "figures" / "curve.png"),
-        "Mean over labels, then test cases, then draws. Bars: 95 % intervals over draws and test cases. Dots: draws.",
+        "Means over labels, then test cases, then draws. Bars: 95 % intervals over draws and test cases. Dots: draws.",
         "chart",
     )
     report.section("What it says")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -71,18 +71,21 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
         f"{arm} never found {label}: its Dice is 0 in every case that has it." for arm, label in never_found(metrics)
     ]
     compared = [made.describe(*pair) for pair, made in differences.items()]
-    facts["sentences"] = [*cautions, *compared, *([ONE_DRAW, *_own_rates(setting)] if compared else [])]
+    known = any(made.low is not None for made in differences.values())
+    facts["sentences"] = [*cautions, *compared, *([ONE_DRAW] if known else []), *_own_rates(setting, differences)]
     return Results(part, metrics, cautions, facts)
 
 
-def _own_rates(setting: Setting) -> list[str]:
-    """A sentence that says so if the arms that are compared differ in their rates; else none."""
+def _own_rates(setting: Setting, compared: Iterable[tuple[str, str]]) -> list[str]:
+    """A sentence for each pair of arms that differ in their rates too."""
     config = setting.config
     rates = {arm: config.fit_of(arm, config.fit.seed).rate for arm in config.arms()}
-    if len(set(rates.values())) < 2:
-        return []
-    named = ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
-    return [f"Each arm has a peak rate of its own ({named}): a difference is that of both together."]
+    return [
+        f"{one} and {other} had peak rates of their own ({rates[one]:g} and {rates[other]:g}): their difference is that of "
+        "both together."
+        for one, other in compared
+        if rates[one] != rates[other]
+    ]
 
 
 def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

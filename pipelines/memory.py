@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -54,11 +55,11 @@ def estimator_of(
 def refuse_beyond_memory(plan: Plan, estimator: Estimator, device: torch.device) -> None:
     """Raises ConfigError if a training step cannot fit into the memory of the device: the system would kill the process.
 
-    Estimated only where a few feature maps at full resolution alone come near it.
+    Estimated, which takes a second, only where a few feature maps at full resolution alone take a quarter of it.
     """
     there = _memory_of(device)
     voxels = math.prod(plan.sampling.patch) * plan.sampling.batch
-    if voxels * plan.network.widths[0] * FEATURES_BYTES < there or (needed := estimator.bytes(plan)) <= there:
+    if voxels * plan.network.widths[0] * FEATURES_BYTES < there / 4 or (needed := estimator.bytes(plan)) <= there:
         return
     patches = f"{plan.sampling.batch} patches of {'x'.join(map(str, plan.sampling.patch))}"
     whose = "this machine" if device.type == "cpu" else "the accelerator"
@@ -71,10 +72,22 @@ def refuse_beyond_memory(plan: Plan, estimator: Estimator, device: torch.device)
 
 
 def _memory_of(device: torch.device) -> int:
-    """Bytes of the device, in use or not."""
+    """Bytes of the device, in use or not; of a container or a job no more than it may have."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)
+    return min([int(psutil.virtual_memory().total), *_limits()])
+
+
+def _limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes that control groups of Linux (of Docker, of Slurm) leave to this process, in both of their versions."""
+    lines = own.read_text().splitlines() if own.is_file() else []
+    places = [root, root / "memory"]
+    for _, kinds, path in (line.split(":", 2) for line in lines):
+        if kinds in ("", "memory"):
+            places.append(root / kinds / path.lstrip("/"))
+    files = [place / name for place in places for name in ("memory.max", "memory.limit_in_bytes")]
+    texts = [file.read_text().strip() for file in files if file.is_file()]
+    return [int(text) for text in texts if text.isdecimal()]
 
 
 def default_estimator(found: Fingerprint, precision: Precision = "fp32") -> Estimator:

@@ -101,6 +101,8 @@ class PlanChoice(PlanHints):
                     )
                 elif value != instead:
                     screen.note(f"Kept from the encoder: {part}.{key} {value}; this data's own plan would have {instead}.")
+        if self.levels is not None and self.levels != len(pretrained.network.widths):
+            screen.warn(f"plan.levels {self.levels} is not used: the encoder has {len(pretrained.network.widths)} levels.")
         sampling_plan = self._within(pretrained, fitted).sampling
         reasons = {key: reason for key, reason in fitted.reasons.items() if key.startswith("sampling.")}
         for part, kept in (("space", space), ("network", pretrained.network)):

@@ -83,7 +83,7 @@ def _stage(label: str, keys: Mapping[str, Any], pipeline: Pipeline, path: Path) 
     if given := [key for key in OF_THE_PIPELINE if key in own or key in pipeline.shared]:
         raise ConfigError(
             f"A stage has no {' and no '.join(given)} of its own in a pipeline: the pipeline's is taken.",
-            where=f"stages.{label}.{given[0]}",
+            where=f"stages.{label}.{given[0]}" if given[0] in own else f"shared.{given[0]}",
             remedy=f"Set {given[0]} at the top of the pipeline, or by --set {given[0]}=…",
         )
     base: dict[str, Any] = {}

@@ -142,6 +142,10 @@ def command(
 ) -> None:
     """What ``medae pretrain``, ``finetune`` and ``detect`` do."""
     screen = Screen(as_json)
+    if resume and force:
+        raise ConfigError(
+            "--resume goes on with a run, --force begins a new one.", where="--resume --force", remedy="Choose one of them."
+        )
     check_stage(kind, read_config(name, kind), name)
     config = validate(program_of(kind).Config, read_config(name, kind, overrides, extra), where=name)
     finished = run_stage(kind, config, runs / config.name, screen, resume=resume, force=force, asked=resume)

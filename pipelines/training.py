@@ -52,8 +52,8 @@ def warn_before_training(fit: FitConfig, sampler: PatchSampler, screen: Screen) 
     if fit.schedule.warmup >= fit.steps:
         screen.warn(
             f"The warm-up takes {fit.schedule.warmup} steps and the whole training {fit.steps}: the rate still rises when "
-            f"it ends, at {fit.rate * fit.steps / fit.schedule.warmup:.2g} of {fit.rate:g}. Set fit.schedule.warmup with "
-            "fit.steps, to a twentieth of them."
+            f"it ends, at {fit.steps / fit.schedule.warmup:.0%} of its peak. Set fit.schedule.warmup with fit.steps, to a "
+            "twentieth of them."
         )
     left_out = sampler.left_out
     if left_out:

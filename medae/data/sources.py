@@ -144,6 +144,12 @@ def recognise(source: AutoSource) -> ConcreteSource:
     """The source for the layout that is found under ``source.root``."""
     layout = detect_format(source.root)
     model = CONCRETE[layout]
+    if model is PhantomSource and source.structures:
+        raise ConfigError(
+            "Phantoms have label maps of a few tissues; there are no structures to put together.",
+            where="structures",
+            remedy="Remove it.",
+        )
     if model is PhantomSource:
         root = resolve_root(source.root)
         return validate(PhantomSource, {**read_json(root / PHANTOM_FILE, root), "root": source.root}, PHANTOM_FILE)

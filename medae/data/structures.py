@@ -9,27 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from pydantic import StrictInt
 
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import ConfigError
+from medae.formats.labels import LARGEST_LABEL
 
-Values = int | tuple[int, ...]
-
-MOST = np.iinfo(np.int16).max
-"""Label maps are read as int16."""
+Values = StrictInt | tuple[StrictInt, ...]
 
 
 def check_structures(structures: Mapping[str, Values]) -> None:
     """Raise ValueError, in plain words, for a value that is background, no label value, or in two structures."""
     owner: dict[int, str] = {}
     for name, values in structures.items():
+        if not name.strip() or name == "background":
+            raise ValueError(f"'{name}' is no name for a structure: background is what no structure has")
         if not (each := values_of(values)):
             raise ValueError(f"'{name}' has no value: name those of the label map that belong to it")
         for value in each:
-            if not 0 < value <= MOST:
-                raise ValueError(f"'{name}' has the value {value}: label values are 1 to {MOST}, and 0 is background")
+            if not 0 < value <= LARGEST_LABEL:
+                raise ValueError(
+                    f"'{name}' has the value {value}: label values are 1 to {LARGEST_LABEL}, and 0 is background"
+                )
             if value in owner:
-                raise ValueError(f"the value {value} belongs to '{owner[value]}' and to '{name}': structures do not overlap")
+                raise ValueError(
+                    f"the value {value} is twice in '{name}'"
+                    if owner[value] == name
+                    else f"the value {value} belongs to '{owner[value]}' and to '{name}': structures do not overlap"
+                )
             owner[value] = name
 
 
@@ -67,7 +74,7 @@ def with_structures(manifest: Manifest, structures: Mapping[str, Values]) -> Man
 
 def regroup(labels: np.ndarray, groups: tuple[tuple[int, ...], ...]) -> np.ndarray:
     """A label map of any shape with k where its value is one of ``groups[k - 1]``, elsewhere 0; same type."""
-    table = np.zeros(MOST + 1, dtype=labels.dtype)
+    table = np.zeros(LARGEST_LABEL + 1, dtype=labels.dtype)
     for place, values in enumerate(groups, start=1):
         table[list(values)] = place
     return table[np.maximum(labels, 0)]

@@ -45,9 +45,9 @@ def teacher_and_student(
     if threshold is not None:
         labels["teacher"] = np.where(as_volumes(chances["teacher"].max(axis=1), axis) >= threshold, labels["teacher"], 0)
     apart = as_volumes(np.abs(chances["teacher"] - chances["student"]).sum(axis=1) / 2, axis)
-    high = max(LEAST_HIGH, float(np.percentile(apart, 99.8)))
     scene = Scene(np.diag([*spacing, 1.0]))
     cuts = [scene.cut(axis, largest_slice(one != 0, axis)) for one in labels["teacher"]]
+    high = max(LEAST_HIGH, *(float(cut.of(one).max()) for cut, one in zip(cuts, apart, strict=True)))
     rows = []
     for who in ("teacher", "student"):
         panels = []

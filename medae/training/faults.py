@@ -66,6 +66,13 @@ def explained(folder: Path) -> Iterator[None]:
         raise TrainingError(what, where=folder, remedy=f"{remedy} {resume_hint(folder)}") from error
 
 
+def _is_free(handler: Any) -> bool:
+    """Whether a signal may be taken: whoever ignores it (nohup) or has an answer of its own (a job's manager) means it."""
+    return handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(
+        getattr(handler, "__self__", None), Interrupts
+    )
+
+
 class Interrupts:
     """Within this context Ctrl-C and SIGTERM are noted in ``received``; the second one acts as it always did.
 
@@ -80,7 +87,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup: whoever ignores it means it
+                if _is_free(signal.getsignal(number)):
                     self._previous[number] = signal.signal(number, self._note)
         return self
 

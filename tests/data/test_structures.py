@@ -19,7 +19,7 @@ from medae.data.structures import regroup
 from medae.errors import ConfigError
 from pipelines.segmenting import label_names, reference
 
-STRUCTURES = {"hippocampus": [47, 48], "ventricle": 4}
+STRUCTURES = {"ventricles": [47, 48], "hippocampus": 4}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_label_maps_have_the_structures_and_nothing_else_wherever_they_are_read(
     manifest = opened(atlas, STRUCTURES)
     case = manifest.cases[0]
     ref = case.targets["label"]
-    assert manifest.labels == {"label": {0: "background", 1: "hippocampus", 2: "ventricle"}}
+    assert manifest.labels == {"label": {0: "background", 1: "ventricles", 2: "hippocampus"}}
     assert label_names(manifest, "label") == manifest.labels["label"], "no gap is left, and 207 is background"
     volume, (array, _) = read_image(manifest, ref), read_array(manifest, ref)
     assert str(volume.image.dtype) == "torch.int16"
@@ -85,11 +85,21 @@ def test_a_written_manifest_is_opened_with_its_structures(atlas: Path, tmp_path_
         ({"a": []}, "'a' has no value"),
         ({"a": 40000}, "label values are 1 to 32767"),
         ({}, "at least 1"),
+        ({"a": [47, 47]}, "47 is twice in 'a'"),
+        ({"background": 47}, "'background' is no name"),
+        ({" ": 47}, "is no name"),
+        ({"a": True}, "should be an integer"),
     ],
 )
 def test_structures_that_mean_nothing_are_refused(atlas: Path, structures: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         opened(atlas, structures)
+
+
+def test_phantoms_have_none(tmp_path: Path) -> None:
+    (tmp_path / "phantom.json").write_text('{"subjects": 2, "spacing": 8.0}')
+    with pytest.raises(ConfigError, match="Phantoms"):
+        opened(tmp_path, STRUCTURES)
 
 
 def test_without_a_label_map_nothing_can_be_put_together(atlas: Path) -> None:

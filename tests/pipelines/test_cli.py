@@ -43,6 +43,7 @@ def test_help_imports_nothing_heavy(medae, tmp_path):
         (("check", "nowhere"), ("does not exist", "remedy")),
         (("info", "nowhere"), ("nowhere",)),
         (("evaluate", "a", "b"), ("does not exist",)),
+        (("pretrain", "phantoms", "--resume", "--force"), ("Choose one",)),
         (
             ("run", "demo", "--set", "detect.fals_positive_rate=1"),
             ("fals_positive_rate", "did you mean false_positive_rate"),
@@ -101,8 +102,13 @@ def test_an_interruption_is_status_130_with_its_message(monkeypatch, capsys):
     ("arguments", "where", "words"),
     [
         (["check", "x"], "pipelines.check.run", "Interrupted.\n"),
-        (["finetune", "x"], "pipelines.stage.command", "Interrupted. The same command with --resume goes on.\n"),
+        (["finetune", "x"], "pipelines.stage.command", "Interrupted. The same command goes on with --resume.\n"),
         (["run", "x"], "pipelines.run.run", "Interrupted. The same command goes on where it was.\n"),
+        (
+            ["run", "x", "--force"],
+            "pipelines.run.run",
+            "Interrupted. The same command without --force goes on where it was.\n",
+        ),
     ],
 )
 def test_ctrl_c_is_answered_with_how_to_go_on(monkeypatch, capsys, arguments, where, words):

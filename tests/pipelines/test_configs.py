@@ -126,7 +126,7 @@ def test_overrides_of_a_pipeline_begin_with_the_stage():
         ),
         ("fit.steps=5", "no stage and no key 'fit'"),
         ("pretrain.name=x", "stage has no name of its own"),
-        ("shared.experiment=x", "stage has no experiment of its own"),
+        ("shared.experiment=x", r"stage has no experiment of its own[\s\S]*shared\.experiment"),
     ],
 )
 def test_a_key_that_a_pipeline_cannot_take_says_where_it_belongs(override, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from curves import content, curve
 
 from medae.errors import ConfigError, TrainingError
+from medae.training.faults import Interrupts
 from pipelines import curve as program
 from pipelines import curve_jobs
 from pipelines.console import Screen
@@ -101,21 +103,91 @@ def test_where_there_is_no_slurm_it_is_said(empty: Path, monkeypatch: pytest.Mon
     assert "medae[slurm]" in str(refusal.value.remedy)
 
 
-def test_parameters_are_named_as_sbatch_names_them(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ["partition=gpu", "gpus_per_node=1", "slurm_time=60", "account=lab:a"]
-    assert curve_jobs._parameters(given) == {
-        "slurm_partition": "gpu",
-        "gpus_per_node": 1,
-        "slurm_time": 60,
-        "slurm_account": "lab:a",
-    }
-    with pytest.raises(ConfigError, match="not of the form key=value"):
-        curve_jobs._parameters(["partition"])
-    monkeypatch.setattr(curve_jobs, "CLUSTER", "local")
-    with pytest.raises(ConfigError, match=r"submitit does not take this[\s\S]*partition=gpu"):
-        curve_jobs._executor(empty / "slurm", ["no_such=1"])
+@pytest.fixture
+def slurm(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of Slurm's names that take every job, and the folder that they are in."""
+    folder = empty / "bin"
+    folder.mkdir()
+    for name, text in (
+        ("srun", ""),
+        ("sbatch", "echo Submitted batch job 7"),
+        ("sacct", ""),
+        ("scancel", "echo $@ >> cancelled"),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
 
 
-def test_a_job_that_slurm_takes_away_is_queued_again_as_it_was(empty: Path) -> None:
-    task = curve_jobs.Task(curve(empty), empty / "work", empty / "rows.jsonl", Part(("scratch",), (1,)), "run")
+def a_task(folder: Path) -> curve_jobs.Task:
+    return curve_jobs.Task(curve(folder), folder / "work", folder / "rows.jsonl", Part(("scratch",), (1,)), "run")
+
+
+def test_parameters_reach_sbatch_as_they_were_written(empty: Path, slurm: Path) -> None:
+    given = [
+        "partition=gpu",
+        "gpus_per_node=1",
+        "mem_gb=8",
+        "timeout_min=90",
+        "mail-user=a@b.org",
+        "account=0123",
+        "qos=24:00",
+    ]
+    executor = curve_jobs._executor(empty / "slurm", given)
+    executor.submit(a_task(empty))
+    (script,) = (empty / "slurm").glob("*_submission.sh")
+    lines = script.read_text().splitlines()
+    for line in ("partition=gpu", "gpus-per-node=1", "mem=8GB", "time=90", "mail-user=a@b.org", "account=0123", "qos=24:00"):
+        assert f"#SBATCH --{line}" in lines
+    assert executor._executor.max_num_timeout >= 100, "a job whose time is over is queued again, and again"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("partition", "not of the form key=value"),
+        ("time=24:00:00", "'time' cannot be set[\\s\\S]*timeout_min"),
+        ("nodes=2", "one process: --jobs"),
+        ("mem_gb=lots", "submitit does not take this"),
+        ("timeout_min=1-00:00:00", "submitit does not take this"),
+    ],
+)
+def test_what_a_job_cannot_have_is_refused(empty: Path, slurm: Path, given: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        curve_jobs._executor(empty / "slurm", [given])
+
+
+def test_what_sbatch_says_is_said(empty: Path, slurm: Path) -> None:
+    (slurm / "sbatch").write_text("#!/bin/sh\necho invalid partition specified: nonesuch >&2\nexit 1\n")
+    with pytest.raises(ConfigError, match="invalid partition specified: nonesuch"):
+        curve_jobs.on_slurm(a_task(empty), 1, ["partition=nonesuch"], lambda: None, Screen())
+
+
+def test_jobs_are_cancelled_when_who_waits_for_them_ends(empty: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_jobs, "LOOK", 0.0)
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curve_jobs.on_slurm(a_task(empty), 2, [], stopped, Screen())
+    assert (empty / "cancelled").read_text().split() == ["7_0", "7_1"]
+
+
+def test_a_training_leaves_sigterm_to_who_answers_it() -> None:
+    """submitit takes no notice of the SIGTERM by which Slurm says that it wants the machine, and waits for its own signal."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupts.received is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == [signal.SIGTERM]
+
+
+def test_a_job_that_is_queued_again_is_the_same(empty: Path) -> None:
+    task = a_task(empty)
     assert task.checkpoint().function == task

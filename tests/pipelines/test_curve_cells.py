@@ -169,6 +169,12 @@ def test_a_part_that_the_curve_has_not_is_refused(tmp_path: Path) -> None:
         part_of(written, counts=["3"])
 
 
+def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"digest": "a"}\n{"digest": "b", "ca')
+    assert list(read_rows(file)) == ["a"]
+
+
 def test_a_broken_line_of_the_results_is_named(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"digest": "a"}\n{"dig\n')

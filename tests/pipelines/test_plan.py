@@ -234,5 +234,18 @@ def test_a_step_that_no_machine_can_hold_is_refused_before_it_is_tried(monkeypat
     assert estimator.bytes(made(128)) > estimator.bytes(made(48))
 
 
+def test_no_more_memory_than_the_container_may_have(tmp_path):
+    groups = tmp_path / "cgroup"
+    (groups / "docker" / "x").mkdir(parents=True)
+    (groups / "memory" / "job").mkdir(parents=True)
+    (groups / "docker" / "x" / "memory.max").write_text("max\n")
+    (groups / "memory" / "job" / "memory.limit_in_bytes").write_text(f"{3 * GIB}\n")
+    (groups / "memory.max").write_text(f"{4 * GIB}\n")
+    own = tmp_path / "own"
+    own.write_text("5:devices:/\n4:memory:/job\n0::/docker/x\n")
+    assert sorted(memory._limits(groups, own)) == [3 * GIB, 4 * GIB]
+    assert memory._limits(tmp_path / "none", tmp_path / "none") == []
+
+
 def default_estimator_of_a_step() -> Estimator:
     return estimator_of({"kind": "unet"}, SegmentationConfig(), FitConfig(steps=1), AugmentationConfig(), classes=2)

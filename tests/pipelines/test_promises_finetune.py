@@ -210,7 +210,7 @@ def test_a_warm_up_beyond_the_training_is_said_and_so_is_a_vain_resume(smoke, wo
     run_stage("finetune", config, tmp_path, Screen(), resume=True, asked=True)
     said = " ".join(capsys.readouterr().err.split())
     assert "The warm-up takes 8 steps and the whole training 2" in said
-    assert "at 0.0025 of 0.01" in said
+    assert "at 25% of its peak" in said
     assert "no unfinished run" in said
 
 

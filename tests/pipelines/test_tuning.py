@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -29,6 +30,7 @@ from pipelines.cli import app
 from pipelines.console import Screen
 from pipelines.finetune import Config
 from pipelines.finetune_members import member_names, member_seeds
+from pipelines.finetune_results import _own_rates
 from pipelines.networks import seeded_network
 from pipelines.outcome import Finished
 from pipelines.segmenting import refuse_mirrored_sides
@@ -194,6 +196,14 @@ def test_the_members_stand_beside_what_they_reach_together(ensemble):
     assert "mean of its members alone" in page
     assert "the encoder is still for 2 steps" in page
     assert (ensemble.folder / "figures" / "rates.png").is_file()
+
+
+def test_only_the_pairs_that_differ_in_their_rates_are_said_to(tmp_path):
+    own = settings(tmp_path, "encoder=there", "rates={pretrained: 0.004, scratch: 0.008}", "unlabelled={kind: mean_teacher}")
+    pairs = [("mean_teacher", "pretrained"), ("mean_teacher", "scratch"), ("pretrained", "scratch")]
+    said = _own_rates(SimpleNamespace(config=own), pairs)
+    assert [line.split(" had")[0] for line in said] == ["mean_teacher and scratch", "pretrained and scratch"]
+    assert "(0.004 and 0.008)" in said[0]
 
 
 def test_the_schedule_is_the_pretrained_arms_alone(ensemble):

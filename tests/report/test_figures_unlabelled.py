@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from medae.report import figures_unlabelled
 from medae.report.colours import label_colour
 from medae.report.figures_unlabelled import teacher_and_student
 
@@ -49,3 +51,13 @@ def test_of_volumes_the_slice_with_most_of_the_teachers_labels_is_drawn(tmp_path
         images[name][..., 1:] = np.array([1.0, 0.0]).reshape(1, 2, 1, 1, 1)
         images[name][:, :, 2:6, 2:6, 0] = np.array([0.3, 0.7]).reshape(1, 2, 1, 1)
     assert outlined(teacher_and_student(images, tmp_path / "volume.png", NAMES)) > 500
+
+
+def test_the_brightest_colour_is_the_largest_disagreement_that_is_shown(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures_unlabelled, "draw", lambda mosaic, path: drawn.append(mosaic) or path)
+    teacher_and_student(shown((20, 20, 20), 0.95, 0.05), tmp_path / "x.png", NAMES)
+    (mosaic,) = drawn
+    assert mosaic.bar[2] == pytest.approx(0.9), "in 64 of 8000 voxels"
+    teacher_and_student(shown((20, 20, 20), 0.7, 0.69), tmp_path / "x.png", NAMES)
+    assert drawn[-1].bar[2] == 0.05, "next to nothing is not made to look like much"
