@@ -176,7 +176,7 @@ def test_jobs_are_cancelled_when_who_waits_for_them_ends(empty: Path, slurm: Pat
 
 
 def test_a_training_leaves_sigterm_to_who_answers_it() -> None:
-    """submitit takes no notice of the SIGTERM by which Slurm says that it wants the machine, and waits for its own signal."""
+    """submitit passes over the SIGTERM by which Slurm says that it wants the machine, and waits for its own signal."""
     told: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     try:
