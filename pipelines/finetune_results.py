@@ -67,9 +67,11 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
         facts["validation"] = _validation(setting, {arm: models[arm] for arm in trained})
     facts |= {f"{one}_minus_{other}": made.model_dump() for (one, other), made in differences.items()}
     metrics = {arm: values for arm, values in found.items() if arm in trained or arm == BALL}
-    cautions = [
-        f"{arm} never found {label}: its Dice is 0 in every case that has it." for arm, label in never_found(metrics)
-    ]
+    cautions = []
+    for arm in metrics:
+        if missed := [label for one, label in never_found(metrics) if one == arm]:
+            whose = "its Dice is 0 in every case that has it" if len(missed) == 1 else "their Dice is 0 in every case"
+            cautions.append(f"{arm} never found {', '.join(missed)}: {whose}.")
     compared = [made.describe(*pair) for pair, made in differences.items()]
     known = any(made.low is not None for made in differences.values())
     facts["sentences"] = [*cautions, *compared, *([ONE_DRAW] if known else []), *_own_rates(setting, differences)]

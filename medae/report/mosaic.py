@@ -18,6 +18,7 @@ from medae.report import canvas
 
 WIDTH, MARGIN, GAP = 10.0, 0.25, 0.08
 HEADER, ROW_TITLE, PANEL_TITLE, ROW_GAP, FOOTER = 0.58, 0.34, 0.24, 0.14, 0.62
+LEGEND_LINE, LEGEND_HANDLE, LEGEND_LETTER, BAR = 0.19, 0.37, 0.075, 3.0
 TALLEST = 3.4
 HEAT_COLOURS = "inferno"
 FILLED = 0.42
@@ -104,7 +105,9 @@ def draw(mosaic: Mosaic, path: Path) -> Path:
     heights = [scale * max(panel.size_mm[1] for panel in row.panels) for row, scale in zip(mosaic.rows, scales, strict=True)]
     bands = [ROW_TITLE * bool(row.title) + PANEL_TITLE * any(panel.title for panel in row.panels) for row in mosaic.rows]
     header = HEADER if mosaic.title else MARGIN
+    columns = _legend_columns(mosaic)
     footer = FOOTER if mosaic.legend or mosaic.bar or mosaic.note else MARGIN
+    footer += LEGEND_LINE * (-(-len(mosaic.legend) // columns) - 1) if mosaic.legend else 0
     total = header + sum(heights) + sum(bands) + ROW_GAP * (len(mosaic.rows) - 1) + footer
     figure = canvas.lightbox(WIDTH, total)
     if mosaic.title:
@@ -116,7 +119,7 @@ def draw(mosaic: Mosaic, path: Path) -> Path:
             _write(figure, WIDTH - MARGIN, top - 0.22, row.detail, size=9, colour=canvas.MUTED_ON_DARK, align="right")
         _place(figure, row, scale, top - band, height)
         top -= band + height + ROW_GAP
-    _foot(figure, mosaic)
+    _foot(figure, mosaic, columns)
     return canvas.save(figure, path)
 
 
@@ -194,7 +197,14 @@ def _mark(axes: Axes, marks: tuple[str, str, str, str]) -> None:
         label.set_path_effects([withStroke(linewidth=1.8, foreground=canvas.DARK)])
 
 
-def _foot(figure: Figure, mosaic: Mosaic) -> None:
+def _legend_columns(mosaic: Mosaic) -> int:
+    """How many names fit side by side, beside the colour bar if there is one."""
+    room = WIDTH - 2 * MARGIN - (BAR if mosaic.bar is not None else 0)
+    longest = max(map(len, mosaic.legend), default=0)
+    return max(1, min(len(mosaic.legend), int(room / (LEGEND_HANDLE + LEGEND_LETTER * longest))))
+
+
+def _foot(figure: Figure, mosaic: Mosaic, columns: int) -> None:
     width, total = figure.get_size_inches()
     if mosaic.legend:
         # as labels are drawn: the rim in the colour itself, the inside half transparent
@@ -205,7 +215,7 @@ def _foot(figure: Figure, mosaic: Mosaic) -> None:
             handles=handles,
             loc="lower left",
             bbox_to_anchor=((MARGIN - 0.1) / width, 0.24 / total),
-            ncols=len(handles),
+            ncols=columns,
             frameon=False,
             fontsize=8.5,
             labelcolor=canvas.ON_DARK,

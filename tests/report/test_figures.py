@@ -15,7 +15,7 @@ from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.voxelscores import VoxelScores
 from medae.report import canvas
 from medae.report.canvas import MUTED
-from medae.report.colours import LABELS
+from medae.report.colours import LABELS, label_colour
 from medae.report.figures_anomaly import (
     FOUND,
     INVENTED,
@@ -256,3 +256,14 @@ def test_gradients_and_scores_have_panels_apart(tmp_path: Path) -> None:
     together = [{key: value for key, value in record.items() if key != "gradient_norm"} for record in history]
     two, three = (pixels(loss_curves(rows, tmp_path / f"{len(rows[0])}.png")) for rows in (together, history))
     assert three.shape[1] > 1.3 * two.shape[1], "both are between 0 and 1, and yet not the same kind"
+
+
+def test_a_legend_of_many_labels_has_lines_and_every_label_a_colour_of_its_own(tmp_path: Path) -> None:
+    names = {value: f"structure number {value}" for value in range(1, 22)}
+    assert len({label_colour(value) for value in names}) == 21
+    panel = Panel(np.zeros((8, 8)), (0.0, 1.0), (8.0, 8.0))
+    few = draw(Mosaic([Row([panel])], legend={"one": LABELS[0]}), tmp_path / "few.png")
+    many = draw(Mosaic([Row([panel])], legend=label_colours(names)), tmp_path / "many.png")
+    assert pixels(many).shape[1] == pixels(few).shape[1]
+    assert pixels(many).shape[0] > pixels(few).shape[0] + 100
+    assert all(count_of(many, label_colour(value)) > 0 for value in names), "none is beyond the border"
