@@ -100,13 +100,14 @@ def _unchosen(given: Any, tags: dict[str, str], tag: str | None) -> str:
         return f"should be a block of keys with a {key}: {choices}"
     if tag is None:
         return f"{key} is missing: {choices}"
-    return f"{key} '{tag}' is unknown: {choices}{_nearest(tag, list(tags))}"
+    return f"{key} '{tag}' is unknown: {choices}{nearest(tag, list(tags))}"
 
 
 def _unknown(key: str, known: list[str]) -> str:
-    return f"is unknown{_nearest(key, known) or '; known here: ' + ', '.join(sorted(known))}"
+    return f"is unknown{nearest(key, known) or '; known here: ' + ', '.join(sorted(known))}"
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """``; did you mean NAME?`` for what is nearly a known name, else nothing."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""

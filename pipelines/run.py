@@ -12,7 +12,6 @@ own. A model of ``stage:NAME`` is that of an earlier stage.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pydantic import Field
 import medae
 from medae.config import read_yaml, to_dict, validate
 from medae.errors import ConfigError
+from medae.plain_words import nearest
 from pipelines.configs import find_config, merge, read_config
 from pipelines.console import Screen, shown
 from pipelines.files import write_json
@@ -64,9 +64,8 @@ def _full_key(override: str, stages: Sequence[str]) -> str:
         return f"stages.{override}"
     if first in Pipeline.model_fields:
         return override
-    near = difflib.get_close_matches(first, [*stages, *Pipeline.model_fields], n=1)
     raise ConfigError(
-        f"The pipeline has no stage and no key '{first}'" + (f"; did you mean {near[0]}?" if near else "."),
+        f"The pipeline has no stage and no key '{first}'{nearest(first, [*stages, *Pipeline.model_fields]) or '.'}",
         where=f"--set {override}",
         remedy=f"Begin with a stage ({', '.join(stages)}), such as {stages[0] if stages else 'pretrain'}.fit.steps=200, or "
         "with shared for all stages, such as shared.data.root=FOLDER.",

@@ -168,10 +168,9 @@ def run_stage(
 ) -> Finished:
     """Run a stage, or find that it was run before with the same fingerprint.
 
-    resume: go on with an unfinished run. asked: by a person, who is told if there is none.
-
-    folder: the run's folder is made below it, named ``label`` (or the kind) and fingerprint. parent: gives the MLflow run
-    of the pipeline, asked only when there is work to do.
+    resume: go on with an unfinished run. asked: by a person, who is told if there is none. folder: the run's folder is made
+    below it, named ``label`` (or the kind) and fingerprint. parent: gives the MLflow run of the pipeline, asked only when
+    there is work to do.
     Raises TrainingError when an unfinished run is in the way and ``resume`` was not asked for, or when another process
     is at work on it.
     """

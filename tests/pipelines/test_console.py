@@ -18,9 +18,15 @@ def screen():
     return made
 
 
-def test_a_transfer_in_a_log_is_a_line_from_time_to_time(screen, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The clock, which stands still until a test moves it."""
+    seconds = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_a_transfer_in_a_log_is_a_line_from_time_to_time(screen, now):
     with screen.transfer("Fetching") as report:
         for now[0], done in ((1.0, 10), (31.0, 2_000_000), (32.0, 3_000_000)):
             report(done, 4_000_000)
@@ -45,9 +51,7 @@ def test_counts_are_shown_as_counts(screen):
     assert "3/7" in screen.notes.file.getvalue()
 
 
-def test_long_work_in_a_log_says_how_much_is_left(screen, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+def test_long_work_in_a_log_says_how_much_is_left(screen, now):
     with screen.progress("Scoring cases") as report:
         for now[0], done in ((20.0, 1), (40.0, 2), (50.0, 3)):
             report(done, 6)
