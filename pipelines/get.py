@@ -19,9 +19,9 @@ import medae
 from medae.data.archive import BadArchive, only_folder, unpack
 from medae.data.catalogue import KNOWN, PublicSet
 from medae.data.download import GOES_ON, fetch, verify
-from medae.data.files import absolute_root
 from medae.data.origin import read_record, stated_licence, write_record
 from medae.data.part import Checksum, Part, public_url, url_digest
+from medae.data.roots import absolute_root
 from medae.errors import DataError
 from pipelines.console import Screen, shown
 from pipelines.wish import Wish, file_name, wish_of

@@ -14,9 +14,10 @@ from medae.data.case import Case, ImageKind, Manifest, Modality
 from medae.data.dicom_scan import Fault, scan
 from medae.data.dicom_series import Candidate, Issuers, Series, candidates, series_of
 from medae.data.digests import reporter
-from medae.data.files import FileSource, image_refs, relative, resolve_root
+from medae.data.files import FileSource, image_refs, relative
 from medae.data.finding import Finding, Level, some_of
 from medae.data.pseudonyms import pseudonym_key
+from medae.data.roots import resolve_root
 from medae.errors import DataError
 from medae.formats.dicom.judge import Rules
 from medae.formats.dicom.kinds import modality_of

@@ -1,4 +1,4 @@
-"""What every file source shares: roots, names, lists, and the digests of contents."""
+"""What every file source shares: names, lists, and the digests of contents."""
 
 from __future__ import annotations
 
@@ -14,17 +14,9 @@ from pydantic import Field, field_validator
 
 from medae.config import Config
 from medae.data.case import ImageKind, ImageRef, Modality
-from medae.data.catalogue import KNOWN
 from medae.data.digests import sha256_of_files
 from medae.data.structures import Values, check_structures
 from medae.errors import DataError
-
-DATA_VARIABLE = "MEDAE_DATA"
-PUBLIC_SETS = {
-    "ixi_t1": "the IXI data set (T1), https://brain-development.org/ixi-dataset",
-    "lgg": "TCGA-LGG, https://www.cancerimagingarchive.net, with the masks of Buda et al. 2019",
-    "lidc": "LIDC-IDRI, https://www.cancerimagingarchive.net",
-}
 
 K = TypeVar("K", bound=Hashable)
 
@@ -48,28 +40,6 @@ class FileSource(Config):
     def _apart(cls, structures: dict[str, Values] | None) -> dict[str, Values] | None:
         check_structures(structures or {})
         return structures
-
-
-def absolute_root(root: Path) -> Path:
-    """``root`` with ``~`` expanded, and beneath the folder in MEDAE_DATA (else the working folder) if it is relative."""
-    return (Path(os.environ.get(DATA_VARIABLE, "")).expanduser() / root.expanduser()).absolute()
-
-
-def resolve_root(root: Path) -> Path:
-    """The absolute folder of a data set. Raises DataError, which says how to get the data, if it is not there."""
-    folder = absolute_root(root)
-    if folder.is_dir():
-        return folder
-    origin = PUBLIC_SETS.get(root.name)
-    remedy = "Correct the path."
-    if not root.expanduser().is_absolute():
-        remedy = f"Set {DATA_VARIABLE} to the folder that holds '{root}', or give the data set's absolute path."
-    if root.name in KNOWN:
-        remedy += f" 'medae data get {root.name}' fetches the public data set of this name ({KNOWN[root.name].home})."
-    elif origin:
-        remedy += f" The public data set of this name comes from {origin}."
-    problem = "is a file, not a folder" if folder.exists() else "does not exist"
-    raise DataError(f"The data folder {problem}.", where=folder, remedy=remedy)
 
 
 def subject_of(name: str, pattern: re.Pattern[str] | None) -> str:

@@ -11,8 +11,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from medae.data.case import Manifest
-from medae.data.files import FileSource, modality_of, resolve_root
+from medae.data.files import FileSource, modality_of
 from medae.data.gather import Files
+from medae.data.roots import resolve_root
 from medae.errors import DataError
 from medae.formats.endings import ENDINGS, PICTURES, image_files, is_image, is_picture, stem, without_previews
 

@@ -17,10 +17,9 @@ from medae.data.case import Case, ImageRef
 from medae.data.finding import Level
 from medae.data.remarks import Remark
 from medae.data.sides import wrong_sides
-from medae.data.structures import regroup
 from medae.errors import GeometryError, MedaeError
 from medae.formats.endings import NIFTI, PICTURES
-from medae.formats.labels import as_labels, count_labels, label_problem
+from medae.formats.labels import as_labels, count_labels, label_problem, regroup
 from medae.formats.raw import RawImage
 from medae.formats.read import read_raw
 from medae.volume import spacing_of

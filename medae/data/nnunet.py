@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medae.data.case import Manifest
-from medae.data.files import FileSource, inside, label_names, modality_of, read_json, resolve_root
+from medae.data.files import FileSource, inside, label_names, modality_of, read_json
 from medae.data.gather import Files
+from medae.data.roots import resolve_root
 from medae.errors import DataError
 from medae.formats.endings import ENDINGS, PICTURES, image_files, is_image, stem
 

@@ -21,7 +21,8 @@ from pydantic import Field, StrictInt, model_validator
 
 from medae.config import Config, digest, to_dict
 from medae.data.case import Case, ImageKind, Manifest, Modality
-from medae.data.files import absolute_root, image_refs, read_json
+from medae.data.files import image_refs, read_json
+from medae.data.roots import absolute_root
 from medae.errors import DataError
 from medae.synthesis.brain import LESIONS, RECIPE, TISSUES, Phantom, Template, load_template, make_phantom
 from medae.synthesis.lesions import LesionConfig

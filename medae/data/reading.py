@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from medae.data.case import ImageRef, Manifest
-from medae.data.structures import regroup
 from medae.errors import MedaeError
 from medae.formats import header, read
+from medae.formats.labels import regroup
 from medae.volume import NativeGrid, Volume
 
 T = TypeVar("T")

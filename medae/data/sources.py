@@ -18,7 +18,7 @@ from medae.data.bids import BIDSSource
 from medae.data.case import Case, Manifest
 from medae.data.dicom import DICOMSource
 from medae.data.dicom_scan import holds_dicom
-from medae.data.files import FileSource, read_json, relative, resolve_root
+from medae.data.files import FileSource, read_json, relative
 from medae.data.finding import Finding
 from medae.data.folder import FolderSource, guess_patterns
 from medae.data.manifest_file import ManifestSource, Record, frozen
@@ -27,6 +27,7 @@ from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
 from medae.data.passed_over import hint
 from medae.data.phantom import PhantomSource
 from medae.data.pseudonyms import SALT_VARIABLE
+from medae.data.roots import resolve_root
 from medae.data.structures import with_structures
 from medae.data.table import TableSource, is_table
 from medae.errors import ConfigError, DataError

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from pydantic import StrictInt
 
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import ConfigError
-from medae.formats.labels import LARGEST_LABEL
+from medae.formats import LARGEST_LABEL
 
 Values = StrictInt | tuple[StrictInt, ...]
 
@@ -70,14 +69,6 @@ def with_structures(manifest: Manifest, structures: Mapping[str, Values]) -> Man
     names = {0: "background"} | dict(enumerate(structures, start=1))
     cases = tuple(regrouped(case) for case in manifest.cases)
     return manifest.model_copy(update={"cases": cases, "labels": {**manifest.labels, target: names}})
-
-
-def regroup(labels: np.ndarray, groups: tuple[tuple[int, ...], ...]) -> np.ndarray:
-    """A label map of any shape with k where its value is one of ``groups[k - 1]``, elsewhere 0; same type."""
-    table = np.zeros(LARGEST_LABEL + 1, dtype=labels.dtype)
-    for place, values in enumerate(groups, start=1):
-        table[list(values)] = place
-    return table[np.maximum(labels, 0)]
 
 
 def _is_label_map(ref: object) -> bool:

@@ -10,8 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from medae.data.case import ImageKind, Manifest
-from medae.data.files import FileSource, absolute_root, inside, modality_of, resolve_root
+from medae.data.files import FileSource, inside, modality_of
 from medae.data.gather import Covariates, Files
+from medae.data.roots import absolute_root, resolve_root
 from medae.data.tables import read_table, value
 from medae.errors import DataError
 from medae.formats.endings import ENDINGS, is_image

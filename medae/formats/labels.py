@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-LARGEST_LABEL = int(np.iinfo(np.int16).max)
+from medae.formats import LARGEST_LABEL
 
 WHOLE = 1e-4
 """How far a stored label may be from a whole number: a header's scale factor rounds."""
@@ -42,3 +42,11 @@ def count_labels(labels: np.ndarray) -> dict[int, int]:
     """Voxels by label. labels: whole numbers from 0 on."""
     numbers = np.bincount(labels.astype(np.intp, copy=False).ravel(order="K"))
     return {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
+
+
+def regroup(labels: np.ndarray, groups: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """A label map of any shape with k where its value is one of ``groups[k - 1]``, elsewhere 0; same type."""
+    table = np.zeros(LARGEST_LABEL + 1, dtype=labels.dtype)
+    for place, values in enumerate(groups, start=1):
+        table[list(values)] = place
+    return table[np.maximum(labels, 0)]

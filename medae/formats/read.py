@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 
 from medae.errors import DataError
+from medae.formats import LARGEST_LABEL
 from medae.formats.dicom.read import read_series
 from medae.formats.dicom.sniff import is_dicom
 from medae.formats.endings import NIFTI, is_image
 from medae.formats.itk import read_itk
-from medae.formats.labels import LARGEST_LABEL, as_labels, label_problem
+from medae.formats.labels import as_labels, label_problem
 from medae.formats.nifti import read_nifti
 from medae.formats.raw import RawImage
 from medae.volume import NativeGrid, Volume, to_ras

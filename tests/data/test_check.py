@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from medae.data.check import check_manifest
-from medae.data.files import resolve_root
 from medae.data.folder import FolderSource
+from medae.data.roots import resolve_root
 from medae.data.sources import AutoSource, open_manifest
 from medae.errors import DataError
 from medae.formats.header import read_grid

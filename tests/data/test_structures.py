@@ -7,15 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from medae.config import validate
 from medae.data.check import check_manifest
 from medae.data.reading import read_array, read_image
 from medae.data.sources import AutoSource, ManifestSource, open_manifest, write_manifest
-from medae.data.structures import regroup
 from medae.errors import ConfigError
 from pipelines.segmenting import label_names, reference
 
@@ -107,12 +103,3 @@ def test_without_a_label_map_nothing_can_be_put_together(atlas: Path) -> None:
         file.unlink()
     with pytest.raises(ConfigError, match="no label map"):
         opened(atlas, STRUCTURES)
-
-
-@given(arrays(np.int16, (3, 4), elements=st.integers(-3, 9)), st.permutations(list(range(1, 9))), st.integers(1, 7))
-def test_a_value_becomes_the_place_of_its_group(labels: np.ndarray, values: list[int], cut: int) -> None:
-    groups = (tuple(values[:cut]), tuple(values[cut:]))
-    found = regroup(labels, groups)
-    assert found.dtype == labels.dtype
-    for given_value, place in zip(labels.flat, found.flat, strict=True):
-        assert place == (1 if given_value in groups[0] else 2 if given_value in groups[1] else 0)

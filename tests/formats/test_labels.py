@@ -5,9 +5,12 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from medae.errors import DataError
-from medae.formats.labels import as_labels, count_labels, label_problem
+from medae.formats.labels import as_labels, count_labels, label_problem, regroup
 from medae.formats.read import read_array
 
 
@@ -69,3 +72,12 @@ def test_masks_of_any_values_are_read(tmp_path, value):
 def test_labels_are_counted(dtype):
     array = np.array([[0, 3, 3], [7, 0, 3]], dtype)
     assert count_labels(array) == count_labels(array.T) == {0: 2, 3: 3, 7: 1}
+
+
+@given(arrays(np.int16, (3, 4), elements=st.integers(-3, 9)), st.permutations(list(range(1, 9))), st.integers(1, 7))
+def test_a_value_becomes_the_place_of_its_group(labels: np.ndarray, values: list[int], cut: int) -> None:
+    groups = (tuple(values[:cut]), tuple(values[cut:]))
+    found = regroup(labels, groups)
+    assert found.dtype == labels.dtype
+    for given_value, place in zip(labels.flat, found.flat, strict=True):
+        assert place == (1 if given_value in groups[0] else 2 if given_value in groups[1] else 0)
