@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from medae.errors import ConfigError, Interrupted, MedaeError
+from medae.errors import Interrupted, MedaeError
 from pipelines import cli_data
+from pipelines.cli_curve import curve
+from pipelines.cli_options import RUNS, Format, Json, Out, announce, sets
 
 
 class _Commands(TyperGroup):
@@ -50,13 +52,6 @@ class CaseIdChoice(Enum):
     hashed = "hashed"
 
 
-class ExecutorChoice(Enum):
-    """What ``medae curve --executor`` takes."""
-
-    processes = "processes"
-    slurm = "slurm"
-
-
 class PrecisionChoice(Enum):
     """What ``medae plan --precision`` takes."""
 
@@ -65,30 +60,18 @@ class PrecisionChoice(Enum):
     fp16 = "fp16"
 
 
-def _sets(example: str) -> Any:
-    """The option ``--set`` with an example that its command takes."""
-    return typer.Option("--set", metavar="KEY=VALUE", help=f"Change a configuration key, e.g. --set {example}.")
-
-
-Overrides = Annotated[list[str] | None, _sets("fit.steps=200")]
-StageOverrides = Annotated[list[str] | None, _sets("finetune.fit.steps=200")]
-Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on stdout.")]
+Overrides = Annotated[list[str] | None, sets("fit.steps=200")]
+StageOverrides = Annotated[list[str] | None, sets("finetune.fit.steps=200")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same configuration.")]
 GoOn = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an interrupted stage, or refuse to.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again although nothing changed; the old run is kept beside.")]
 CaseIds = Annotated[CaseIdChoice, typer.Option("--case-ids", help="'hashed' hides the data set's own case ids.")]
 StageCaseIds = Annotated[CaseIdChoice | None, typer.Option("--case-ids", help="Overrules the configuration's case_ids.")]
-Format = Annotated[
-    str,
-    typer.Option("--format", help="Layout: auto, msd, nnunet, bids, folder, table, dicom, manifest, phantom."),
-]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes that read and prepare scans (default: 4, or fewer cores).")
 ]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-RUNS = Path("runs")
 GO_ON = dict.fromkeys(("pretrain", "finetune", "detect"), " goes on with --resume.")
 GO_ON |= dict.fromkeys(("run", "demo", "curve"), " goes on where it was.")
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
@@ -99,7 +82,7 @@ def check(
     data: Annotated[Path, typer.Argument(help="The folder of the data set.")],
     format: Format = "auto",
     case_ids: CaseIds = CaseIdChoice.given,
-    overrides: Annotated[list[str] | None, _sets("modality=CT")] = None,
+    overrides: Annotated[list[str] | None, sets("modality=CT")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "check",
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 2 for warnings too.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes (default: one a core).")] = None,
@@ -209,7 +192,7 @@ def predict(
     ] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images of the input.")] = False,
     device: Device = "auto",
-    overrides: Annotated[list[str] | None, _sets("data.modality=CT")] = None,
+    overrides: Annotated[list[str] | None, sets("data.modality=CT")] = None,
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to scans; results overlay the scans in their own space."""
@@ -245,6 +228,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a chain of stages; finished ones that nothing changed for are skipped, an interrupted one goes on."""
+    announce("run", pipeline)
     _run(pipeline, overrides, _chosen(case_ids, workers), out, resume, force, as_json)
 
 
@@ -258,57 +242,11 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """All three stages on phantoms made from the ICBM-152 template: no data needed, 5 to 25 minutes on two CPU cores."""
+    announce("demo", "all three stages on phantoms")
     _run("demo", overrides, _chosen(None, workers), out, resume, force, as_json)
 
 
-@app.command()
-def curve(
-    config: Annotated[
-        str, typer.Argument(metavar="CURVE", help="A YAML file, a shipped curve, or with --budget the folder of a data set.")
-    ],
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Plan a curve of the data set that fits this time: 90m, 2h, 1d.")
-    ] = None,
-    format: Format = "auto",
-    arms: Annotated[str | None, typer.Option("--arms", help="Only these, such as scratch,masked.")] = None,
-    labelled: Annotated[str | None, typer.Option("--labelled", help="Only these numbers of labels, such as 1,4.")] = None,
-    draws: Annotated[str | None, typer.Option("--draws", help="Only these draws of labelled cases, such as 0,1.")] = None,
-    executor: Annotated[
-        ExecutorChoice, typer.Option("--executor", help="Where they run: processes here, or jobs of Slurm through submitit.")
-    ] = ExecutorChoice.processes,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes, or Slurm jobs, that train side by side.")] = 1,
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option("--slurm", metavar="KEY=VALUE", help="A parameter of the Slurm jobs, e.g. --slurm partition=gpu."),
-    ] = None,
-    results: Annotated[
-        Path | None, typer.Option("--results", help="File of the rows (default: results.jsonl in the curve's folder).")
-    ] = None,
-    report: Annotated[bool, typer.Option("--report", help="Train nothing: report on what has been measured.")] = False,
-    overrides: Annotated[list[str] | None, _sets("draws=5")] = None,
-    out: Out = RUNS,
-    as_json: Json = False,
-) -> None:
-    """Compare arms over numbers of labels and draws of labelled cases; a curve that was stopped goes on."""
-    _announce("curve", config)
-    from pipelines import curve as program
-
-    program.run(
-        config,
-        overrides or [],
-        out,
-        results=results,
-        arms=_listed(arms),
-        labelled=_listed(labelled),
-        draws=_numbers(draws),
-        executor=executor.value,
-        jobs=jobs,
-        slurm=slurm or [],
-        budget=budget,
-        format=format,
-        report_only=report,
-        as_json=as_json,
-    )
+app.command()(curve)
 
 
 @app.command()
@@ -322,17 +260,6 @@ def info(
     program.run(model, as_json)
 
 
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    found = _listed(text)
-    if found is not None and not all(part.isdigit() for part in found):
-        raise ConfigError(f"'{text}' are no numbers.", where="--draws", remedy="Write for example --draws 0,1.")
-    return None if found is None else [int(part) for part in found]
-
-
 def _stage(
     kind: str,
     name: str,
@@ -343,16 +270,10 @@ def _stage(
     force: bool,
     as_json: bool,
 ) -> None:
-    _announce(kind, name)
+    announce(kind, name)
     from pipelines import stage
 
     stage.command(kind, name, overrides or [], extra, out, resume, force, as_json)
-
-
-def _announce(command: str, what: str) -> None:
-    """A line before the seconds that the imports take."""
-    sys.stderr.write(f"medae {command}: {what}\n")
-    sys.stderr.flush()
 
 
 def _run(
@@ -364,7 +285,6 @@ def _run(
     force: bool,
     as_json: bool,
 ) -> None:
-    _announce("run", name)
     from pipelines import run as program
 
     chosen = [f"shared.{key}={value}" for key, value in shared.items()]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Public data sets: which are known by name, and fetching one.", no_args_is_help=True)
+from pipelines.cli_options import Json
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on stdout.")]
+app = typer.Typer(help="Public data sets: which are known by name, and fetching one.", no_args_is_help=True)
 
 
 @app.command("list")
