@@ -1,7 +1,8 @@
 """The artifact: a folder that holds a trained model and all that is needed to use it.
 
-``weights.safetensors``, ``medae.json`` (network, plan, labels, calibration, provenance, metrics, and the checksum of the
-weights) and ``README.md``, a model card. Nothing in it is pickled, and no absolute path is in it.
+``weights.safetensors``, ``medae.json`` (network, plan, labels, calibration, provenance, metrics, and checksums) and
+``README.md``, a model card; of a detector ``statistics.safetensors`` too, what its anomaly map has learnt from normal scans.
+Nothing in it is pickled, and no absolute path is in it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medae import config
-from medae.config import Config, to_dict, validate
+from medae.config import Config, validate
 from medae.errors import ArtifactError, ConfigError
 from medae.modelcard import model_card
 from medae.models.networks import Network, StoredConfig, build_network
@@ -32,8 +33,10 @@ from medae.plan import Plan
 from medae.tracking.privacy import public
 
 WEIGHTS = "weights.safetensors"
+STATISTICS = "statistics.safetensors"
 RECORD = "medae.json"
 CARD = "README.md"
+FILES = {WEIGHTS, STATISTICS, RECORD, CARD}
 FORMAT = 2
 """2: a decoder's finest features are not rectified."""
 
@@ -70,15 +73,33 @@ class ArtifactMeta(Config):
         return self
 
 
-class _Weights(Config):
+class _File(Config):
     sha256: str
     bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> _File:
+        return cls(sha256=_sha256(path), bytes=path.stat().st_size)
+
+    def check(self, path: Path, what: str) -> None:
+        """Raises ArtifactError unless the file is the one that was stored."""
+        if not path.is_file():
+            raise _damaged(f"The {what} are missing.", path)
+        if (size := path.stat().st_size) != self.bytes:
+            raise _damaged(f"The {what} are damaged: {size} bytes instead of {self.bytes}.", path)
+        if _sha256(path) != self.sha256:
+            raise _damaged(f"The {what} are not those that were stored: their checksum differs.", path)
 
 
 class _Record(Config):
     format: int
-    weights: _Weights
+    weights: _File
+    statistics: _File | None = None
     meta: ArtifactMeta
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is stored; what is not there is not named, so that the digest of a model does not change."""
+        return self.model_dump(mode="json", exclude=None if self.statistics else {"statistics"})
 
 
 @dataclass(frozen=True)
@@ -91,11 +112,12 @@ class Artifact:
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by name, on the CPU. Raises ArtifactError if the file cannot be read."""
-        path = self.folder / WEIGHTS
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise _damaged(f"The weights cannot be read: {error}", path) from error
+        return _tensors(self.folder / WEIGHTS, "weights")
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What a detector's map has learnt from normal scans, by name; empty if nothing. Raises ArtifactError."""
+        path = self.folder / STATISTICS
+        return _tensors(path, "statistics") if path.is_file() else {}
 
     def model(self) -> Network:
         """The network with its weights, on the CPU, in evaluation mode. torch's random state is left as it was."""
@@ -109,17 +131,20 @@ class Artifact:
         return network.eval()
 
 
-def save_artifact(folder: Path, model: nn.Module, meta: ArtifactMeta) -> Artifact:
+def save_artifact(
+    folder: Path, model: nn.Module, meta: ArtifactMeta, statistics: Mapping[str, Tensor] | None = None
+) -> Artifact:
     """Store a model: written beside ``folder``, synced, renamed. An artifact that was there is replaced.
 
+    statistics: tensors by name that a detector needs beside its weights.
     Raises ArtifactError if the weights are not those of ``meta.network``, or ``folder`` holds something else.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = _storable(model.state_dict())
     with torch.device("meta"):
         wrong = _misfits(build_network(meta.network), tensors)
     if wrong:
         raise ArtifactError(f"The model is not the one that its description builds: {wrong}", where=folder)
-    if folder.exists() and not (folder.is_dir() and {item.name for item in folder.iterdir()} <= {WEIGHTS, RECORD, CARD}):
+    if folder.exists() and not (folder.is_dir() and {item.name for item in folder.iterdir()} <= FILES):
         raise ArtifactError("The folder holds something else than a model.", where=folder, remedy="Choose another folder.")
     meta = meta.model_copy(
         update={key: _finite(public(getattr(meta, key))) for key in ("calibration", "provenance", "metrics")}
@@ -128,8 +153,14 @@ def save_artifact(folder: Path, model: nn.Module, meta: ArtifactMeta) -> Artifac
     try:
         beside.mkdir(parents=True)
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
-        weights = _Weights(sha256=_sha256(beside / WEIGHTS), bytes=(beside / WEIGHTS).stat().st_size)
-        record = to_dict(_Record(format=FORMAT, weights=weights, meta=meta))
+        if statistics:
+            save_file(_storable(statistics), beside / STATISTICS, metadata={"format": "pt"})
+        record = _Record(
+            format=FORMAT,
+            weights=_File.of(beside / WEIGHTS),
+            statistics=_File.of(beside / STATISTICS) if statistics else None,
+            meta=meta,
+        ).as_dict()
         (beside / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (beside / CARD).write_text(model_card(record["meta"], sum(t.numel() for t in model.parameters())), encoding="utf-8")
         for file in beside.iterdir():
@@ -160,19 +191,27 @@ def load_artifact(folder: Path, kind: ArtifactKind | None = None) -> Artifact:
         record = validate(_Record, content)
     except ConfigError as error:
         raise _damaged(f"{RECORD} is not valid. {error.what}", folder) from error
-    path = folder / WEIGHTS
-    size = path.stat().st_size
-    if size != record.weights.bytes:
-        raise _damaged(f"The weights are damaged: {size} bytes instead of {record.weights.bytes}.", path)
-    if _sha256(path) != record.weights.sha256:
-        raise _damaged("The weights are not those that were stored: their checksum differs.", path)
+    record.weights.check(folder / WEIGHTS, "weights")
+    if record.statistics is not None:
+        record.statistics.check(folder / STATISTICS, "statistics")
     if kind is not None and record.meta.kind != kind:
         raise ArtifactError(
             f"This model is of the kind {record.meta.kind}; a model of the kind {kind} is needed.",
             where=folder,
             remedy="Choose another model.",
         )
-    return Artifact(folder, record.meta, config.digest(to_dict(record)))
+    return Artifact(folder, record.meta, config.digest(record.as_dict()))
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _tensors(path: Path, what: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(f"The {what} cannot be read: {error}", path) from error
 
 
 def _damaged(what: str, where: Path) -> ArtifactError:

@@ -56,7 +56,8 @@ def model_card(meta: Mapping[str, Any], parameters: int) -> str:
         f"## Use\n\n    {COMMAND[kind]}\n\nwhere MODEL is this folder, or its address in MLflow. In Python:\n",
         "    from pathlib import Path\n    from medae.artifact import load_artifact\n\n"
         '    model = load_artifact(Path("MODEL")).model()\n',
-        "`weights.safetensors` holds the weights, `medae.json` all else; nothing is pickled.\n",
+        "`weights.safetensors` holds the weights, `statistics.safetensors` (if there is one) what an anomaly map has\n"
+        "learnt from normal scans, `medae.json` all else; nothing is pickled.\n",
     ]
     return "\n".join(part for part in parts if part)
 

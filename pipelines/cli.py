@@ -181,6 +181,26 @@ def detect(
 
 
 @app.command()
+def diagnose(
+    model: Annotated[str, typer.Argument(help="A detector: a folder, runs:/… or models:/name@alias.")],
+    data: Annotated[Path, typer.Argument(help="A data set of normal scans that it has not seen.")],
+    format: Format = "auto",
+    target: Annotated[
+        str | None, typer.Option("--target", help="Label map of lesions: scans that have one are left out.")
+    ] = None,
+    device: Device = "auto",
+    overrides: Annotated[list[str] | None, sets("diagnosis.radii=[3,5]")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "diagnose",
+    as_json: Json = False,
+) -> None:
+    """Put lesions of known contrast, size and edge into normal scans, and show which of them a detector finds."""
+    announce("diagnose", model)
+    from pipelines import diagnose as program
+
+    program.run(model, data, out, {"format": format, "target": target, "device": device}, overrides or [], as_json)
+
+
+@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A model folder, runs:/… or models:/name@alias.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data set.")],

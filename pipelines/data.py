@@ -157,10 +157,15 @@ def image_digests(manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted({ref.sha256[:DIGITS] for case in manifest.cases for ref in case.images.values()}))
 
 
+def seen_cases(cases: Manifest, artifact: Artifact) -> tuple[str, ...]:
+    """The ids of the cases of which a model was made with any image."""
+    seen = set(artifact.meta.seen)
+    return tuple(case.id for case in cases.cases if any(ref.sha256[:DIGITS] in seen for ref in case.images.values()))
+
+
 def refuse_seen(cases: Manifest, artifact: Artifact, what: str, part: str) -> None:
     """Raises DataError, with the cases' ids, if a model was made with any image of a part of the split."""
-    seen = set(artifact.meta.seen)
-    known = [case.id for case in cases.cases if any(ref.sha256[:DIGITS] in seen for ref in case.images.values())]
+    known = seen_cases(cases, artifact)
     if known:
         raise DataError(
             f"The {what} has seen {len(known)} of {len(cases.cases)} {part} scans before: {', '.join(known[:5])}.",

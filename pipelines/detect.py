@@ -1,36 +1,39 @@
 """Stage 3: score anomalies by reconstruction error, with a threshold from normal scans alone.
 
-    plan -> train an autoencoder on normal anatomy (or take one) -> heat maps of normal validation scans -> threshold
-    -> heat map, mask and score of each test scan, in its own space, beside the plain intensity as a baseline
+    plan -> train an autoencoder on normal anatomy (or take one) -> what maps learn from normal training scans
+    -> heat maps of normal validation scans -> threshold
+    -> heat map, mask and score of each test scan, in its own space, beside the baselines
 
 Labels of test subjects are used for scoring only; those of training and validation subjects only to leave lesions out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from medae.anomaly.calibration import Calibration, calibrate
-from medae.anomaly.detector import ScanMaps, Scoring, intensity_maps, model_maps, reconstruct
+from medae.anomaly.calibration import Normals
+from medae.anomaly.detector import DETECTOR, Rows, Scoring
+from medae.anomaly.diagnosis import DiagnosisConfig
+from medae.anomaly.maps.base import AnomalyMap
+from medae.anomaly.maps.registry import learns
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
 from medae.errors import ConfigError, DataError
-from medae.export.nifti import write_native
-from medae.metrics.anomaly import AnomalyEvaluation
-from medae.metrics.voxelscores import VoxelScores
 from medae.models.networks import Network
 from medae.plan import Plan
-from medae.preprocessing.prepare import Prepared, prepare_case
+from medae.preprocessing.store import Store
 from pipelines.apart import keep_apart
 from pipelines.data import image_digests, preprocess, refuse_seen
-from pipelines.detect_report import INTENSITY, MODEL, make_report
+from pipelines.detect_diagnosis import describe as describe_diagnosis
+from pipelines.detect_diagnosis import diagnosed, run_diagnosis
+from pipelines.detect_diagnosis import facts as diagnosis_facts
+from pipelines.detect_report import make_report
+from pipelines.detect_scoring import Scorer
 from pipelines.files import write_text
 from pipelines.memory import estimator_of, refuse_beyond_memory
 from pipelines.outcome import Outcome
@@ -38,27 +41,30 @@ from pipelines.pretrain import Autoencoding, train
 from pipelines.segmenting import reference, with_target
 from pipelines.stage import Stage
 
-MapsOf = Callable[[Prepared], dict[str, ScanMaps]]
-
 
 class Config(Autoencoding):
     """The configuration of a detection.
 
-    target: label map of the lesions. normals: what the model learns and is calibrated on: whole scans without a lesion,
-    or, where only patients are at hand, their slices without one (2D). false_positive_rate: flagged share of the mask
-    of normal scans that the threshold is set for. model: a trained autoencoder or detector to score with; None trains.
+    target: label map of the lesions; null where all scans are normal, and only a diagnosis can say what is found. normals:
+    what the model learns and is calibrated on: whole scans without a lesion, or, where only patients are at hand, their
+    slices without one (2D). false_positive_rate: flagged share of the mask of normal scans that the threshold is set for.
+    model: a trained autoencoder or detector to score with; None trains.
+    diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found.
     """
 
-    target: str = "label"
-    normals: Literal["lesion_free_scans", "lesion_free_slices"] = "lesion_free_scans"
+    target: str | None = "label"
+    normals: Normals = "lesion_free_scans"
     scoring: Scoring = Scoring()
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     model: str | None = None
+    diagnosis: DiagnosisConfig | None = None
 
     @model_validator(mode="after")
     def _slices(self) -> Config:
         if self.normals == "lesion_free_slices" and self.plan.placeholder().space.spatial_dims != 2:
             raise ValueError("normals: lesion_free_slices needs a plan of slices (plan.spatial_dims: 2)")
+        if self.normals == "lesion_free_slices" and self.target is None:
+            raise ValueError("normals: lesion_free_slices needs a target, to know which slices have a lesion")
         return self
 
 
@@ -77,40 +83,44 @@ def run(config: Config, stage: Stage) -> Outcome:
             "test": dataset.subset(split.test),
         }
     )
+    learning = dataset.subset(split.train)
+    if config.model is None or learning.cases:
+        learning = _normal(learning, config)
+        stage.uses("training", learning)
     cohort = {
-        "train": _normal(with_target(dataset.subset(split.train), config.target), config),
-        "validation": _normal(with_target(dataset.subset(split.validation), config.target), config),
+        "train": learning,
+        "validation": _normal(dataset.subset(split.validation), config),
     }
-    test = with_target(dataset.subset(split.test), config.target)
+    test = _scored(dataset.subset(split.test), config)
+    examined = None if config.diagnosis is None else diagnosed(test, config.target, config.normals)
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
-    plan, model, objective, history = _model(config, stage, cohort)
+    plan, store, model, objective, history = _model(config, stage, cohort, test)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     model.to(stage.device).eval()
     steps = int(history[-1]["step"]) if history else 0
-
-    def maps(prepared: Prepared) -> dict[str, ScanMaps]:
-        """The maps of the model and of the baseline, through the same filter and mask."""
-        made = reconstruct(model, prepared, plan, config.scoring, stage.device)
-        return {
-            MODEL: model_maps(prepared, made, plan, config.scoring),
-            INTENSITY: intensity_maps(prepared, plan, config.scoring),
-        }
-
-    calibrations = _calibrate(maps, plan, cohort["validation"], config, stage)
-    evaluations, unfiltered = _score(maps, plan, test, calibrations, config, stage)
+    maps = _maps(config, plan, cohort["train"], stage)
+    with TemporaryDirectory(dir=stage.folder) as scratch:
+        rows = Rows(maps, config.scoring, model, plan, stage.device)
+        scorer = Scorer(rows, store, config.target, config.normals, stage.folder, Path(scratch), stage.screen)
+        scorer.learn(cohort["train"], cohort["validation"])
+        calibrations = scorer.calibrate(cohort["validation"], config.false_positive_rate, config.name)
+        evaluations, unfiltered = scorer.score(test, calibrations)
+        diagnosis = None
+        if config.diagnosis is not None and examined is not None:
+            diagnosis = run_diagnosis(examined, rows, config.diagnosis, _left_out(config), stage.screen)
 
     metrics = {}
-    for arm, evaluation in evaluations.items():
+    for row, evaluation in evaluations.items():
         summary = evaluation.summary()
-        metrics[arm] = {
+        metrics[row] = {
             **_headline(summary),
-            "average_precision_unfiltered": unfiltered[arm].average_precision(),
-            "threshold": calibrations[arm].threshold,
+            "average_precision_unfiltered": unfiltered[row].average_precision(),
+            "threshold": calibrations[row].threshold,
             "summary": summary,
             "cases": {scan.case: _case(scan) for scan in evaluation.scans},
         }
-        numbers = {f"{arm}/test/{key}": float(value) for key, value in summary.items() if value is not None}
+        numbers = {f"{row}/test/{key}": float(value) for key, value in summary.items() if value is not None}
         stage.tracker.metrics(numbers, steps)
     folder = stage.folder / "model"
     meta = ArtifactMeta(
@@ -118,36 +128,80 @@ def run(config: Config, stage: Stage) -> Outcome:
         network=model.config,
         plan=plan,
         target=config.target,
-        calibration={"scoring": to_dict(config.scoring), **to_dict(calibrations[MODEL])},
+        calibration={"scoring": to_dict(config.scoring), **to_dict(calibrations[DETECTOR])},
         provenance=stage.provenance | {"normals": config.normals, **objective},
         seen=_seen(config, stage, cohort),
-        metrics=_headline(evaluations[MODEL].summary()),
+        metrics=_headline(evaluations[DETECTOR].summary()),
     )
-    save_artifact(folder, model, meta)
+    save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)
     report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, *scored)
-    facts = {"normals": config.normals, "calibration": {arm: to_dict(found) for arm, found in calibrations.items()}}
+    facts = {"normals": config.normals, "calibration": {row: to_dict(found) for row, found in calibrations.items()}}
+    if diagnosis is not None and config.diagnosis is not None:
+        describe_diagnosis(report, stage.figure("diagnosis"), diagnosis, config.diagnosis)
+        facts["diagnosis"] = diagnosis_facts(diagnosis)
     return Outcome(report, {"detector": folder}, metrics, facts)
+
+
+def _left_out(config: Config) -> str | None:
+    """The label map whose slices are left out; None where whole scans are normal."""
+    return config.target if config.normals == "lesion_free_slices" else None
+
+
+def _scored(manifest: Manifest, config: Config) -> Manifest:
+    """The scans that take part: those with a label map of lesions, or all if there is to be none. Raises DataError."""
+    if config.target is not None:
+        return with_target(manifest, config.target)
+    if not manifest.cases:
+        raise DataError(
+            "A part of the split has no subject.", where="split", remedy="Give test and validation at least one subject."
+        )
+    return manifest
 
 
 def _normal(manifest: Manifest, config: Config) -> Manifest:
     """The scans that normal anatomy is learnt from: all of them when slices are left out, else those without lesion."""
-    if config.normals == "lesion_free_slices":
-        return manifest
-    kept = manifest.select(lambda case: not reference(manifest, case, config.target)[0].any())
+    scans, target = _scored(manifest, config), config.target
+    if target is None or config.normals == "lesion_free_slices":
+        return scans
+    kept = scans.select(lambda case: not reference(scans, case, target)[0].any())
     if not kept.cases:
         raise DataError(
-            f"None of {len(manifest.cases)} scans is without a lesion.",
+            f"None of {len(scans.cases)} scans is without a lesion.",
             where="normals",
             remedy="Add normal scans, or use normals: lesion_free_slices with a plan of slices.",
         )
     return kept
 
 
+def _maps(config: Config, plan: Plan, training: Manifest, stage: Stage) -> dict[str, AnomalyMap]:
+    """The maps of all rows. Without training scans those that would learn from them are left out, and that is said."""
+    maps = config.scoring.build(len(plan.space.channels))
+    if training.cases:
+        return maps
+    idle = [row for row, each in maps.items() if learns(each)]
+    if DETECTOR in idle:
+        raise ConfigError(
+            "The detector's map learns from normal training scans, and the split has none.",
+            where="scoring.map",
+            remedy="Give training subjects, or a map without place.",
+        )
+    stage.screen.note(f"Without training scans there is nothing to learn for: {', '.join(idle)}.")
+    return {row: each for row, each in maps.items() if row not in idle}
+
+
 def _model(
-    config: Config, stage: Stage, cohort: dict[str, Manifest]
-) -> tuple[Plan, Network, dict[str, Any], list[dict[str, float]]]:
-    """Plan, model, where it comes from, and the history of its training: taken if one is given, else trained."""
+    config: Config, stage: Stage, cohort: dict[str, Manifest], test: Manifest
+) -> tuple[Plan, Store, Network, dict[str, Any], list[dict[str, float]]]:
+    """Plan, prepared scans, model, where it comes from, and the history of its training: given, else trained."""
+    used = {case.id for part in (*cohort.values(), test) for case in part.cases}
+    everyone = stage.dataset.manifest.select(lambda case: case.id in used)
+
+    def prepared(plan: Plan) -> Store:
+        return preprocess(
+            everyone, plan.space, () if config.target is None else (config.target,), stage.screen, config.workers
+        )
+
     if config.model is not None:
         artifact = stage.inputs["model"]
         if artifact.meta.kind == "segmenter":
@@ -164,108 +218,21 @@ def _model(
         )
         source = artifact.meta.provenance
         origin = {"objective": source.get("objective", "not recorded"), "model_run": source.get("run_id", "")}
-        return artifact.meta.plan, artifact.model(), origin, []
-    stage.uses("training", cohort["train"])
+        return artifact.meta.plan, prepared(artifact.meta.plan), artifact.model(), origin, []
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(cohort["train"], stage.screen, estimator)
     config.check_network(plan)
     refuse_beyond_memory(plan, estimator, stage.device)
-    excluded = config.target if config.normals == "lesion_free_slices" else None
-    everyone = stage.dataset.manifest.select(
-        lambda case: any(case.id == kept.id for part in cohort.values() for kept in part.cases)
-    )
-    store = preprocess(everyone, plan.space, (config.target,), stage.screen, config.workers)
+    store = prepared(plan)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
-    model, _, result = train(config, stage, plan, store, training, validation, excluded)
-    return plan, model, {"objective": config.objective.kind}, result.history
+    model, _, result = train(config, stage, plan, store, training, validation, _left_out(config))
+    return plan, store, model, {"objective": config.objective.kind}, result.history
 
 
 def _seen(config: Config, stage: Stage, cohort: dict[str, Manifest]) -> tuple[str, ...]:
-    """Digests of the images that the weights and the threshold were made with."""
-    training = stage.inputs["model"].meta.seen if config.model is not None else image_digests(cohort["train"])
-    return tuple(sorted({*training, *image_digests(cohort["validation"])}))
-
-
-def _calibrate(maps: MapsOf, plan: Plan, normal: Manifest, config: Config, stage: Stage) -> dict[str, Calibration]:
-    """A threshold an arm from the normal validation scans; memory holds one scan, the maps wait on disk."""
-    slices = config.normals == "lesion_free_slices"
-    with TemporaryDirectory(dir=stage.folder) as folder, stage.screen.progress("Calibrating on normal scans") as report:
-        kept: list[Path] = []
-        subjects: list[str] = []
-        for done, case in enumerate(normal.cases, start=1):
-            found = maps(prepare_case(normal, case, plan.space))
-            mask = found[MODEL].mask
-            if slices:
-                mask = mask & lesion_free(reference(normal, case, config.target)[0], found[MODEL].slice_axis)
-            if mask.any():
-                kept.append(Path(folder) / str(done))
-                subjects.append(case.subject)
-                np.save(f"{kept[-1]}.mask.npy", mask)
-                for arm, own in found.items():
-                    np.save(f"{kept[-1]}.{arm}.npy", own.heat)
-            report(done, len(normal.cases))
-
-        def stored(what: str) -> Iterator[np.ndarray]:
-            return (np.load(f"{path}.{what}.npy") for path in kept)
-
-        words = "lesion-free slices of patients" if slices else "scans without a lesion"
-        phantoms = ", phantoms" if normal.phantom else ""
-        return {
-            arm: calibrate(
-                stored(arm),
-                stored("mask"),
-                config.false_positive_rate,
-                cohort=f"{len(kept)} validation scans of '{config.name}' ({words}{phantoms})",
-                normals=config.normals,
-                subjects=subjects,
-            )
-            for arm in (MODEL, INTENSITY)
-        }
-
-
-def lesion_free(lesion: np.ndarray, slice_axis: int) -> np.ndarray:
-    """True in the slices without a lesion voxel: bool, same shape as the label map."""
-    others = tuple(axis for axis in range(lesion.ndim) if axis != slice_axis)
-    clean = ~(lesion > 0).any(axis=others, keepdims=True)
-    return np.broadcast_to(clean, lesion.shape)
-
-
-def _score(
-    maps: MapsOf, plan: Plan, test: Manifest, calibrations: dict[str, Calibration], config: Config, stage: Stage
-) -> tuple[dict[str, AnomalyEvaluation], dict[str, VoxelScores]]:
-    """Score the test scans, filtered and not. ``maps/<case>_heatmap``, ``_anomaly`` (flagged) and ``_mask`` are written."""
-    evaluations = {arm: AnomalyEvaluation() for arm in calibrations}
-    unfiltered = {arm: VoxelScores() for arm in calibrations}
-    (stage.folder / "maps").mkdir(exist_ok=True)
-    with stage.screen.progress("Scoring test scans") as report:
-        for done, case in enumerate(test.cases, start=1):
-            prepared = prepare_case(test, case, plan.space)
-            lesion = reference(test, case, config.target)[0] > 0
-            for arm, own in maps(prepared).items():
-                flagged = own.flagged(calibrations[arm].threshold, config.scoring)
-                unfiltered[arm].add(own.raw, own.mask, lesion)
-                evaluations[arm].add(
-                    case.id,
-                    own.heat,
-                    flagged,
-                    own.mask,
-                    lesion,
-                    voxel_ml=own.voxel_ml,
-                    scan_score=own.score(config.scoring),
-                    subject=case.subject,
-                    error=own.error if arm == MODEL else None,
-                )
-                if arm == MODEL:
-                    write_maps(own, flagged, prepared, stage.folder / "maps" / case.id)
-            report(done, len(test.cases))
-    return evaluations, unfiltered
-
-
-def write_maps(maps: ScanMaps, flagged: np.ndarray, prepared: Prepared, base: Path) -> None:
-    """Write ``<base>_heatmap``, ``_anomaly`` and ``_mask`` as NIfTI in the scan's own space."""
-    write_native(maps.heat, prepared.native, base.with_name(f"{base.name}_heatmap.nii.gz"), labels=False)
-    for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
-        write_native(mask.astype(np.uint8), prepared.native, base.with_name(f"{base.name}_{kind}.nii.gz"), labels=True)
+    """Digests of the images that the weights, what the maps learnt, and the threshold were made with."""
+    before = stage.inputs["model"].meta.seen if config.model is not None else ()
+    return tuple(sorted({*before, *image_digests(cohort["train"]), *image_digests(cohort["validation"])}))
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, Any]:

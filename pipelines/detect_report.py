@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 
 from medae.anomaly.calibration import Calibration
-from medae.anomaly.detector import Scoring
+from medae.anomaly.detector import DETECTOR, Scoring
+from medae.anomaly.maps.registry import BASELINES, SumConfig
 from medae.data.case import ImageRef, Manifest
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
+from medae.metrics.pooled import pooled_difference
 from medae.metrics.voxelscores import VoxelScores
 from medae.plan import Plan
 from medae.report.figures_anomaly import AnomalyCase, heatmap_panels, precision_recall, recall_by_lesion_size, scan_scores
 from medae.report.figures_training import loss_curves
 from medae.report.html import Report
 from pipelines.data import description
+from pipelines.detect_titles import title_of
 from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
 
-MODEL, INTENSITY = "model", "intensity"
 SHOWN = 6
 
 
@@ -29,7 +31,7 @@ def make_report(
     stage: Stage,
     plan: Plan,
     test: Manifest,
-    target: str,
+    target: str | None,
     scoring: Scoring,
     history: Sequence[Mapping[str, float]],
     evaluations: Mapping[str, AnomalyEvaluation],
@@ -38,15 +40,19 @@ def make_report(
 ) -> Report:
     """Put the page together; figures are written into the stage's folder."""
     report = Report(f"Detection: {name}", stage.subtitle("Anomalies by reconstruction error"))
-    summaries = {arm: evaluation.summary() for arm, evaluation in evaluations.items()}
-    for arm, summary in summaries.items():
-        report.card(f"AUPRC, {arm}", summary["average_precision_pooled"], "voxels of all test scans")
-    for arm, summary in summaries.items():
-        report.card(f"Dice, {arm}", summary["dice_mean"], "at the calibrated threshold")
+    summaries = {row: evaluation.summary() for row, evaluation in evaluations.items()}
+    best = best_baseline(summaries)
+    shown = [row for row in (DETECTOR, best) if row is not None]
+    for row in shown:
+        report.card(f"AUPRC, {title_of(row)}", summaries[row]["average_precision_pooled"], "voxels of all test scans")
+    for row in shown:
+        report.card(f"Dice, {title_of(row)}", summaries[row]["dice_mean"], "at the calibrated threshold")
     report.section("Scores")
-    report.note(verdict(summaries))
+    report.note(verdict(evaluations))
     columns = {
         "average_precision_pooled": "AUPRC, pooled",
+        "average_precision_pooled_low": "AUPRC, pooled: lower bound",
+        "average_precision_pooled_high": "AUPRC, pooled: upper bound",
         "average_precision_mean": "AUPRC, mean of scans",
         "auroc_pooled": "AUROC, voxels",
         "auroc_scan": "AUROC, scans",
@@ -59,40 +65,45 @@ def make_report(
         "l1_ratio": "Lesion L1 / normal L1",
     }
     report.table(
-        ["", *summaries],
+        ["", *(title_of(row) for row in summaries)],
         [
             *([title, *(summary[key] for summary in summaries.values())] for key, title in columns.items()),
-            ["AUPRC, pooled, without the median filter", *(unfiltered[arm].average_precision() for arm in summaries)],
+            ["AUPRC, pooled, without the median filter", *(unfiltered[row].average_precision() for row in summaries)],
         ],
-        caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The oracle threshold is chosen "
-        "on the test scans themselves: an upper bound that no user can reach. Both rows share mask and filter.",
+        caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The bounds of the pooled AUPRC "
+        "are of its 95 % interval, by bootstrap over subjects. The oracle threshold is chosen on the test scans themselves: "
+        "an upper bound that no user can reach. All maps share mask, side, filter and calibration scans.",
     )
-    curves = {arm: curve for arm, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
+    curves = {row: curve for row, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
     if curves:
-        points = {arm: (summaries[arm]["recall_pooled"], summaries[arm]["precision_pooled"]) for arm in curves}
-        operating = {arm: (r, p) for arm, (r, p) in points.items() if r is not None and p is not None}
-        figure = precision_recall(curves, stage.figure("precision-recall"), operating=operating)
+        points = {row: (summaries[row]["recall_pooled"], summaries[row]["precision_pooled"]) for row in curves}
+        operating = {title_of(row): (r, p) for row, (r, p) in points.items() if r is not None and p is not None}
+        titled = {title_of(row): curve for row, curve in curves.items()}
+        figure = precision_recall(titled, stage.figure("precision-recall"), operating=operating)
         report.figure(figure, "Precision and recall of voxels.", "chart")
-        strata = {arm: evaluation.strata() for arm, evaluation in evaluations.items()}
+        strata = {title_of(row): evaluations[row].strata() for row in shown}
         sizes = recall_by_lesion_size(strata, stage.figure("lesion-size"))
         report.figure(sizes, "Lesions found at the calibrated threshold.", "chart")
-    scans = {arm: evaluation.scans for arm, evaluation in evaluations.items()}
+    scans = {title_of(row): evaluations[row].scans for row in shown}
     report.figure(scan_scores(scans, stage.figure("scan-scores")), "Scan scores.", "chart")
     report.section("Threshold")
-    for arm, calibration in calibrations.items():
-        report.text(f"{arm.capitalize()}: {calibration.describe()}")
+    for row in shown:
+        report.text(f"{title_of(row).capitalize()}: {calibrations[row].describe()}")
     report.text(_scoring_in_words(scoring, plan))
     report.section("Scans")
-    cases = _views(test, target, plan, stage, evaluations[MODEL].scans)
+    cases = _views(test, target, plan, stage, evaluations[DETECTOR].scans)
     figure = heatmap_panels(
-        cases, stage.figure("heat-maps"), threshold=calibrations[MODEL].threshold, mask_name=f"{plan.space.foreground} mask"
+        cases,
+        stage.figure("heat-maps"),
+        threshold=calibrations[DETECTOR].threshold,
+        mask_name=f"{plan.space.foreground} mask",
     )
     report.figure(figure, "From the best to the worst average precision among scans with a lesion, then scans without one.")
     report.table(
         ["Case", "Score", "Lesion (ml)", "AUPRC", "Dice", "False positives in the mask"],
         [
             [s.case, s.score, s.lesion_ml, s.average_precision, s.dice, s.false_positive_rate]
-            for s in evaluations[MODEL].scans
+            for s in evaluations[DETECTOR].scans
         ],
     )
     if history:
@@ -104,17 +115,32 @@ def make_report(
     return report
 
 
-def verdict(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Whether the model found more than the intensity alone, in one sentence."""
-    model, plain = (summaries[arm]["average_precision_pooled"] for arm in (MODEL, INTENSITY))
-    if model is None or plain is None:
+def best_baseline(summaries: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The baseline with the highest pooled average precision on the test scans; None where no scan has a lesion."""
+    found = {row: summaries[row]["average_precision_pooled"] for row in BASELINES if row in summaries}
+    known = {row: value for row, value in found.items() if value is not None}
+    return max(known, key=lambda row: known[row]) if known else None
+
+
+def verdict(evaluations: Mapping[str, AnomalyEvaluation]) -> str:
+    """Whether the detector found more than the best baseline, with the interval of the difference over subjects."""
+    summaries = {row: evaluation.summary() for row, evaluation in evaluations.items()}
+    best = best_baseline(summaries)
+    if best is None:
         return "No test scan has a lesion: only false positives can be judged."
-    if model > plain:
-        return f"The model found more than thresholding the intensity: pooled AUPRC {model:.3f} against {plain:.3f}."
-    return (
-        f"The model did not beat thresholding the intensity: pooled AUPRC {model:.3f} against {plain:.3f}. "
-        "On this data it adds nothing to the plain image."
-    )
+    own, other = (float(summaries[row]["average_precision_pooled"] or 0.0) for row in (DETECTOR, best))
+    tallies = [evaluations[row].tallies for row in (DETECTOR, best)]
+    found = pooled_difference(tallies[0], tallies[1], evaluations[DETECTOR].subjects())
+    figures = f"pooled AUPRC {own:.3f} against {other:.3f} of the {title_of(best)}"
+    if found.low is None or found.high is None:
+        side = "more" if own > other else "no more"
+        return f"The detector found {side} than the best baseline: {figures}. Too few subjects to say how sure that is."
+    figures += f", difference {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}] over {found.n_subjects} subjects"
+    if found.low > 0:
+        return f"The detector found more than every baseline: {figures}."
+    if found.high < 0:
+        return f"The detector found less than a baseline: {figures}. On this data the baseline is the better tool."
+    return f"The detector did not beat the best baseline: {figures}. No gain over it could be shown."
 
 
 def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
@@ -126,12 +152,25 @@ def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
         "all": "the whole image",
     }[plan.space.foreground]
     return (
-        f"Scored is the {scoring.residual} residual inside {mask}, after a median filter of {across} slices by "
-        f"{within[0]} x {within[1]} voxels; a scan's score is the mean of its highest {scoring.top_share:.1%} of voxels."
+        f"Scored is the {scoring.side} side of {_map_in_words(scoring)} inside {mask}, after a median filter of {across} "
+        f"slices by {within[0]} x {within[1]} voxels; a scan's score is the mean of its highest {scoring.top_share:.1%} of "
+        "voxels."
     )
 
 
-def _views(test: Manifest, target: str, plan: Plan, stage: Stage, scans: Sequence[ScanMetrics]) -> list[AnomalyCase]:
+def _map_in_words(scoring: Scoring) -> str:
+    words = {"residual": "the residual", "intensity": "the intensity", "blur": "the scan less a blurred copy"}
+    parts = scoring.map.of if isinstance(scoring.map, SumConfig) else (scoring.map,)
+    named = [words[part.kind] + (" at its place" if getattr(part, "place", None) else "") for part in parts]
+    rarity = {
+        "none": "",
+        "all": ", as its rarity among normal voxels",
+        "intensity": ", as its rarity among normal voxels alike",
+    }
+    return " plus ".join(named) + rarity[scoring.rarity]
+
+
+def _views(test: Manifest, target: str | None, plan: Plan, stage: Stage, scans: Sequence[ScanMetrics]) -> list[AnomalyCase]:
     """A spread of scans with lesions, from best to worst, and up to two without."""
     sick = sorted((scan for scan in scans if scan.has_lesion), key=lambda scan: -(scan.average_precision or 0.0))
     well = [scan for scan in scans if not scan.has_lesion]
@@ -153,7 +192,7 @@ def _views(test: Manifest, target: str, plan: Plan, stage: Stage, scans: Sequenc
                 prediction=flagged,
                 mask=mask,
                 affine=affine,
-                truth=reference(test, case, target)[0],
+                truth=None if target is None else reference(test, case, target)[0],
                 detail=f"AUPRC {scan.average_precision:.2f}" if scan.average_precision is not None else "no lesion",
                 axis=2 if plan.space.slice_axis is None else plan.space.slice_axis,
             )

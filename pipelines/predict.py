@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from medae.anomaly.detector import Scoring, model_maps, reconstruct
+from medae.anomaly.detector import Scoring, load_map, scan_maps
+from medae.anomaly.scan import Scan
 from medae.artifact import Artifact, load_artifact
 from medae.config import Config, apply_overrides, validate
 from medae.data.case import Case, Manifest
@@ -24,12 +25,12 @@ from medae.tracking.models import resolve_model
 from medae.tracking.privacy import public
 from pipelines.console import Screen, shown
 from pipelines.data import open_folder
-from pipelines.detect import write_maps
+from pipelines.detect_scoring import write_maps
 from pipelines.files import write_json
 from pipelines.networks import device_of
 from pipelines.segmenting import segment
 
-Scan = tuple[str, Callable[[], Prepared]]
+Named = tuple[str, Callable[[], Prepared]]
 
 
 class Options(Config):
@@ -89,7 +90,7 @@ def run(
 
 def _scans(
     source: Path, artifact: Artifact, choice: Options, is_data_set: bool, output: Path, screen: Screen
-) -> tuple[list[Scan], dict[str, str]]:
+) -> tuple[list[Named], dict[str, str]]:
     """The scans of an input by name: one file, a data set of a known layout, or a folder of images.
 
     Also why the data set's own checks refused others, by case. output: where results go, which is no folder of scans.
@@ -207,19 +208,15 @@ class _Detector:
 
     def __init__(self, artifact: Artifact, flips: bool, device: str) -> None:
         calibration = dict(artifact.meta.calibration or {})
-        scoring = validate(Scoring, calibration.get("scoring", {}), where=artifact.folder)
-        self.scoring = scoring.model_copy(update={"flips": flips or scoring.flips})
+        self.scoring = validate(Scoring, calibration.get("scoring", {}), where=artifact.folder)
+        self.flips = flips or self.scoring.flips
         self.threshold = float(calibration["threshold"])
         self.plan, self.device = artifact.meta.plan, device_of(device)
         self.model = artifact.model().to(self.device)
+        self.map = load_map(self.scoring, len(self.plan.space.channels), artifact.statistics())
 
     def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
-        maps = model_maps(
-            prepared,
-            reconstruct(self.model, prepared, self.plan, self.scoring, self.device),
-            self.plan,
-            self.scoring,
-        )
+        maps = scan_maps(Scan(prepared, self.plan, self.model, self.device, flips=self.flips), self.map, self.scoring)
         flagged = maps.flagged(self.threshold, self.scoring)
         write_maps(maps, flagged, prepared, path.with_name(stem(path)))
         return {

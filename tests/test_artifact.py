@@ -95,6 +95,29 @@ def test_saving_again_replaces(saved: Artifact, model: Network) -> None:
     assert load_artifact(saved.folder).meta.metrics == {"dice": 0.5}
 
 
+def test_statistics_lie_beside_the_weights_and_are_checked_like_them(model: Network, tmp_path: Path) -> None:
+    plain = save_artifact(tmp_path / "plain", model, describe(kind="detector"))
+    assert plain.statistics() == {}
+    assert "statistics" not in json.loads((plain.folder / "medae.json").read_text())
+    learnt = {"mean": torch.arange(6.0).reshape(2, 3), "unit": torch.ones(2, dtype=torch.float64)}
+    kept = save_artifact(tmp_path / "model", model, describe(kind="detector"), learnt)
+    assert kept.digest != plain.digest
+    again = load_artifact(kept.folder)
+    assert again.digest == kept.digest
+    assert all(torch.equal(again.statistics()[name], value) for name, value in learnt.items())
+    path = kept.folder / "statistics.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="statistics are not those that were stored"):
+        load_artifact(kept.folder)
+    path.unlink()
+    with pytest.raises(ArtifactError, match="statistics are missing"):
+        load_artifact(kept.folder)
+    save_artifact(kept.folder, model, describe(kind="detector"))
+    assert load_artifact(kept.folder).statistics() == {}, "a model without statistics takes the place of one with them"
+
+
 def test_a_folder_with_other_files_is_left_alone(model: Network, tmp_path: Path) -> None:
     precious = tmp_path / "model" / "thesis.tex"
     precious.parent.mkdir()

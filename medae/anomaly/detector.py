@@ -1,49 +1,98 @@
-"""From a scan and a model of normal anatomy to a heat map, a mask and a score, in the scan's own space."""
+"""From a scan and an anomaly map to a heat map, a mask and a score, in the scan's own space."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
-from torch import nn
+from pydantic import Field, field_validator
+from torch import Tensor, nn
 
-from medae.anomaly.baselines import intensity_map
+from medae.anomaly.maps.base import AnomalyMap
+from medae.anomaly.maps.registry import BASELINES, MapConfig, Rarity, baselines, build_map, build_maps
+from medae.anomaly.maps.residual import ResidualConfig
+from medae.anomaly.place import PlaceConfig
 from medae.anomaly.postprocessing import RAW, PostprocessingConfig, native_slice_axis, process_map, threshold_map
-from medae.anomaly.residual import ResidualKind, residual_map
+from medae.anomaly.residual import Side, residual_map
+from medae.anomaly.scan import Scan
 from medae.anomaly.score import scan_score
+from medae.artifact import STATISTICS
 from medae.config import Config
+from medae.errors import ArtifactError
 from medae.inference.native import labels_to_native, maps_to_native
-from medae.inference.predict import predict_maps
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared
 
+DETECTOR = "detector"
+"""The row of the map that the detector ships with, in every table."""
+
 
 class Scoring(Config):
-    """How a residual becomes a score. It travels in a detector's artifact, beside the calibration.
+    """How scans are scored. It travels in a detector's artifact, beside the calibration.
 
-    residual: which differences count. postprocessing: the same for the model and for the baseline. top_share: share
-    of the mask whose mean is the scan's score. flips: average the reconstruction over mirrored copies.
+    map: the detector's own. side: which differences count, in all maps alike: ``bright`` (than expected), ``dark``, both as
+    ``absolute``, or ``squared``. rarity: give each voxel the share of normal voxels that score as high instead of the map's
+    own units, as -log10: ``none``, among ``all`` normal voxels, or among those of its ``intensity``. compare: further maps
+    by name, reported beside. place: how the voxel-wise baseline finds the same place in another head. postprocessing: of
+    all maps alike. top_share: share of the mask whose mean is the scan's score. flips: average reconstructions over
+    mirrored copies.
     """
 
-    residual: ResidualKind = "bright"
+    map: MapConfig = ResidualConfig()
+    side: Side = "bright"
+    rarity: Rarity = "none"
+    compare: dict[str, MapConfig] = Field(default_factory=dict)
+    place: PlaceConfig = PlaceConfig()
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     top_share: float = Field(default=0.01, gt=0, le=1)
     flips: bool = False
+
+    @field_validator("compare")
+    @classmethod
+    def _named(cls, compare: dict[str, MapConfig]) -> dict[str, MapConfig]:
+        for name in compare:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"'{name}' is no name for a map: use letters, digits, - and _")
+            if name == DETECTOR or name in BASELINES:
+                raise ValueError(f"'{name}' is a map that is reported anyway: choose another name")
+        return compare
+
+    def rows(self) -> dict[str, MapConfig]:
+        """All maps that are reported, by name: the detector's own, those to compare, the baselines."""
+        return {DETECTOR: self.map, **self.compare, **baselines(self.place)}
+
+    def build(self, channels: int) -> dict[str, AnomalyMap]:
+        """The maps of all rows, which have learnt nothing yet."""
+        return build_maps(self.rows(), self.side, channels, self.rarity)
+
+
+def load_map(scoring: Scoring, channels: int, statistics: Mapping[str, Tensor]) -> AnomalyMap:
+    """The map that a detector ships with. statistics: what it has learnt, from its artifact; raises ArtifactError if they do
+    not fit."""
+    found = build_map(scoring.map, scoring.side, channels, scoring.rarity)
+    try:
+        found.load_state_dict(dict(statistics))
+    except RuntimeError as error:
+        raise ArtifactError(
+            "The detector's statistics do not fit its map.", where=STATISTICS, remedy="Fetch or train the model again."
+        ) from error
+    return found
 
 
 @dataclass(frozen=True)
 class ScanMaps:
     """Maps of one scan in the file's own grid and axis order, three axes each.
 
-    heat: float32, filtered, zero outside the mask. raw: the same before the filter. error: absolute reconstruction
-    error. mask: bool, where voxels count. slice_axis: of the file's array. voxel_ml: millilitres of a voxel.
+    heat: float32, filtered, zero outside the mask. raw: the same before the filter. mask: bool, where voxels count.
+    slice_axis: of the file's array. voxel_ml: millilitres of a voxel.
     """
 
     heat: np.ndarray
     raw: np.ndarray
-    error: np.ndarray
     mask: np.ndarray
     slice_axis: int
     voxel_ml: float
@@ -57,36 +106,45 @@ class ScanMaps:
         return threshold_map(self.heat, self.mask, threshold, scoring.postprocessing, self.voxel_ml)
 
 
-def reconstruct(model: nn.Module, prepared: Prepared, plan: Plan, scoring: Scoring, device: torch.device) -> torch.Tensor:
-    """What the model makes of a scan: normalised, plan grid, ``[C, I, J, K]``."""
-    axes = range(plan.space.spatial_dims) if scoring.flips else ()
-    return predict_maps(model, prepared, plan, device=device, mirrored=axes, activation="none")
+@dataclass(frozen=True)
+class Rows:
+    """The maps that are reported, by name, with the model that they ask, which is on the device in evaluation mode."""
+
+    maps: Mapping[str, AnomalyMap]
+    scoring: Scoring
+    model: nn.Module
+    plan: Plan
+    device: torch.device
+
+    def scan(self, prepared: Prepared, normal: Tensor | None = None, kept: Path | None = None) -> Scan:
+        """A prepared scan as the maps see it. normal, kept: see ``Scan``."""
+        flips = self.scoring.flips
+        return Scan(prepared, self.plan, self.model, self.device, normal=normal, flips=flips, kept=kept)
+
+    def scored(self, scan: Scan) -> Iterator[tuple[str, ScanMaps]]:
+        """The maps of a scan by row, one at a time."""
+        for row, each in self.maps.items():
+            yield row, scan_maps(scan, each, self.scoring)
 
 
-def model_maps(prepared: Prepared, reconstruction_CIJK: torch.Tensor, plan: Plan, scoring: Scoring) -> ScanMaps:
-    """The maps of a model: residual in plan space, brought to the native grid, then filtered there."""
-    x, y, mask, present = prepared.image, reconstruction_CIJK.cpu(), prepared.mask, prepared.present
-    raw = residual_map(x, y, mask, scoring.residual, present)
-    return _native(prepared, raw, residual_map(x, y, mask, "absolute", present), plan, scoring)
-
-
-def intensity_maps(prepared: Prepared, plan: Plan, scoring: Scoring) -> ScanMaps:
-    """The maps of the baseline: the normalised intensity itself, through the same filter and mask."""
-    raw = intensity_map(prepared.image, prepared.mask, scoring.residual, prepared.present)
-    error = residual_map(prepared.image, torch.zeros_like(prepared.image), prepared.mask, "absolute", prepared.present)
-    return _native(prepared, raw, error, plan, scoring)
-
-
-def _native(prepared: Prepared, raw: torch.Tensor, error: torch.Tensor, plan: Plan, scoring: Scoring) -> ScanMaps:
-    native = prepared.native
+def scan_maps(scan: Scan, anomaly: AnomalyMap, scoring: Scoring) -> ScanMaps:
+    """A map of a scan: computed in plan space, brought to the scan's own grid, and filtered there."""
+    prepared, native = scan.prepared, scan.prepared.native
+    with torch.inference_mode():
+        found = anomaly(scan)
     mask = labels_to_native(prepared.mask.to(torch.int16), prepared) > 0
-    maps = maps_to_native(torch.cat([raw, error]), prepared)
-    axis = native_slice_axis(native, plan.space.slice_axis)
+    raw = maps_to_native(found, prepared)[0]
+    axis = native_slice_axis(native, scan.slice_axis)
     return ScanMaps(
-        heat=process_map(maps[0], mask, scoring.postprocessing, axis),
-        raw=process_map(maps[0], mask, RAW, axis),
-        error=maps[1],
+        heat=process_map(raw, mask, scoring.postprocessing, axis),
+        raw=process_map(raw, mask, RAW, axis),
         mask=mask,
         slice_axis=axis,
         voxel_ml=float(abs(np.linalg.det(native.matrix()[:3, :3]))) / 1000.0,
     )
+
+
+def reconstruction_error(scan: Scan) -> np.ndarray:
+    """Absolute reconstruction error on the scan's own grid, unfiltered: float32, zero outside the mask."""
+    error = residual_map(scan.image, scan.reconstruction, scan.mask, "absolute", scan.prepared.present)
+    return maps_to_native(error, scan.prepared)[0]

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from medae.artifact import CARD, RECORD, WEIGHTS, Artifact, load_artifact
+from medae.artifact import CARD, RECORD, STATISTICS, WEIGHTS, Artifact, load_artifact
 from medae.errors import TrackingError
 from medae.tracking.client import STORE_ERRORS, open_client, reason, shown
 from medae.tracking.provenance import package_version
@@ -82,7 +82,7 @@ def _register(client: MlflowClient, artifact: Artifact, run_id: str, name: str, 
 
 def save_pyfunc(artifact: Artifact, folder: Path, model_id: str | None = None, run_id: str | None = None) -> Path:
     """Write a folder that ``mlflow.pyfunc.load_model`` opens; its subfolder ``artifacts`` is the artifact itself."""
-    files = {"weights": WEIGHTS, "config": RECORD, "card": CARD}
+    files = {"weights": WEIGHTS, "statistics": STATISTICS, "config": RECORD, "card": CARD}
     present = {key: str(artifact.folder / file) for key, file in files.items() if (artifact.folder / file).is_file()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # asks for an input example, which the signature makes needless

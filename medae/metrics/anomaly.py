@@ -16,6 +16,7 @@ from scipy import stats
 
 from medae.errors import DataError
 from medae.metrics.lesions import SIZE_STRATA_ML, LesionMatch, SizeStratum, match_lesions, recall_by_size
+from medae.metrics.pooled import Tally, pooled_interval
 from medae.metrics.voxelscores import N_BINS, PrecisionRecall, VoxelScores, bin_floor, check_same_grid
 
 
@@ -108,6 +109,7 @@ class AnomalyEvaluation:
         self.overlap = overlap
         self.strata_ml = tuple(strata_ml)
         self.scans: list[ScanMetrics] = []
+        self.tallies: list[Tally] = []
         self._pooled = VoxelScores()
         self._dice_curves = np.zeros(N_BINS)
         self._voxels = np.zeros(3, dtype=np.int64)
@@ -156,11 +158,16 @@ class AnomalyEvaluation:
             error=None if error is None else lesion_error(error, inside, diseased),
         )
         self.scans.append(row)
+        self.tallies.append(Tally.of(tally))
         self._pooled.merge(tally)
         self._voxels += (hit, flags, total)
         if total:
             self._dice_curves += tally.dice_curve()
         return row
+
+    def subjects(self) -> list[str]:
+        """Whom each scan is of, in the order of the scans."""
+        return [scan.subject for scan in self.scans]
 
     def curve(self, points: int = 500) -> PrecisionRecall | None:
         """The pooled precision-recall curve; None without a lesion."""
@@ -181,7 +188,8 @@ class AnomalyEvaluation:
     def summary(self) -> dict[str, float | int | None]:
         """The figures over all scans.
 
-        ``*_pooled``: over the voxels of all scans as one. ``*_mean``: mean of the scans that have the figure.
+        ``*_pooled``: over the voxels of all scans as one; ``*_low``, ``*_high``: its 95 % interval over subjects.
+        ``*_mean``: mean of the scans that have the figure.
         ``dice_oracle``: the mean Dice at the one threshold that makes it best on these very scans and their truth; an
         upper bound that no user can reach, from the map alone (no component removal). ``dice_pooled_oracle`` likewise.
         ``lesion_*``: lesion-wise. ``mask_recall_pooled``: the recall that the brain mask alone permits.
@@ -196,10 +204,13 @@ class AnomalyEvaluation:
         lesions = sum(len(scan.lesions.found) for scan in diseased)
         findings = sum(scan.lesions.findings for scan in self.scans)
         n_voxels = self._pooled.n_lesion + self._pooled.n_normal
+        low, high = pooled_interval(self.tallies, self.subjects()) or (None, None)
         return {
             "n_scans": len(self.scans),
             "n_lesion_scans": len(diseased),
             "average_precision_pooled": self._pooled.average_precision(),
+            "average_precision_pooled_low": low,
+            "average_precision_pooled_high": high,
             "average_precision_mean": _mean(scan.average_precision for scan in diseased),
             "prevalence": self._pooled.n_lesion / n_voxels if n_voxels else None,
             "auroc_pooled": self._pooled.auroc(),

@@ -26,6 +26,9 @@ from medae.volume import NativeGrid, spacing_of
 SAME_PLACE = 0.1
 """Voxels by which the corners of two images of one case may lie apart: sform and qform round differently."""
 
+Change = Callable[[Tensor, Tensor, np.ndarray], Tensor]
+"""Raw channels ``[C, I, J, K]``, mask ``[1, I, J, K]`` and 4x4 affine, all on nearest-RAS axes, to changed channels."""
+
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
@@ -68,12 +71,18 @@ class _Source:
 
 
 def prepare_case(
-    manifest: Manifest, case: Case, space: SpacePlan, targets: Sequence[str] = (), brain: BrainExtraction | None = None
+    manifest: Manifest,
+    case: Case,
+    space: SpacePlan,
+    targets: Sequence[str] = (),
+    brain: BrainExtraction | None = None,
+    change: Change | None = None,
 ) -> Prepared:
     """Read, check and prepare the channels that the plan names and those of the targets that the case has.
 
     brain: makes the mask where the plan's foreground is the brain and the case has no target of ``space.brain_from``;
-    by default what ``space.brain_extraction`` names.
+    by default what ``space.brain_extraction`` names. change: applied to the images once their mask is known, before they are
+    normalised, such as to put a lesion in.
     Errors name files relative to the manifest's root.
     Raises DataError for a file that cannot be used, a target that is no label map and a brain mask that is missing,
     GeometryError for images of the case that lie on different grids.
@@ -93,7 +102,7 @@ def prepare_case(
             )
     images = {name: source(ref) for name, ref in case.images.items()}
     mask = brain_mask_of(case, space)
-    return _prepare(case.id, images, maps, space, None if mask is None else source(mask), brain)
+    return _prepare(case.id, images, maps, space, None if mask is None else source(mask), brain, change)
 
 
 def prepare_files(
@@ -127,6 +136,7 @@ def _prepare(
     space: SpacePlan,
     brain_mask: _Source | None,
     brain: BrainExtraction | None,
+    change: Change | None = None,
 ) -> Prepared:
     names = [name for name in space.channels if name in images]
     if not names:
@@ -155,6 +165,8 @@ def _prepare(
         if space.bias_correction == "n4":
             _refuse_ct(images[first], "corrects the shading of MR (N4)", "Set space.bias_correction to none.")
             raw = correct_bias(raw, mask, spacing_of(grid[1]))
+        if change is not None:
+            raw = change(raw, mask, grid[1])
         normalised = normalise(raw, mask, space.intensity)
     except DataError as error:
         raise DataError(error.what, where=error.where or images[first].where, remedy=error.remedy) from error

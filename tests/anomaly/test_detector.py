@@ -1,35 +1,40 @@
-"""From a reconstruction to maps in the scan's own space."""
+"""From a map to a heat map, a mask and a score in the scan's own space."""
+
+from __future__ import annotations
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from medae.anomaly.detector import Scoring, intensity_maps, model_maps, reconstruct
+from medae.anomaly.detector import DETECTOR, Scoring, load_map, reconstruction_error, scan_maps
+from medae.anomaly.maps.intensity import IntensityConfig
+from medae.anomaly.maps.registry import BASELINES, build_map
+from medae.anomaly.maps.residual import ResidualConfig
 from medae.anomaly.postprocessing import PostprocessingConfig
+from medae.anomaly.scan import Scan
+from medae.config import validate
+from medae.errors import ArtifactError, ConfigError
 from medae.models.output import Output
-from medae.plan import NetworkPlan, Plan, RobustZ, SamplingPlan, SpacePlan
 from medae.preprocessing.prepare import prepare_files
+from tests.anomaly.conftest import PLAN, Flat
 
-PLAN = Plan(
-    space=SpacePlan(
-        spatial_dims=2, slice_axis=2, spacing=(1.0, 1.0, None), intensity=RobustZ(clip=50.0), foreground="nonzero"
-    ),
-    network=NetworkPlan(widths=(4, 4), strides=((1, 1), (2, 2)), kernels=((3, 3), (3, 3))),
-    sampling=SamplingPlan(patch=(24, 20)),
-)
 RAW = Scoring(postprocessing=PostprocessingConfig(median=(1, 1, 1)), top_share=0.001)
 
 
-class Smooth(torch.nn.Module):
-    """A model of normal anatomy: everything is as the median voxel."""
+class Shifted(torch.nn.Module):
+    """Everything is reconstructed brighter by a number."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
 
     def forward(self, image, visible=None):
-        return Output((torch.zeros_like(image),))
+        return Output((image + self.by,))
 
 
 @pytest.fixture
-def scan(tmp_path):
+def prepared(tmp_path):
     rng = np.random.default_rng(0)
     array = np.zeros((20, 24, 7), np.float32)
     array[3:17, 3:21, 1:6] = 100 + rng.normal(0, 1, (14, 18, 5))
@@ -39,9 +44,14 @@ def scan(tmp_path):
     return array, prepare_files({"image": [tmp_path / "scan.nii.gz"]}, PLAN.space)
 
 
-def test_what_is_brighter_than_the_reconstruction_lights_up_at_its_place_in_the_file(scan):
-    array, prepared = scan
-    maps = model_maps(prepared, reconstruct(Smooth(), prepared, PLAN, RAW, torch.device("cpu")), PLAN, RAW)
+def maps_of(prepared, model, scoring=RAW, config=None):
+    anomaly = build_map(config or ResidualConfig(), scoring.side, 1)
+    return scan_maps(Scan(prepared, PLAN, model), anomaly, scoring)
+
+
+def test_what_is_brighter_than_the_reconstruction_lights_up_at_its_place_in_the_file(prepared):
+    array, scan = prepared
+    maps = maps_of(scan, Flat())
     assert maps.heat.shape == array.shape
     assert np.array_equal(maps.mask, array > 0)
     assert maps.heat[8:11, 9:12, 3].min() > 10
@@ -53,27 +63,70 @@ def test_what_is_brighter_than_the_reconstruction_lights_up_at_its_place_in_the_
     assert np.count_nonzero(maps.flagged(10.0, RAW)) == 9
 
 
-def test_a_model_that_copies_its_input_finds_nothing(scan):
-    _, prepared = scan
-    maps = model_maps(prepared, prepared.image, PLAN, RAW)
-    assert not maps.heat.any()
-    assert not maps.error.any()
+def test_a_model_that_copies_its_input_finds_nothing(prepared):
+    _, scan = prepared
+    assert not maps_of(scan, Shifted(0.0)).heat.any()
+    assert not reconstruction_error(Scan(scan, PLAN, Shifted(0.0))).any()
 
 
-def test_dark_lesions_need_a_residual_that_counts_them(scan):
-    _, prepared = scan
-    darker = prepared.image + 2.0
-    assert not model_maps(prepared, darker, PLAN, RAW).heat.any()
-    for kind in ("dark", "absolute"):
-        maps = model_maps(prepared, darker, PLAN, RAW.model_copy(update={"residual": kind}))
+def test_the_error_counts_both_sides_whatever_side_is_scored(prepared):
+    array, scan = prepared
+    error = reconstruction_error(Scan(scan, PLAN, Shifted(2.0)))
+    assert error[array > 0] == pytest.approx(2.0, abs=1e-4)
+    assert not error[array == 0].any()
+
+
+def test_dark_lesions_need_a_side_that_counts_them(prepared):
+    _, scan = prepared
+    assert not maps_of(scan, Shifted(2.0)).heat.any()
+    for side in ("dark", "absolute"):
+        maps = maps_of(scan, Shifted(2.0), RAW.model_copy(update={"side": side}))
         assert maps.heat[maps.mask] == pytest.approx(2.0, abs=1e-4)
 
 
-def test_the_baseline_has_the_same_mask_and_filter(scan):
-    _, prepared = scan
-    plain = intensity_maps(prepared, PLAN, RAW)
-    flat = model_maps(prepared, torch.zeros_like(prepared.image), PLAN, RAW)
+def test_the_baseline_has_the_same_mask_and_filter(prepared):
+    _, scan = prepared
+    plain, flat = maps_of(scan, None, config=IntensityConfig()), maps_of(scan, Flat())
     assert np.array_equal(plain.heat, flat.heat)
-    filtered = intensity_maps(prepared, PLAN, Scoring())
+    filtered = maps_of(scan, None, Scoring(), IntensityConfig())
     assert np.array_equal(filtered.mask, plain.mask)
     assert filtered.heat[9, 10, 3] < plain.heat[9, 10, 3], "one bright slice of 3 x 3 voxels falls to a 3 x 5 x 5 median"
+
+
+def test_flips_average_the_reconstruction_over_mirror_images(prepared):
+    _, scan = prepared
+
+    class Half(torch.nn.Module):
+        """Adds 1 on one half of the patch."""
+
+        def forward(self, image, visible=None):
+            added = torch.zeros_like(image)
+            added[:, :, : image.shape[2] // 2] = 1
+            return Output((image + added,))
+
+    plain, flipped = (Scan(scan, PLAN, Half(), flips=flips).reconstruction - scan.image for flips in (False, True))
+    assert set(np.unique(plain.numpy().round(3))) == {0.0, 1.0}
+    assert flipped.numpy() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_reconstruction_that_was_kept_is_read_again(prepared, tmp_path):
+    _, scan = prepared
+    kept = tmp_path / "kept.npy"
+    first = Scan(scan, PLAN, Shifted(1.0), kept=kept).reconstruction
+    again = Scan(scan, PLAN, None, kept=kept).reconstruction
+    assert torch.equal(first, again)
+
+
+def test_every_baseline_is_reported_beside_every_detector():
+    scoring = validate(Scoring, {"map": {"kind": "blur"}, "compare": {"flat": {"kind": "intensity"}}})
+    assert list(scoring.rows()) == [DETECTOR, "flat", *BASELINES]
+    for name in ("detector", "intensity"):
+        with pytest.raises(ConfigError, match="reported anyway"):
+            validate(Scoring, {"compare": {name: {"kind": "blur"}}})
+    with pytest.raises(ConfigError, match="no name for a map"):
+        validate(Scoring, {"compare": {"a/b": {"kind": "blur"}}})
+
+
+def test_statistics_of_another_map_are_refused():
+    with pytest.raises(ArtifactError, match="do not fit"):
+        load_map(Scoring(rarity="all"), 1, {})

@@ -80,7 +80,7 @@ def test_the_figures_of_a_detection_are_those_that_are_documented(world: World):
     empty = np.zeros((2, 2, 2))
     evaluation.add("case", empty, empty, empty + 1, empty, voxel_ml=1.0, scan_score=0.0)
     assert_same(table(REFERENCE / "metrics.md", "figure"), set(evaluation.summary()))
-    arm = json.loads((world.stage("detect") / "result.json").read_text())["metrics"]["model"]
+    arm = json.loads((world.stage("detect") / "result.json").read_text())["metrics"]["detector"]
     text = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
     headline = text[text.index("**Headline.**") :].partition("`summary`")[0]
     assert set(re.findall(r"`(\w+)`", headline)) - {"metrics"} == set(arm) - {"summary", "cases"}

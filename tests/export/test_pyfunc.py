@@ -39,7 +39,7 @@ def artifact(folder: Path, seed: int = 0) -> Artifact:
     content = {"kind": "segmenter", "network": network, "plan": plan, "target": "lesion", "labels": {0: "none", 1: "lesion"}}
     meta = ArtifactMeta.model_validate(content)
     torch.manual_seed(seed)
-    return save_artifact(folder, build_network(meta.network), meta)
+    return save_artifact(folder, build_network(meta.network), meta, {"values": torch.arange(3.0)})
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,12 @@ def test_medae_finds_the_artifact(stored: Artifact, logged: str, run: str, tmp_p
     if address != "path":
         assert found.folder.is_relative_to(tmp_path)
         assert resolve_model(text, folder=tmp_path) != found.folder, "no download is mixed with another"
+
+
+def test_what_a_map_has_learnt_goes_with_the_weights(stored: Artifact, logged: str) -> None:
+    fetched = load_artifact(resolve_model(logged))
+    assert fetched.digest == stored.digest
+    assert torch.equal(fetched.statistics()["values"], torch.arange(3.0))
 
 
 def test_an_artifact_among_a_runs_files_is_found(stored: Artifact, store: str, work: Path, tmp_path: Path) -> None:

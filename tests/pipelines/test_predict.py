@@ -81,7 +81,7 @@ def test_a_folder_with_one_bad_file_is_done_and_the_file_named(smoke, tmp_path):
 
 
 def test_a_detector_applied_again_gives_the_maps_of_its_stage(smoke, tmp_path):
-    case, facts = next(iter(smoke.result["metrics"]["detect"]["model"]["cases"].items()))
+    case, facts = next(iter(smoke.result["metrics"]["detect"]["detector"]["cases"].items()))
     source = smoke.folder / "runs" / "smoke-phantoms" / case / "anat" / f"{case}_T1w.nii.gz"
     result = predict_with(smoke.stage("detect") / "model", source, tmp_path)
     name = f"{case}_T1w"

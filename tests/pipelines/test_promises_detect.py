@@ -17,11 +17,12 @@ from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
 from medae.report.html import Report
 from medae.tracking.client import open_client
-from pipelines import detect, pretrain
+from pipelines import detect, detect_scoring, pretrain
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import image_digests, open_dataset
-from pipelines.detect import Config, lesion_free
+from pipelines.detect import Config
+from pipelines.detect_scoring import lesion_free
 from pipelines.outcome import Finished
 from pipelines.stage import run_stage
 
@@ -117,17 +118,17 @@ def test_a_given_model_is_not_trained_and_scores_as_it_did(smoke, given):
     assert after.meta.plan == before.meta.plan
     a, b = before.tensors(), after.tensors()
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert given.result.metrics["model"] == smoke.result["metrics"]["detect"]["model"]
+    assert given.result.metrics["detector"] == smoke.result["metrics"]["detect"]["detector"]
 
 
 def test_a_given_models_numbers_are_logged_at_step_zero(work, given):
     client = open_client()
     run = client.get_run(given.result.run_id)
     names = [name for name in run.data.metrics if not name.startswith("system/")]
-    assert {"model/test/average_precision_pooled", "intensity/test/dice_mean"} <= set(names)
+    assert {"detector/test/average_precision_pooled", "intensity/test/dice_mean"} <= set(names)
     assert {point.step for name in names for point in client.get_metric_history(run.info.run_id, name)} == {0}
     contexts = {tag.value for used in run.inputs.dataset_inputs for tag in used.tags if tag.key == "mlflow.data.context"}
-    assert contexts == {"validation", "testing"}, "nothing was trained on"
+    assert contexts == {"training", "validation", "testing"}, "the voxel-wise baseline learns from training scans"
 
 
 def test_a_given_models_origin_is_kept(smoke, work, given):
@@ -181,7 +182,7 @@ def sliced(smoke, tmp_path_factory) -> tuple[Slices, Finished]:
         patch.chdir(smoke.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(pretrain, "PatchSampler", Recording)
-        patch.setattr(detect, "calibrate", counting)
+        patch.setattr(detect_scoring, "calibrate", counting)
         config = small("normals=lesion_free_slices", "name=slices")
         return seen, run_stage("detect", config, tmp_path_factory.mktemp("slices"), Screen())
 
@@ -225,7 +226,7 @@ def test_the_threshold_counts_lesion_free_slices_only(smoke, work, sliced):
         clean = ~lesion_of(work, subject).any(axis=(0, 1))
         assert np.array_equal(mask, brain_of(work, subject) & clean)
         assert clean.any()
-    calibration = finished.result.facts["calibration"]["model"]
+    calibration = finished.result.facts["calibration"]["detector"]
     assert calibration["normals"] == "lesion_free_slices"
     assert (calibration["n_scans"], calibration["n_subjects"]) == (2, 2)
     assert "lesion-free slices of patients, phantoms" in calibration["cohort"]
@@ -255,8 +256,8 @@ def test_the_report_says_that_normals_are_slices_of_patients(sliced):
 
 def test_the_numbers_without_the_filter_are_in_the_result(sliced):
     _, finished = sliced
-    for arm in ("model", "intensity"):
-        metrics = finished.result.metrics[arm]
+    for row in ("detector", "intensity", "voxelwise"):
+        metrics = finished.result.metrics[row]
         assert 0 < metrics["average_precision_unfiltered"] <= 1
         assert metrics["average_precision_unfiltered"] != metrics["average_precision_pooled"]
         assert 0 <= metrics["false_positive_rate_mean"] <= 1

@@ -85,7 +85,7 @@ def test_metrics_have_an_entry_an_arm_with_every_case(smoke):
         values = [[label["dice"] for label in case.values()] for case in arm["cases"].values()]
         assert arm["dice_mean"] == pytest.approx(np.mean(values))
     detect = smoke.result["metrics"]["detect"]
-    assert set(detect) == {"model", "intensity"}
+    assert set(detect) == {"detector", "intensity", "equalised", "voxelwise", "blurred"}
     for arm in detect.values():
         assert arm["dice_oracle"] >= arm["dice_mean"]
         assert set(arm["cases"]) == set(metrics["scratch"]["cases"])
@@ -116,7 +116,7 @@ def test_reports_show_what_augmentation_makes_of_the_patches(smoke, stage):
 
 
 def test_maps_lie_on_the_scans_own_grid(smoke):
-    cases = smoke.result["metrics"]["detect"]["model"]["cases"]
+    cases = smoke.result["metrics"]["detect"]["detector"]["cases"]
     for case in cases:
         scan = nib.load(smoke.folder / "runs" / "smoke-phantoms" / case / "anat" / f"{case}_T1w.nii.gz")
         heat, flagged, mask = (
@@ -127,7 +127,7 @@ def test_maps_lie_on_the_scans_own_grid(smoke):
             assert np.array_equal(image.affine, scan.affine)
         inside = np.asarray(mask.dataobj) > 0
         assert not (np.asarray(heat.dataobj)[~inside]).any()
-        threshold = smoke.result["metrics"]["detect"]["model"]["threshold"]
+        threshold = smoke.result["metrics"]["detect"]["detector"]["threshold"]
         assert np.array_equal(np.asarray(flagged.dataobj) > 0, inside & (heat.get_fdata(dtype=np.float32) >= threshold))
 
 

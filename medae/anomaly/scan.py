@@ -1,0 +1,72 @@
+"""A scan as anomaly maps see it: prepared, with what a model makes of it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medae.errors import ConfigError
+from medae.inference.predict import predict_maps
+from medae.plan import Plan
+from medae.preprocessing.prepare import Prepared
+
+
+class Scan:
+    """A prepared scan. Its reconstruction is made once, when a map first asks for it, and serves all of them.
+
+    model: of normal anatomy, on ``device``, in evaluation mode; None where no map needs one. normal: bool ``[1, I, J, K]``,
+    the voxels that maps may learn from; the whole mask unless given. flips: average the reconstruction over mirrored copies.
+    kept: a file (``.npy``) that the reconstruction is read from if it is there, and written to once it is made.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        plan: Plan,
+        model: nn.Module | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        normal: Tensor | None = None,
+        flips: bool = False,
+        kept: Path | None = None,
+    ) -> None:
+        self.prepared, self.plan, self.model, self.device = prepared, plan, model, device
+        self.flips, self.kept = flips, kept
+        self.normal = prepared.mask if normal is None else normal & prepared.mask
+
+    @property
+    def image(self) -> Tensor:
+        """The scan, normalised, plan grid: float32 ``[C, I, J, K]``."""
+        return self.prepared.image
+
+    @property
+    def mask(self) -> Tensor:
+        """Where voxels count: bool ``[1, I, J, K]``."""
+        return self.prepared.mask
+
+    @property
+    def slice_axis(self) -> int | None:
+        """Of a plan of slices: the axis across which they lie."""
+        return self.plan.space.slice_axis
+
+    @cached_property
+    def reconstruction(self) -> Tensor:
+        """What the model makes of the scan: float32 ``[C, I, J, K]`` on the CPU, in the units of the image."""
+        if self.kept is not None and self.kept.is_file():
+            return torch.from_numpy(np.load(self.kept))
+        if self.model is None:
+            raise ConfigError(
+                "A map needs a model's reconstruction, and there is no model.",
+                where="scoring.map",
+                remedy="Give a model, or use maps that need none (kind: intensity or blur).",
+            )
+        axes = range(self.plan.space.spatial_dims) if self.flips else ()
+        made = predict_maps(self.model, self.prepared, self.plan, device=self.device, mirrored=axes, activation="none")
+        found = made.cpu().clone()  # a tensor of its own: those of inference mode cannot be worked on
+        if self.kept is not None:
+            np.save(self.kept, found.numpy())
+        return found

@@ -1,0 +1,138 @@
+"""How sure a pooled average precision is: a bootstrap over subjects, paired between two maps of the same scans.
+
+Pooled over voxels, a few large lesions decide; the interval says how far the figure depends on who was in the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medae.config import Config
+from medae.errors import DataError
+from medae.metrics.statistics import FEWEST
+from medae.metrics.voxelscores import VoxelScores
+from medae.seeding import numpy_generator
+
+DRAWS = 2000
+_COARSER = 16
+"""Bins of a `VoxelScores` in one of a tally: it is 1/128 of the value wide."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The voxels of one scan by score: occupied bins, rising, with their normal and lesion voxels.
+
+    missed: lesion voxels that no threshold finds.
+    """
+
+    bins: np.ndarray
+    normal: np.ndarray
+    lesion: np.ndarray
+    missed: int
+
+    @classmethod
+    def of(cls, scores: VoxelScores) -> Tally:
+        """Of a scan's counts, in coarser bins."""
+        normal, lesion = (counts.reshape(-1, _COARSER).sum(axis=1) for counts in (scores.normal, scores.lesion))
+        bins = np.flatnonzero(normal + lesion)
+        return cls(bins, normal[bins], lesion[bins], scores.missed)
+
+
+def pooled_average_precision(tallies: Sequence[Tally]) -> float:
+    """Over the voxels of all scans; 0 where no scan has a lesion."""
+    one = [""] * len(tallies)
+    return float(_Table(tallies, one, [""]).average_precision(np.ones((1, 1)))[0])
+
+
+class PooledDifference(Config):
+    """Pooled average precision of one map less that of another, on the same scans.
+
+    low, high: of the 95 % interval over subjects; None with fewer than 5 of them that have a lesion.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    n_subjects: int
+
+
+def pooled_difference(
+    a: Sequence[Tally], b: Sequence[Tally], subjects: Sequence[str], seed: int = 0, draws: int = DRAWS
+) -> PooledDifference:
+    """Compare two maps of the same scans, pooled over voxels.
+
+    a, b: one tally a scan, in the same order. subjects: whom each scan is of. The interval is the 2.5th to the 97.5th
+    percentile of the differences over ``draws`` samples of the subjects, drawn with replacement, the same for both maps.
+    Raises DataError if the lengths differ or no scan has a lesion.
+    """
+    if not len(a) == len(b) == len(subjects):
+        raise DataError(f"{len(a)} and {len(b)} scans cannot be paired.", remedy="Score both maps on the same scans.")
+    names = sorted(set(subjects))
+    tables = [_Table(tallies, subjects, names) for tallies in (a, b)]
+    observed = np.ones((1, len(names)))
+    value = float(np.subtract(*(table.average_precision(observed)[0] for table in tables)))
+    low = high = None
+    if tables[0].diseased >= FEWEST:
+        weights = _samples(tables[0], seed, draws)
+        found = np.subtract(*(table.average_precision(weights) for table in tables))
+        low, high = (float(bound) for bound in np.percentile(found, [2.5, 97.5]))
+    return PooledDifference(difference=value, low=low, high=high, n_subjects=len(names))
+
+
+def pooled_interval(
+    tallies: Sequence[Tally], subjects: Sequence[str], seed: int = 0, draws: int = DRAWS
+) -> tuple[float, float] | None:
+    """The 95 % interval over subjects of one map's pooled average precision; None with fewer than 5 that have a lesion."""
+    names = sorted(set(subjects))
+    table = _Table(tallies, subjects, names)
+    if table.diseased < FEWEST:
+        return None
+    low, high = np.percentile(table.average_precision(_samples(table, seed, draws)), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _samples(table: _Table, seed: int, draws: int) -> np.ndarray:
+    """How often each subject is in each sample, ``[draws, subjects]``; samples without a lesion are left out."""
+    count = len(table.missed)
+    weights = numpy_generator(seed, "bootstrap over subjects").multinomial(count, np.full(count, 1 / count), size=draws)
+    kept: np.ndarray = weights[weights @ table.has_lesion > 0].astype(np.float64)
+    return kept
+
+
+class _Table:
+    """The voxels of each subject by bin: ``[subjects, bins]``, bins from the highest score down."""
+
+    def __init__(self, tallies: Sequence[Tally], subjects: Sequence[str], names: Sequence[str]) -> None:
+        place = {name: row for row, name in enumerate(names)}
+        bins = np.unique(np.concatenate([tally.bins for tally in tallies])) if tallies else np.arange(0)
+        self.normal, self.lesion = (np.zeros((len(names), len(bins))) for _ in range(2))
+        self.missed = np.zeros(len(names))
+        for tally, subject in zip(tallies, subjects, strict=True):
+            columns = np.searchsorted(bins, tally.bins)
+            self.normal[place[subject], columns] += tally.normal
+            self.lesion[place[subject], columns] += tally.lesion
+            self.missed[place[subject]] += tally.missed
+        self.normal, self.lesion = self.normal[:, ::-1], self.lesion[:, ::-1]
+
+    @property
+    def has_lesion(self) -> np.ndarray:
+        return (self.lesion.sum(axis=1) + self.missed > 0).astype(np.float64)
+
+    @property
+    def diseased(self) -> int:
+        return int(self.has_lesion.sum())
+
+    def average_precision(self, weights: np.ndarray, chunk: int = 100) -> np.ndarray:
+        """One value for each row of weights ``[draws, subjects]``."""
+        found = []
+        for start in range(0, len(weights), chunk):
+            part = weights[start : start + chunk]
+            gained = part @ self.lesion
+            true, false = np.cumsum(gained, axis=1), np.cumsum(part @ self.normal, axis=1)
+            precision = true / np.maximum(true + false, 1e-12)
+            total = part @ (self.lesion.sum(axis=1) + self.missed)
+            found.append((gained * precision).sum(axis=1) / np.maximum(total, 1e-12))
+        return np.concatenate(found)

@@ -1,0 +1,162 @@
+"""The diagnosis of a detector: lesions put into normal test scans, and what each row finds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medae.anomaly.calibration import Normals
+from medae.anomaly.detector import DETECTOR, Rows
+from medae.anomaly.diagnosis import Cell, Diagnosis, DiagnosisConfig, Inserted, Probe, diagnose
+from medae.anomaly.maps.registry import BASELINES
+from medae.data.case import Case, ImageRef, Manifest
+from medae.data.reading import read_array
+from medae.errors import DataError
+from medae.metrics.pooled import pooled_difference
+from medae.plan import Plan
+from medae.preprocessing.prepare import prepare_case
+from medae.report.figures_diagnosis import diagnosis_map
+from medae.report.html import Report
+from medae.volume import from_ras
+from pipelines.console import Screen
+from pipelines.detect_scoring import lesion_free
+from pipelines.detect_titles import title_of
+from pipelines.segmenting import reference
+
+
+def diagnosed(manifest: Manifest, target: str | None, normals: Normals) -> Manifest:
+    """The scans that lesions are put into: those without a lesion; of a cohort of slices all, in their lesion-free slices.
+
+    Raises DataError if there is none.
+    """
+    if target is None or normals == "lesion_free_slices":
+        return manifest
+    kept = manifest.select(lambda case: not (reference(manifest, case, target)[0] > 0).any())
+    if not kept.cases:
+        raise DataError(
+            "No test scan is without a lesion, so that none can be given a known one.",
+            where="diagnosis",
+            remedy="Leave diagnosis out, or add normal scans to the test subjects.",
+        )
+    return kept
+
+
+def run_diagnosis(
+    manifest: Manifest, rows: Rows, config: DiagnosisConfig, left_out: str | None, screen: Screen
+) -> Diagnosis:
+    """Score every scan with the lesions of every cell. left_out: label map whose slices hold none and do not count."""
+
+    def scans() -> Iterator[tuple[str, Callable[[Cell], Probe]]]:
+        with screen.progress("Scoring scans with lesions put in") as report:
+            for done, case in enumerate(manifest.cases, start=1):
+                healthy, normal = _healthy(manifest, case, config), _normal(manifest, case, rows.plan, left_out)
+                yield case.subject, partial(_with_lesions, manifest, case, rows, config, healthy, normal)
+                report(done, len(manifest.cases))
+
+    return diagnose(rows, config, scans())
+
+
+def _with_lesions(
+    manifest: Manifest,
+    case: Case,
+    rows: Rows,
+    config: DiagnosisConfig,
+    healthy: float | None,
+    normal: np.ndarray | None,
+    cell: Cell,
+) -> Probe:
+    inserted = Inserted(cell, config, case.id, healthy, normal)
+    prepared = prepare_case(manifest, case, rows.plan.space, change=inserted)
+    affine = prepared.native.matrix()
+    counted = None if normal is None else from_ras(normal, affine)[0]
+    return Probe(rows.scan(prepared), inserted.truth(affine), counted, inserted.count)
+
+
+def _healthy(manifest: Manifest, case: Case, config: DiagnosisConfig) -> float | None:
+    """The median intensity of the healthy tissue, in the units of the first channel's file."""
+    if not config.reference:
+        return None
+    ref = case.targets.get(config.reference_from)
+    if not isinstance(ref, ImageRef):
+        raise DataError(
+            f"The case has no label map '{config.reference_from}' to take the reference intensity from.",
+            where=case.id,
+            remedy="Correct diagnosis.reference_from, or leave diagnosis.reference out.",
+        )
+    inside = np.isin(read_array(manifest, ref)[0], config.reference)
+    if not inside.any():
+        raise DataError(
+            f"The label map '{config.reference_from}' has none of the values {list(config.reference)}.",
+            where=case.id,
+            remedy="Correct diagnosis.reference.",
+        )
+    image = next(iter(case.images.values()))
+    return float(np.median(read_array(manifest, image)[0][inside]))
+
+
+def _normal(manifest: Manifest, case: Case, plan: Plan, left_out: str | None) -> np.ndarray | None:
+    """What is normal in a patient: bool ``[1, I, J, K]`` on nearest-RAS axes; None where everything is."""
+    axis, ref = plan.space.slice_axis, case.targets.get(left_out or "")
+    if axis is None or not isinstance(ref, ImageRef):
+        return None
+    return lesion_free(read_array(manifest, ref)[0][0], axis)[None]
+
+
+def best_of(found: Diagnosis) -> str | None:
+    """The baseline that finds most, as the mean over all cells."""
+    known = [row for row in BASELINES if row in found.tallies]
+    return max(known, key=found.mean) if known else None
+
+
+def facts(found: Diagnosis) -> dict[str, Any]:
+    """Average precisions for ``result.json``."""
+    rows = {row: {cell.name: found.average_precision(row, cell) for cell in found.lesions} for row in found.tallies}
+    means = {row: found.mean(row) for row in found.tallies}
+    return {"average_precision": rows, "mean": means, "lesions": {cell.name: n for cell, n in found.lesions.items()}}
+
+
+def describe(report: Report, figure: Path, found: Diagnosis, config: DiagnosisConfig) -> None:
+    """The section of the report: the map of what is seen, and the detector against the best baseline in words."""
+    report.section("What it can and cannot see")
+    best = best_of(found)
+    shown = {
+        row: {(cell.contrast, cell.radius, cell.blur): found.average_precision(row, cell) for cell in found.lesions}
+        for row in (DETECTOR, best)
+        if row is not None
+    }
+    titled = {title_of(row).capitalize(): values for row, values in shown.items()}
+    differences: tuple[str, ...] = ()
+    if best is not None:
+        name = "Detector less baseline"
+        titled[name] = {cell: value - shown[best][cell] for cell, value in shown[DETECTOR].items()}
+        differences = (name,)
+        report.note(_verdict(found, best))
+    report.figure(
+        diagnosis_map(titled, figure, differences=differences),
+        f"Average precision of voxels for balls put into {len(found.subjects)} normal scans, {config.lesions} a scan where "
+        "they fit; the contrast is a share of "
+        + ("the healthy tissue's median intensity." if config.reference else "the median intensity inside the mask."),
+        "chart",
+    )
+    columns = sorted({cell.contrast for cell in found.lesions})
+    report.table(
+        ["Mean over sizes and edges, by contrast", *(f"{contrast:+g}" for contrast in columns), "all"],
+        [[title_of(row), *(found.mean(row, contrast) for contrast in columns), found.mean(row)] for row in found.tallies],
+    )
+
+
+def _verdict(found: Diagnosis, best: str) -> str:
+    wins = 0
+    for cell in found.lesions:
+        own, other = (found.tallies[row][cell] for row in (DETECTOR, best))
+        difference = pooled_difference(own, other, found.subjects)
+        wins += difference.low is not None and difference.low > 0
+    return (
+        f"Over all kinds of lesions the detector's average precision is {found.mean(DETECTOR):.3f}, that of the "
+        f"{title_of(best)} {found.mean(best):.3f}; the detector finds more in {wins} of {len(found.lesions)} kinds, as far "
+        f"as an interval over {len(found.subjects)} subjects can say."
+    )

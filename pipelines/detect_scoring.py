@@ -1,0 +1,147 @@
+"""Scoring the scans of a detection: what maps learn, thresholds, and the figures of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medae.anomaly.calibration import Calibration, Normals, calibrate
+from medae.anomaly.detector import DETECTOR, Rows, ScanMaps, reconstruction_error
+from medae.anomaly.maps.registry import learn_maps, needs_model
+from medae.anomaly.scan import Scan
+from medae.data.case import Case, Manifest
+from medae.export.nifti import write_native
+from medae.metrics.anomaly import AnomalyEvaluation
+from medae.metrics.voxelscores import VoxelScores
+from medae.preprocessing.prepare import Prepared
+from medae.preprocessing.store import Store
+from pipelines.console import Screen
+from pipelines.segmenting import reference
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores the scans of a detection.
+
+    store: the prepared scans of the cohort and of the test, with the label map of lesions (target), if
+    there is one: without it all scans are normal. folder: of the results. scratch:
+    for what is needed until all is scored.
+    """
+
+    rows: Rows
+    store: Store
+    target: str | None
+    normals: Normals
+    folder: Path
+    scratch: Path
+    screen: Screen
+
+    def scans(self, manifest: Manifest, what: str) -> Iterator[tuple[Case, Scan]]:
+        """The scans of a part one at a time. what: for the line of progress."""
+        with self.screen.progress(what) as report:
+            for done, case in enumerate(manifest.cases, start=1):
+                yield case, self._scan(case)
+                report(done, len(manifest.cases))
+
+    def learn(self, training: Manifest, calibration: Manifest) -> None:
+        """Let the maps learn what is normal."""
+        learn_maps(
+            self.rows.maps.values(),
+            lambda: (scan for _, scan in self.scans(training, "Learning from normal scans")),
+            lambda: (scan for _, scan in self.scans(calibration, "Scaling by normal scans")),
+        )
+
+    def calibrate(self, normal: Manifest, rate: float, name: str) -> dict[str, Calibration]:
+        """A threshold a row from normal scans; memory holds one scan, the maps wait on disk. name: of the detection."""
+        slices = self.normals == "lesion_free_slices"
+        kept: list[str] = []
+        subjects: list[str] = []
+        for case, scan in self.scans(normal, "Calibrating on normal scans"):
+            found = dict(self.rows.scored(scan))
+            mask = found[DETECTOR].mask
+            if slices:
+                mask = mask & lesion_free(self.lesion(normal, case, mask.shape), found[DETECTOR].slice_axis)
+            if mask.any():
+                kept.append(case.id)
+                subjects.append(case.subject)
+                np.save(self.scratch / f"{case.id}.mask.npy", mask)
+                for row, own in found.items():
+                    np.save(self.scratch / f"{case.id}.map-{row}.npy", own.heat)
+
+        def stored(what: str) -> Iterator[np.ndarray]:
+            return (np.load(self.scratch / f"{case}.{what}.npy") for case in kept)
+
+        words = "lesion-free slices of patients" if slices else "scans without a lesion"
+        phantoms = ", phantoms" if normal.phantom else ""
+        return {
+            row: calibrate(
+                stored(f"map-{row}"),
+                stored("mask"),
+                rate,
+                cohort=f"{len(kept)} validation scans of '{name}' ({words}{phantoms})",
+                normals=self.normals,
+                subjects=subjects,
+            )
+            for row in self.rows.maps
+        }
+
+    def score(
+        self, test: Manifest, calibrations: Mapping[str, Calibration]
+    ) -> tuple[dict[str, AnomalyEvaluation], dict[str, VoxelScores]]:
+        """Score the test scans, filtered and not. The detector's maps are written to ``maps/``, see ``write_maps``."""
+        evaluations = {row: AnomalyEvaluation() for row in self.rows.maps}
+        unfiltered = {row: VoxelScores() for row in self.rows.maps}
+        asks = {row: needs_model(config) for row, config in self.rows.scoring.rows().items()}
+        (self.folder / "maps").mkdir(exist_ok=True)
+        for case, scan in self.scans(test, "Scoring test scans"):
+            error = reconstruction_error(scan) if any(asks.values()) else None
+            for row, own in self.rows.scored(scan):
+                lesion = self.lesion(test, case, own.mask.shape)
+                flagged = own.flagged(calibrations[row].threshold, self.rows.scoring)
+                unfiltered[row].add(own.raw, own.mask, lesion)
+                evaluations[row].add(
+                    case.id,
+                    own.heat,
+                    flagged,
+                    own.mask,
+                    lesion,
+                    voxel_ml=own.voxel_ml,
+                    scan_score=own.score(self.rows.scoring),
+                    subject=case.subject,
+                    error=error if asks[row] else None,
+                )
+                if row == DETECTOR:
+                    write_maps(own, flagged, scan.prepared, self.folder / "maps" / case.id)
+        return evaluations, unfiltered
+
+    def lesion(self, manifest: Manifest, case: Case, shape: tuple[int, ...]) -> np.ndarray:
+        """Where a scan has lesions, on its file's own axes: bool of that shape."""
+        if self.target is None:
+            return np.zeros(shape, dtype=bool)
+        return np.asarray(reference(manifest, case, self.target)[0] > 0)
+
+    def _scan(self, case: Case) -> Scan:
+        prepared = self.store[case.id].prepared()
+        axis, target = self.rows.plan.space.slice_axis, prepared.targets.get(self.target or "")
+        normal = None
+        if self.normals == "lesion_free_slices" and axis is not None and target is not None:
+            normal = torch.from_numpy(lesion_free(target[0].numpy(), axis))[None]
+        return self.rows.scan(prepared, normal, self.scratch / f"{case.id}.reconstruction.npy")
+
+
+def lesion_free(lesion: np.ndarray, slice_axis: int) -> np.ndarray:
+    """True in the slices without a lesion voxel: bool, same shape as the label map."""
+    others = tuple(axis for axis in range(lesion.ndim) if axis != slice_axis)
+    clean = ~(lesion > 0).any(axis=others, keepdims=True)
+    return np.ascontiguousarray(np.broadcast_to(clean, lesion.shape))
+
+
+def write_maps(maps: ScanMaps, flagged: np.ndarray, prepared: Prepared, base: Path) -> None:
+    """Write ``<base>_heatmap``, ``_anomaly`` and ``_mask`` as NIfTI in the scan's own space."""
+    write_native(maps.heat, prepared.native, base.with_name(f"{base.name}_heatmap.nii.gz"), labels=False)
+    for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
+        write_native(mask.astype(np.uint8), prepared.native, base.with_name(f"{base.name}_{kind}.nii.gz"), labels=True)

@@ -1,0 +1,85 @@
+"""``medae diagnose``: what a detector can and cannot see, by lesions that are put into normal scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medae.anomaly.detector import DETECTOR, Rows, Scoring, load_map
+from medae.anomaly.diagnosis import DiagnosisConfig
+from medae.anomaly.maps.registry import learns
+from medae.artifact import load_artifact
+from medae.config import Config, apply_overrides, validate
+from medae.errors import ArtifactError, DataError
+from medae.report.html import Report
+from medae.tracking.models import resolve_model
+from pipelines.console import Screen, shown
+from pipelines.data import checked, open_folder, seen_cases
+from pipelines.detect_diagnosis import describe, diagnosed, facts, run_diagnosis
+from pipelines.detect_titles import title_of
+from pipelines.files import write_json
+from pipelines.networks import device_of
+
+
+class Options(Config):
+    """format, data: layout of the normal scans, and further keys of it. target: their label map of lesions, if there is one:
+    scans with a lesion are left out. diagnosis: which lesions are put in.
+    """
+
+    format: str = "auto"
+    data: dict[str, Any] = Field(default_factory=dict)
+    target: str | None = None
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def run(
+    model: str, source: Path, out: Path, options: Mapping[str, Any], overrides: Sequence[str] = (), as_json: bool = False
+) -> dict[str, Any]:
+    """Diagnose a detector on scans that it has not seen, beside the baselines that learn nothing."""
+    screen = Screen(as_json)
+    choice = validate(Options, apply_overrides(options, overrides), where="--set")
+    artifact = load_artifact(resolve_model(model))
+    if artifact.meta.kind != "detector":
+        raise ArtifactError(
+            f"This model is a {artifact.meta.kind}; a detector is diagnosed.",
+            where=model,
+            remedy="Make one with medae detect (--model takes a trained autoencoder).",
+        )
+    scoring = validate(Scoring, (artifact.meta.calibration or {}).get("scoring", {}), where=artifact.folder)
+    device = device_of(choice.device)
+    plan = artifact.meta.plan
+    others = {
+        row: each for row, each in scoring.build(len(plan.space.channels)).items() if not (learns(each) or each.scales)
+    }
+    maps = {DETECTOR: load_map(scoring, len(plan.space.channels), artifact.statistics()), **others}
+    rows = Rows(maps, scoring, artifact.model().to(device), plan, device)
+
+    manifest = checked(open_folder(source, choice.format, choice.data), source, screen).usable
+    seen = seen_cases(manifest, artifact)
+    if seen:
+        screen.note(f"{len(seen)} of {len(manifest.cases)} scans are left out: the detector has seen them.")
+    unseen = manifest.select(lambda case: case.id not in seen)
+    if not unseen.cases:
+        raise DataError(
+            "The detector has seen all of these scans.", where=source, remedy="Give normal scans that are new to it."
+        )
+    found = run_diagnosis(diagnosed(unseen, choice.target, "lesion_free_scans"), rows, choice.diagnosis, None, screen)
+
+    result = {"stage": "diagnose", "metrics": {}, "facts": {"diagnosis": facts(found)}}
+    page = Report("Diagnosis", "Lesions put into normal scans, and what is found of them")
+    describe(page, out / "diagnosis.png", found, choice.diagnosis)
+    page.write(out / "report.html")
+    write_json(out / "result.json", result)
+    contrasts = sorted({cell.contrast for cell in found.lesions})
+    screen.table(
+        "Average precision, mean over sizes and edges",
+        ["", *(f"{contrast:+g}" for contrast in contrasts)],
+        [[title_of(row), *(found.mean(row, contrast) for contrast in contrasts)] for row in found.tallies],
+    )
+    screen.say(f"Report: {shown(out / 'report.html')}")
+    screen.json(result)
+    return result

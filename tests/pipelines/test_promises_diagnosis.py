@@ -1,0 +1,119 @@
+"""What a diagnosis promises: known lesions in normal, unseen scans, each row scored on the same ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medae.artifact import load_artifact
+from medae.config import validate
+from medae.errors import ArtifactError, DataError
+from pipelines import detect, diagnose
+from pipelines.configs import read_config
+from pipelines.console import Screen
+from pipelines.data import image_digests, open_dataset
+from pipelines.detect import Config
+from pipelines.outcome import Finished
+from pipelines.stage import run_stage
+
+CELLS = "diagnosis={contrasts: [-0.9, 0.9], radii: [9.0], blurs: [0.0], lesions: 3}"
+SMALL = (
+    "experiment=promises",
+    "data={format: phantom, root: runs/smoke-phantoms, subjects: 10, lesions: 0.5, spacing: 6.0}",
+    "split.test=2",
+    "split.validation=2",
+    "plan.widths=[4, 8]",
+    "plan.patch=[32, 40]",
+    "plan.batch=8",
+    "validation_batches=0",
+    "fit={steps: 2, epoch_steps: 2}",
+)
+
+
+def small(*overrides: str) -> Config:
+    return validate(Config, read_config("phantoms", "detect", [*SMALL, *overrides]))
+
+
+@pytest.fixture
+def work(smoke, monkeypatch) -> Path:
+    monkeypatch.chdir(smoke.folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return smoke.folder
+
+
+@pytest.fixture(scope="module")
+def healthy(smoke, tmp_path_factory) -> Finished:
+    """All scans are taken to be normal: only lesions that are put in can be found."""
+    overrides = (
+        "target=null",
+        CELLS,
+        "scoring={side: bright, rarity: all, compare: {ssim: {kind: residual, measure: ssim}}}",
+        "scoring.postprocessing.median=[1, 1, 1]",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(smoke.folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return run_stage("detect", small("name=healthy", *overrides), tmp_path_factory.mktemp("healthy"), Screen())
+
+
+def test_without_a_target_every_scan_is_normal_and_only_the_diagnosis_finds(healthy):
+    rows = {"detector", "ssim", "intensity", "equalised", "voxelwise", "blurred"}
+    assert set(healthy.result.metrics) == rows
+    for metrics in healthy.result.metrics.values():
+        assert metrics["average_precision_pooled"] is None
+        assert 0 <= metrics["false_positive_rate_mean"] <= 1
+    facts = healthy.result.facts["diagnosis"]
+    assert set(facts["average_precision"]) == rows
+    assert facts["lesions"] == {"-0.9, 9 mm, edge 0 mm": 6, "+0.9, 9 mm, edge 0 mm": 6}
+    dark, bright = (facts["average_precision"]["intensity"][f"{sign}0.9, 9 mm, edge 0 mm"] for sign in "-+")
+    assert bright > 0.5 > dark, "on the bright side, the intensity finds what was made bright and not what was made dark"
+    page = (healthy.folder / "report.html").read_text()
+    assert "No test scan has a lesion" in page
+    assert "What it can and cannot see" in page
+    assert (healthy.folder / "figures" / "diagnosis.png").is_file()
+
+
+def test_what_the_map_learnt_is_in_the_artifact_and_predict_scores_by_it(healthy, work):
+    artifact = load_artifact(healthy.folder / "model")
+    assert set(artifact.statistics()) == {"edges", "values"}
+    assert artifact.meta.calibration["scoring"]["rarity"] == "all"
+
+
+def test_patients_are_left_out_and_a_test_without_normal_scans_is_refused_before_training(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(detect, "train", lambda *_, **__: pytest.fail("trained, and nothing to diagnose on"))
+    config = small(CELLS, "split={salt: 'b:', test: 1, validation: 2}")
+    dataset = open_dataset(config, Screen())
+    (only,) = dataset.split.test
+    lesions = detect.reference(dataset.manifest, dataset.manifest.case(only), "lesion")[0]
+    assert lesions.any(), "the one test scan has a lesion"
+    with pytest.raises(DataError, match="No test scan is without a lesion"):
+        run_stage("detect", config, tmp_path, Screen())
+
+
+def test_a_detector_is_diagnosed_on_scans_that_it_has_not_seen(healthy, work, tmp_path, capsys):
+    model = healthy.folder / "model"
+    source = work / "runs" / "smoke-phantoms"
+    cells = ["diagnosis.contrasts=[0.9]", "diagnosis.radii=[9.0]", "diagnosis.blurs=[0.0]", "diagnosis.lesions=2"]
+    options = {"format": "phantom", "device": "cpu"}
+    cells += ["data.subjects=10", "data.lesions=0.5", "data.spacing=6.0"]
+    result = diagnose.run(str(model), source, tmp_path / "out", options, cells, as_json=True)
+    dataset = open_dataset(small(), Screen())
+    seen = set(load_artifact(model).meta.seen)
+    unseen = [case for case in dataset.manifest.cases if not set(image_digests(dataset.subset([case.subject]))) & seen]
+    assert len(unseen) == 2
+    found = result["facts"]["diagnosis"]
+    assert found["lesions"] == {"+0.9, 9 mm, edge 0 mm": 2 * len(unseen)}
+    assert set(found["mean"]) == {"detector"}, "rarity is learnt from normal scans, so that no other row can be made here"
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
+    assert "What it can and cannot see" in (tmp_path / "out" / "report.html").read_text()
+    left_out = diagnose.run(str(model), source, tmp_path / "healthy", {**options, "target": "lesion"}, cells, as_json=True)
+    lesions = sum(found["lesions"].values()) - sum(left_out["facts"]["diagnosis"]["lesions"].values())
+    sick = [case for case in unseen if detect.reference(dataset.manifest, case, "lesion")[0].any()]
+    assert lesions == 2 * len(sick)
+
+
+def test_only_a_detector_is_diagnosed(smoke, work, tmp_path):
+    with pytest.raises(ArtifactError, match="a detector is diagnosed"):
+        diagnose.run(str(smoke.stage("pretrain") / "model"), work, tmp_path, {})
