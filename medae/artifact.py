@@ -194,6 +194,8 @@ def load_artifact(folder: Path, kind: ArtifactKind | None = None) -> Artifact:
     record.weights.check(folder / WEIGHTS, "weights")
     if record.statistics is not None:
         record.statistics.check(folder / STATISTICS, "statistics")
+    elif (folder / STATISTICS).exists():
+        raise _damaged("The statistics are not those that were stored: the record has none.", folder / STATISTICS)
     if kind is not None and record.meta.kind != kind:
         raise ArtifactError(
             f"This model is of the kind {record.meta.kind}; a model of the kind {kind} is needed.",

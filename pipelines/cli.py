@@ -167,6 +167,10 @@ def detect(
     model: Annotated[
         str | None, typer.Option("--model", help="Score with this trained autoencoder instead of training one.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, help="Test every subject once, in so many trainings; a stopped run goes on."),
+    ] = None,
     overrides: Overrides = None,
     case_ids: StageCaseIds = None,
     workers: Workers = None,
@@ -177,7 +181,12 @@ def detect(
 ) -> None:
     """Score anomalies by reconstruction error, calibrated on normal scans."""
     extra: dict[str, Any] = {} if model is None else {"model": model}
-    _stage("detect", config, overrides, extra | _chosen(case_ids, workers), out, resume, force, as_json)
+    extra |= {} if folds is None else {"folds": folds}
+    announce("detect", config)
+    from pipelines import detect_folds
+
+    extra |= _chosen(case_ids, workers)
+    detect_folds.command(config, overrides or [], extra, out, resume, force, as_json)
 
 
 @app.command()

@@ -43,6 +43,10 @@ class DataConfig(Config):
     split: SplitConfig = SplitConfig()
     workers: int | None = Field(default=None, ge=1)
 
+    def divide(self, manifest: Manifest) -> Split:
+        """Who trains, who is chosen on, who is tested on."""
+        return split_subjects(manifest, self.split)
+
 
 class Opened(Config):
     """A source by itself."""
@@ -102,7 +106,7 @@ def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     kept = check.usable
     total = digest({"manifest": manifest.digest(), "ids": [case.id for case in kept.cases]})
     kept = kept.model_copy(update={"labels": _found_labels(check) | kept.labels})
-    return Dataset(kept, check.findings, check.excluded, split_subjects(kept, config.split), total)
+    return Dataset(kept, check.findings, check.excluded, config.divide(kept), total)
 
 
 def _found_labels(check: Check) -> dict[str, dict[int, str]]:

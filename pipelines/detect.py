@@ -22,17 +22,20 @@ from medae.anomaly.maps.base import AnomalyMap
 from medae.anomaly.maps.registry import learns
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
-from medae.data.case import Manifest
+from medae.data.case import Case, ImageRef, Manifest
+from medae.data.split import Split, fold_subjects
 from medae.errors import ConfigError, DataError
+from medae.metrics.evaluations import save_evaluation
 from medae.models.networks import Network
 from medae.plan import Plan
 from medae.preprocessing.store import Store
 from pipelines.apart import keep_apart
 from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.detect_diagnosis import describe as describe_diagnosis
-from pipelines.detect_diagnosis import diagnosed, run_diagnosis
+from pipelines.detect_diagnosis import diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
 from pipelines.detect_report import make_report
+from pipelines.detect_results import evaluation_file, headline, row_metrics
 from pipelines.detect_scoring import Scorer
 from pipelines.files import write_text
 from pipelines.memory import estimator_of, refuse_beyond_memory
@@ -49,7 +52,8 @@ class Config(Autoencoding):
     what the model learns and is calibrated on: whole scans without a lesion, or, where only patients are at hand, their
     slices without one (2D). false_positive_rate: flagged share of the mask of normal scans that the threshold is set for.
     model: a trained autoencoder or detector to score with; None trains.
-    diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found.
+    diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found. folds:
+    test every subject once, in so many trainings. fold: of these, the one that a training is for.
     """
 
     target: str | None = "label"
@@ -58,6 +62,8 @@ class Config(Autoencoding):
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     model: str | None = None
     diagnosis: DiagnosisConfig | None = None
+    folds: int | None = Field(default=None, ge=2)
+    fold: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _slices(self) -> Config:
@@ -65,7 +71,17 @@ class Config(Autoencoding):
             raise ValueError("normals: lesion_free_slices needs a plan of slices (plan.spatial_dims: 2)")
         if self.normals == "lesion_free_slices" and self.target is None:
             raise ValueError("normals: lesion_free_slices needs a target, to know which slices have a lesion")
+        if self.fold is not None and not self.fold < (self.folds or 0):
+            raise ValueError("fold: is one of folds, counted from 0")
+        if self.folds is not None and self.model is not None:
+            raise ValueError("folds: each fold trains a model of its own; leave model out")
         return self
+
+    def divide(self, manifest: Manifest) -> Split:
+        """The sides of a fold, else of the split."""
+        if self.folds is None or self.fold is None:
+            return super().divide(manifest)
+        return fold_subjects(manifest, self.split, self.folds, self.fold)
 
 
 def inputs(config: Config) -> dict[str, str]:
@@ -75,6 +91,12 @@ def inputs(config: Config) -> dict[str, str]:
 
 def run(config: Config, stage: Stage) -> Outcome:
     """Train or take a model, calibrate, score."""
+    if config.folds is not None and config.fold is None:
+        raise ConfigError(
+            "The configuration asks for folds, and a stage is one of them.",
+            where="folds",
+            remedy="Run all folds with medae detect, or name one (fold).",
+        )
     dataset, split = stage.dataset, stage.dataset.split
     keep_apart(
         {
@@ -84,15 +106,20 @@ def run(config: Config, stage: Stage) -> Outcome:
         }
     )
     learning = dataset.subset(split.train)
-    if config.model is None or learning.cases:
+    if config.model is None:
         learning = _normal(learning, config)
-        stage.uses("training", learning)
+    elif learning.cases:  # only baselines learn from them
+        learning = learning.select(lambda case: _is_normal(learning, case, config))
+    stage.uses("training", learning)
     cohort = {
         "train": learning,
         "validation": _normal(dataset.subset(split.validation), config),
     }
     test = _scored(dataset.subset(split.test), config)
-    examined = None if config.diagnosis is None else diagnosed(test, config.target, config.normals)
+    examined = None
+    if config.diagnosis is not None:
+        examined = diagnosed(test, config.target, config.normals)
+        references(examined, config.diagnosis)
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
     plan, store, model, objective, history = _model(config, stage, cohort, test)
@@ -110,17 +137,14 @@ def run(config: Config, stage: Stage) -> Outcome:
         if config.diagnosis is not None and examined is not None:
             diagnosis = run_diagnosis(examined, rows, config.diagnosis, _left_out(config), stage.screen)
 
+    for kind, rows_of in (("filtered", evaluations), ("unfiltered", unfiltered)):
+        (stage.folder / "evaluations").mkdir(exist_ok=True)
+        for row, evaluation in rows_of.items():
+            save_evaluation(evaluation, evaluation_file(stage.folder, kind, row))
     metrics = {}
     for row, evaluation in evaluations.items():
-        summary = evaluation.summary()
-        metrics[row] = {
-            **_headline(summary),
-            "average_precision_unfiltered": unfiltered[row].average_precision(),
-            "threshold": calibrations[row].threshold,
-            "summary": summary,
-            "cases": {scan.case: _case(scan) for scan in evaluation.scans},
-        }
-        numbers = {f"{row}/test/{key}": float(value) for key, value in summary.items() if value is not None}
+        metrics[row] = row_metrics(evaluation, unfiltered[row]) | {"threshold": calibrations[row].threshold}
+        numbers = {f"{row}/test/{key}": float(v) for key, v in metrics[row]["summary"].items() if v is not None}
         stage.tracker.metrics(numbers, steps)
     folder = stage.folder / "model"
     meta = ArtifactMeta(
@@ -131,7 +155,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         calibration={"scoring": to_dict(config.scoring), **to_dict(calibrations[DETECTOR])},
         provenance=stage.provenance | {"normals": config.normals, **objective},
         seen=_seen(config, stage, cohort),
-        metrics=_headline(evaluations[DETECTOR].summary()),
+        metrics=headline(evaluations[DETECTOR].summary()),
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)
@@ -164,7 +188,7 @@ def _normal(manifest: Manifest, config: Config) -> Manifest:
     scans, target = _scored(manifest, config), config.target
     if target is None or config.normals == "lesion_free_slices":
         return scans
-    kept = scans.select(lambda case: not reference(scans, case, target)[0].any())
+    kept = scans.select(lambda case: _is_normal(scans, case, config))
     if not kept.cases:
         raise DataError(
             f"None of {len(scans.cases)} scans is without a lesion.",
@@ -172,6 +196,15 @@ def _normal(manifest: Manifest, config: Config) -> Manifest:
             remedy="Add normal scans, or use normals: lesion_free_slices with a plan of slices.",
         )
     return kept
+
+
+def _is_normal(manifest: Manifest, case: Case, config: Config) -> bool:
+    """Whether a case takes part in what is normal: all of its slices, or those without a lesion."""
+    if config.target is None:
+        return True
+    if not isinstance(case.targets.get(config.target), ImageRef):
+        return False
+    return config.normals == "lesion_free_slices" or not reference(manifest, case, config.target)[0].any()
 
 
 def _maps(config: Config, plan: Plan, training: Manifest, stage: Stage) -> dict[str, AnomalyMap]:
@@ -210,6 +243,12 @@ def _model(
                 where="model",
                 remedy="Give an autoencoder.",
             )
+        if config.normals == "lesion_free_slices" and artifact.meta.plan.space.slice_axis is None:
+            raise ConfigError(
+                "The model sees volumes, of which single slices cannot be left out.",
+                where="normals",
+                remedy="Use normals: lesion_free_scans, or a model of slices.",
+            )
         refuse_seen(stage.dataset.subset(stage.dataset.split.test), artifact, "model", "test")
         if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
             refuse_seen(cohort["validation"], artifact, "model", "calibration")
@@ -233,31 +272,3 @@ def _seen(config: Config, stage: Stage, cohort: dict[str, Manifest]) -> tuple[st
     """Digests of the images that the weights, what the maps learnt, and the threshold were made with."""
     before = stage.inputs["model"].meta.seen if config.model is not None else ()
     return tuple(sorted({*before, *image_digests(cohort["train"]), *image_digests(cohort["validation"])}))
-
-
-def _headline(summary: dict[str, Any]) -> dict[str, Any]:
-    """The figures of the table, first those that a user can reach."""
-    names = (
-        "average_precision_pooled",
-        "average_precision_mean",
-        "auroc_pooled",
-        "auroc_scan",
-        "dice_mean",
-        "dice_oracle",
-        "false_positive_rate_mean",
-        "lesion_recall",
-        "l1_ratio",
-    )
-    return {**{name: summary[name] for name in names}, "n_test": summary["n_scans"]}
-
-
-def _case(scan: Any) -> dict[str, Any]:
-    return {
-        "score": scan.score,
-        "has_lesion": scan.has_lesion,
-        "average_precision": scan.average_precision,
-        "dice": scan.dice,
-        "recall": scan.recall,
-        "precision": scan.precision,
-        "false_positive_rate": scan.false_positive_rate,
-    }

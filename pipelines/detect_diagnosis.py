@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from pipelines.detect_scoring import lesion_free
 from pipelines.detect_titles import title_of
 from pipelines.segmenting import reference
 
+GRID_TOLERANCE_MM = 0.1
+
 
 def diagnosed(manifest: Manifest, target: str | None, normals: Normals) -> Manifest:
     """The scans that lesions are put into: those without a lesion; of a cohort of slices all, in their lesion-free slices.
@@ -45,16 +47,26 @@ def diagnosed(manifest: Manifest, target: str | None, normals: Normals) -> Manif
     return kept
 
 
+def references(manifest: Manifest, config: DiagnosisConfig, channels: Sequence[str] = ()) -> dict[str, list[float] | None]:
+    """By case, the median intensity of the healthy tissue in each channel, in the file's units; None where none is named.
+
+    channels: of the plan, in order; all unless given. Raises DataError for a case that does not have the label map or the
+    tissue, or whose label map lies on another grid, so that it can be asked before anything is trained.
+    """
+    return {case.id: _healthy(manifest, case, config, channels) for case in manifest.cases}
+
+
 def run_diagnosis(
     manifest: Manifest, rows: Rows, config: DiagnosisConfig, left_out: str | None, screen: Screen
 ) -> Diagnosis:
     """Score every scan with the lesions of every cell. left_out: label map whose slices hold none and do not count."""
+    healthy = references(manifest, config, rows.plan.space.channels)
 
     def scans() -> Iterator[tuple[str, Callable[[Cell], Probe]]]:
         with screen.progress("Scoring scans with lesions put in") as report:
             for done, case in enumerate(manifest.cases, start=1):
-                healthy, normal = _healthy(manifest, case, config), _normal(manifest, case, rows.plan, left_out)
-                yield case.subject, partial(_with_lesions, manifest, case, rows, config, healthy, normal)
+                normal = _normal(manifest, case, rows.plan, left_out)
+                yield case.subject, partial(_with_lesions, manifest, case, rows, config, healthy[case.id], normal)
                 report(done, len(manifest.cases))
 
     return diagnose(rows, config, scans())
@@ -65,7 +77,7 @@ def _with_lesions(
     case: Case,
     rows: Rows,
     config: DiagnosisConfig,
-    healthy: float | None,
+    healthy: Sequence[float] | None,
     normal: np.ndarray | None,
     cell: Cell,
 ) -> Probe:
@@ -76,8 +88,7 @@ def _with_lesions(
     return Probe(rows.scan(prepared), inserted.truth(affine), counted, inserted.count)
 
 
-def _healthy(manifest: Manifest, case: Case, config: DiagnosisConfig) -> float | None:
-    """The median intensity of the healthy tissue, in the units of the first channel's file."""
+def _healthy(manifest: Manifest, case: Case, config: DiagnosisConfig, channels: Sequence[str]) -> list[float] | None:
     if not config.reference:
         return None
     ref = case.targets.get(config.reference_from)
@@ -87,15 +98,26 @@ def _healthy(manifest: Manifest, case: Case, config: DiagnosisConfig) -> float |
             where=case.id,
             remedy="Correct diagnosis.reference_from, or leave diagnosis.reference out.",
         )
-    inside = np.isin(read_array(manifest, ref)[0], config.reference)
+    labels, grid = read_array(manifest, ref)
+    inside = np.isin(labels, config.reference)
     if not inside.any():
         raise DataError(
             f"The label map '{config.reference_from}' has none of the values {list(config.reference)}.",
             where=case.id,
             remedy="Correct diagnosis.reference.",
         )
-    image = next(iter(case.images.values()))
-    return float(np.median(read_array(manifest, image)[0][inside]))
+    found = []
+    for name in channels or case.images:
+        if name in case.images:
+            image, own = read_array(manifest, case.images[name])
+            if image.shape != labels.shape or not np.allclose(own.ras()[1], grid.ras()[1], atol=GRID_TOLERANCE_MM):
+                raise DataError(
+                    f"'{config.reference_from}' and '{name}' lie on different grids.",
+                    where=case.id,
+                    remedy="Resample the images and label maps of a case onto one grid.",
+                )
+            found.append(float(np.median(image[inside])))
+    return found
 
 
 def _normal(manifest: Manifest, case: Case, plan: Plan, left_out: str | None) -> np.ndarray | None:
@@ -108,8 +130,8 @@ def _normal(manifest: Manifest, case: Case, plan: Plan, left_out: str | None) ->
 
 def best_of(found: Diagnosis) -> str | None:
     """The baseline that finds most, as the mean over all cells."""
-    known = [row for row in BASELINES if row in found.tallies]
-    return max(known, key=found.mean) if known else None
+    known = {row: found.mean(row) or 0.0 for row in BASELINES if row in found.tallies}
+    return max(known, key=lambda row: known[row]) if known else None
 
 
 def facts(found: Diagnosis) -> dict[str, Any]:
@@ -150,13 +172,21 @@ def describe(report: Report, figure: Path, found: Diagnosis, config: DiagnosisCo
 
 
 def _verdict(found: Diagnosis, best: str) -> str:
-    wins = 0
+    better = worse = open_ = 0
     for cell in found.lesions:
         own, other = (found.tallies[row][cell] for row in (DETECTOR, best))
         difference = pooled_difference(own, other, found.subjects)
-        wins += difference.low is not None and difference.low > 0
+        if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+            open_ += 1
+        else:
+            better, worse = better + (difference.low > 0), worse + (difference.high < 0)
+    figures = (
+        f"Over all kinds of lesions the detector's average precision is {found.mean(DETECTOR):.3f}, that of the best "
+        f"baseline ({title_of(best)}) {found.mean(best):.3f}"
+    )
+    if open_ == len(found.lesions):
+        return f"{figures}. On {len(found.subjects)} subjects no kind of lesion tells the two apart."
     return (
-        f"Over all kinds of lesions the detector's average precision is {found.mean(DETECTOR):.3f}, that of the "
-        f"{title_of(best)} {found.mean(best):.3f}; the detector finds more in {wins} of {len(found.lesions)} kinds, as far "
-        f"as an interval over {len(found.subjects)} subjects can say."
+        f"{figures}. By intervals over {len(found.subjects)} subjects the detector finds more in {better} of "
+        f"{len(found.lesions)} kinds, less in {worse}, and {open_} cannot be told; of so many, one in forty does by chance."
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from medae.anomaly.maps.registry import BASELINES, SumConfig
 from medae.data.case import ImageRef, Manifest
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
 from medae.metrics.pooled import pooled_difference
-from medae.metrics.voxelscores import VoxelScores
 from medae.plan import Plan
 from medae.report.figures_anomaly import AnomalyCase, heatmap_panels, precision_recall, recall_by_lesion_size, scan_scores
 from medae.report.figures_training import loss_curves
@@ -35,57 +35,12 @@ def make_report(
     scoring: Scoring,
     history: Sequence[Mapping[str, float]],
     evaluations: Mapping[str, AnomalyEvaluation],
-    unfiltered: Mapping[str, VoxelScores],
+    unfiltered: Mapping[str, AnomalyEvaluation],
     calibrations: Mapping[str, Calibration],
 ) -> Report:
     """Put the page together; figures are written into the stage's folder."""
     report = Report(f"Detection: {name}", stage.subtitle("Anomalies by reconstruction error"))
-    summaries = {row: evaluation.summary() for row, evaluation in evaluations.items()}
-    best = best_baseline(summaries)
-    shown = [row for row in (DETECTOR, best) if row is not None]
-    for row in shown:
-        report.card(f"AUPRC, {title_of(row)}", summaries[row]["average_precision_pooled"], "voxels of all test scans")
-    for row in shown:
-        report.card(f"Dice, {title_of(row)}", summaries[row]["dice_mean"], "at the calibrated threshold")
-    report.section("Scores")
-    report.note(verdict(evaluations))
-    columns = {
-        "average_precision_pooled": "AUPRC, pooled",
-        "average_precision_pooled_low": "AUPRC, pooled: lower bound",
-        "average_precision_pooled_high": "AUPRC, pooled: upper bound",
-        "average_precision_mean": "AUPRC, mean of scans",
-        "auroc_pooled": "AUROC, voxels",
-        "auroc_scan": "AUROC, scans",
-        "dice_mean": "Dice at the calibrated threshold",
-        "dice_oracle": "Dice, oracle threshold",
-        "false_positive_rate_mean": "False positives in the mask",
-        "lesion_recall": "Lesions found",
-        "lesion_precision": "Findings that are lesions",
-        "mask_recall_pooled": "Lesion inside the mask",
-        "l1_ratio": "Lesion L1 / normal L1",
-    }
-    report.table(
-        ["", *(title_of(row) for row in summaries)],
-        [
-            *([title, *(summary[key] for summary in summaries.values())] for key, title in columns.items()),
-            ["AUPRC, pooled, without the median filter", *(unfiltered[row].average_precision() for row in summaries)],
-        ],
-        caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The bounds of the pooled AUPRC "
-        "are of its 95 % interval, by bootstrap over subjects. The oracle threshold is chosen on the test scans themselves: "
-        "an upper bound that no user can reach. All maps share mask, side, filter and calibration scans.",
-    )
-    curves = {row: curve for row, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
-    if curves:
-        points = {row: (summaries[row]["recall_pooled"], summaries[row]["precision_pooled"]) for row in curves}
-        operating = {title_of(row): (r, p) for row, (r, p) in points.items() if r is not None and p is not None}
-        titled = {title_of(row): curve for row, curve in curves.items()}
-        figure = precision_recall(titled, stage.figure("precision-recall"), operating=operating)
-        report.figure(figure, "Precision and recall of voxels.", "chart")
-        strata = {title_of(row): evaluations[row].strata() for row in shown}
-        sizes = recall_by_lesion_size(strata, stage.figure("lesion-size"))
-        report.figure(sizes, "Lesions found at the calibrated threshold.", "chart")
-    scans = {title_of(row): evaluations[row].scans for row in shown}
-    report.figure(scan_scores(scans, stage.figure("scan-scores")), "Scan scores.", "chart")
+    shown = describe_scores(report, stage.figure, evaluations, unfiltered)
     report.section("Threshold")
     for row in shown:
         report.text(f"{title_of(row).capitalize()}: {calibrations[row].describe()}")
@@ -115,6 +70,63 @@ def make_report(
     return report
 
 
+def describe_scores(
+    report: Report,
+    figure: Callable[[str], Path],
+    evaluations: Mapping[str, AnomalyEvaluation],
+    unfiltered: Mapping[str, AnomalyEvaluation],
+) -> list[str]:
+    """The section that compares the rows. figure: where one of a name is written. Returns the rows that all figures show:
+    the detector and the best baseline."""
+    summaries = {row: evaluation.summary() for row, evaluation in evaluations.items()}
+    best = best_baseline(summaries)
+    shown = [row for row in (DETECTOR, best) if row is not None]
+    for row in shown:
+        report.card(f"AUPRC, {title_of(row)}", summaries[row]["average_precision_pooled"], "voxels of all test scans")
+    for row in shown:
+        report.card(f"Dice, {title_of(row)}", summaries[row]["dice_mean"], "at the calibrated threshold")
+    report.section("Scores")
+    report.note(verdict(evaluations))
+    columns = {
+        "average_precision_pooled": "AUPRC, pooled",
+        "average_precision_pooled_low": "AUPRC, pooled: lower bound",
+        "average_precision_pooled_high": "AUPRC, pooled: upper bound",
+        "average_precision_mean": "AUPRC, mean of scans",
+        "auroc_pooled": "AUROC, voxels",
+        "auroc_scan": "AUROC, scans",
+        "dice_mean": "Dice at the calibrated threshold",
+        "dice_oracle": "Dice, oracle threshold",
+        "false_positive_rate_mean": "False positives in the mask",
+        "lesion_recall": "Lesions found",
+        "lesion_precision": "Findings that are lesions",
+        "mask_recall_pooled": "Lesion inside the mask",
+        "l1_ratio": "Lesion L1 / normal L1",
+    }
+    report.table(
+        ["", *(title_of(row) for row in summaries)],
+        [
+            *([title, *(summary[key] for summary in summaries.values())] for key, title in columns.items()),
+            ["AUPRC, pooled, without the median filter", *(unfiltered[row].pooled.average_precision() for row in summaries)],
+        ],
+        caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The bounds of the pooled AUPRC "
+        "are of its 95 % interval, by bootstrap over subjects. The oracle threshold is chosen on the test scans themselves: "
+        "an upper bound that no user can reach. All maps share mask, side, filter and calibration scans.",
+    )
+    curves = {row: curve for row, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
+    if curves:
+        points = {row: (summaries[row]["recall_pooled"], summaries[row]["precision_pooled"]) for row in curves}
+        operating = {title_of(row): (r, p) for row, (r, p) in points.items() if r is not None and p is not None}
+        titled = {title_of(row): curve for row, curve in curves.items()}
+        drawn = precision_recall(titled, figure("precision-recall"), operating=operating)
+        report.figure(drawn, "Precision and recall of voxels.", "chart")
+        strata = {title_of(row): evaluations[row].strata() for row in shown}
+        sizes = recall_by_lesion_size(strata, figure("lesion-size"))
+        report.figure(sizes, "Lesions found at the calibrated threshold.", "chart")
+    scans = {title_of(row): evaluations[row].scans for row in shown}
+    report.figure(scan_scores(scans, figure("scan-scores")), "Scan scores.", "chart")
+    return shown
+
+
 def best_baseline(summaries: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The baseline with the highest pooled average precision on the test scans; None where no scan has a lesion."""
     found = {row: summaries[row]["average_precision_pooled"] for row in BASELINES if row in summaries}
@@ -137,7 +149,7 @@ def verdict(evaluations: Mapping[str, AnomalyEvaluation]) -> str:
         return f"The detector found {side} than the best baseline: {figures}. Too few subjects to say how sure that is."
     figures += f", difference {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}] over {found.n_subjects} subjects"
     if found.low > 0:
-        return f"The detector found more than every baseline: {figures}."
+        return f"The detector found more than the best baseline: {figures}."
     if found.high < 0:
         return f"The detector found less than a baseline: {figures}. On this data the baseline is the better tool."
     return f"The detector did not beat the best baseline: {figures}. No gain over it could be shown."

@@ -16,7 +16,6 @@ from medae.anomaly.scan import Scan
 from medae.data.case import Case, Manifest
 from medae.export.nifti import write_native
 from medae.metrics.anomaly import AnomalyEvaluation
-from medae.metrics.voxelscores import VoxelScores
 from medae.preprocessing.prepare import Prepared
 from medae.preprocessing.store import Store
 from pipelines.console import Screen
@@ -61,16 +60,18 @@ class Scorer:
         kept: list[str] = []
         subjects: list[str] = []
         for case, scan in self.scans(normal, "Calibrating on normal scans"):
-            found = dict(self.rows.scored(scan))
-            mask = found[DETECTOR].mask
-            if slices:
-                mask = mask & lesion_free(self.lesion(normal, case, mask.shape), found[DETECTOR].slice_axis)
-            if mask.any():
-                kept.append(case.id)
-                subjects.append(case.subject)
-                np.save(self.scratch / f"{case.id}.mask.npy", mask)
-                for row, own in found.items():
-                    np.save(self.scratch / f"{case.id}.map-{row}.npy", own.heat)
+            mask = None
+            for row, own in self.rows.scored(scan):
+                if mask is None:
+                    mask = own.mask
+                    if slices:
+                        mask = mask & lesion_free(self.lesion(normal, case, mask.shape), own.slice_axis)
+                    if not mask.any():
+                        break
+                    kept.append(case.id)
+                    subjects.append(case.subject)
+                    np.save(self.scratch / f"{case.id}.mask.npy", mask)
+                np.save(self.scratch / f"{case.id}.map-{row}.npy", own.heat)
 
         def stored(what: str) -> Iterator[np.ndarray]:
             return (np.load(self.scratch / f"{case}.{what}.npy") for case in kept)
@@ -91,10 +92,10 @@ class Scorer:
 
     def score(
         self, test: Manifest, calibrations: Mapping[str, Calibration]
-    ) -> tuple[dict[str, AnomalyEvaluation], dict[str, VoxelScores]]:
+    ) -> tuple[dict[str, AnomalyEvaluation], dict[str, AnomalyEvaluation]]:
         """Score the test scans, filtered and not. The detector's maps are written to ``maps/``, see ``write_maps``."""
         evaluations = {row: AnomalyEvaluation() for row in self.rows.maps}
-        unfiltered = {row: VoxelScores() for row in self.rows.maps}
+        unfiltered = {row: AnomalyEvaluation() for row in self.rows.maps}
         asks = {row: needs_model(config) for row, config in self.rows.scoring.rows().items()}
         (self.folder / "maps").mkdir(exist_ok=True)
         for case, scan in self.scans(test, "Scoring test scans"):
@@ -102,18 +103,21 @@ class Scorer:
             for row, own in self.rows.scored(scan):
                 lesion = self.lesion(test, case, own.mask.shape)
                 flagged = own.flagged(calibrations[row].threshold, self.rows.scoring)
-                unfiltered[row].add(own.raw, own.mask, lesion)
-                evaluations[row].add(
-                    case.id,
-                    own.heat,
-                    flagged,
-                    own.mask,
-                    lesion,
-                    voxel_ml=own.voxel_ml,
-                    scan_score=own.score(self.rows.scoring),
-                    subject=case.subject,
-                    error=error if asks[row] else None,
-                )
+                for evaluation, values, mask in (
+                    (evaluations[row], own.heat, flagged),
+                    (unfiltered[row], own.raw, np.zeros_like(flagged)),
+                ):
+                    evaluation.add(
+                        case.id,
+                        values,
+                        mask,
+                        own.mask,
+                        lesion,
+                        voxel_ml=own.voxel_ml,
+                        scan_score=own.score(self.rows.scoring),
+                        subject=case.subject,
+                        error=error if asks[row] else None,
+                    )
                 if row == DETECTOR:
                     write_maps(own, flagged, scan.prepared, self.folder / "maps" / case.id)
         return evaluations, unfiltered

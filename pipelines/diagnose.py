@@ -13,6 +13,7 @@ from medae.anomaly.diagnosis import DiagnosisConfig
 from medae.anomaly.maps.registry import learns
 from medae.artifact import load_artifact
 from medae.config import Config, apply_overrides, validate
+from medae.data.case import Manifest
 from medae.errors import ArtifactError, DataError
 from medae.report.html import Report
 from medae.tracking.models import resolve_model
@@ -52,13 +53,14 @@ def run(
     scoring = validate(Scoring, (artifact.meta.calibration or {}).get("scoring", {}), where=artifact.folder)
     device = device_of(choice.device)
     plan = artifact.meta.plan
-    others = {
-        row: each for row, each in scoring.build(len(plan.space.channels)).items() if not (learns(each) or each.scales)
-    }
+    plain = scoring.model_copy(update={"rarity": "none"}).build(len(plan.space.channels))
+    others = {row: each for row, each in plain.items() if row != DETECTOR and not (learns(each) or each.scales)}
+    left_out = [title_of(row) for row in plain if row != DETECTOR and row not in others]
     maps = {DETECTOR: load_map(scoring, len(plan.space.channels), artifact.statistics()), **others}
     rows = Rows(maps, scoring, artifact.model().to(device), plan, device)
 
-    manifest = checked(open_folder(source, choice.format, choice.data), source, screen).usable
+    opened = _by_channel(open_folder(source, choice.format, choice.data), plan.space.channels)
+    manifest = checked(opened, source, screen).usable
     seen = seen_cases(manifest, artifact)
     if seen:
         screen.note(f"{len(seen)} of {len(manifest.cases)} scans are left out: the detector has seen them.")
@@ -71,6 +73,10 @@ def run(
 
     result = {"stage": "diagnose", "metrics": {}, "facts": {"diagnosis": facts(found)}}
     page = Report("Diagnosis", "Lesions put into normal scans, and what is found of them")
+    if left_out:
+        note = f"Left out here, because they learn from normal scans: {', '.join(left_out)}. medae detect has them."
+        page.note(note)
+        screen.note(note)
     describe(page, out / "diagnosis.png", found, choice.diagnosis)
     page.write(out / "report.html")
     write_json(out / "result.json", result)
@@ -83,3 +89,13 @@ def run(
     screen.say(f"Report: {shown(out / 'report.html')}")
     screen.json(result)
     return result
+
+
+def _by_channel(manifest: Manifest, channels: Sequence[str]) -> Manifest:
+    """The scans under the plan's name of their channel, where both have one: plain files do not say what they show."""
+    if len(channels) != 1 or len(manifest.channels) != 1 or manifest.channels == tuple(channels):
+        return manifest
+    renamed = [
+        case.model_copy(update={"images": dict(zip(channels, case.images.values(), strict=True))}) for case in manifest.cases
+    ]
+    return manifest.model_copy(update={"cases": tuple(renamed), "channels": tuple(channels)})

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from medae.anomaly.maps.base import AnomalyMap
-from medae.anomaly.maps.registry import BASELINES, MapConfig, Rarity, baselines, build_map, build_maps
+from medae.anomaly.maps.registry import BASELINES, MapConfig, Rarity, SumConfig, baselines, build_map, build_maps
 from medae.anomaly.maps.residual import ResidualConfig
 from medae.anomaly.place import PlaceConfig
 from medae.anomaly.postprocessing import RAW, PostprocessingConfig, native_slice_axis, process_map, threshold_map
@@ -36,7 +36,8 @@ class Scoring(Config):
 
     map: the detector's own. side: which differences count, in all maps alike: ``bright`` (than expected), ``dark``, both as
     ``absolute``, or ``squared``. rarity: give each voxel the share of normal voxels that score as high instead of the map's
-    own units, as -log10: ``none``, among ``all`` normal voxels, or among those of its ``intensity``. compare: further maps
+    own units, as -log10: ``none``, among ``all`` normal voxels, or, for maps of a model, among those of its ``intensity``.
+    compare: further maps
     by name, reported beside. place: how the voxel-wise baseline finds the same place in another head. postprocessing: of
     all maps alike. top_share: share of the mask whose mean is the scan's score. flips: average reconstructions over
     mirrored copies.
@@ -60,6 +61,16 @@ class Scoring(Config):
             if name == DETECTOR or name in BASELINES:
                 raise ValueError(f"'{name}' is a map that is reported anyway: choose another name")
         return compare
+
+    @model_validator(mode="after")
+    def _can_find(self) -> Scoring:
+        for config in (self.map, *self.compare.values()):
+            for part in config.of if isinstance(config, SumConfig) else (config,):
+                if self.side == "dark" and isinstance(part, ResidualConfig) and part.measure == "ssim" and not part.place:
+                    raise ValueError(
+                        "side: dark finds nothing by ssim, which has no dark side; choose another side or measure"
+                    )
+        return self
 
     def rows(self) -> dict[str, MapConfig]:
         """All maps that are reported, by name: the detector's own, those to compare, the baselines."""

@@ -91,35 +91,41 @@ class Cell:
 class Inserted:
     """Puts the lesions of a cell into a scan while it is prepared (a ``Change``), and keeps where they are.
 
-    reference: intensity that the contrast is a share of, in the file's units; the median of the mask if None. normal: bool
-    ``[1, I, J, K]`` on the whole file's nearest-RAS grid, where lesions may lie; the mask if None.
+    reference: intensity of each present channel that the contrast is a share of, in the file's units; the median of the mask
+    if None. normal: bool ``[1, I, J, K]`` on the whole file's nearest-RAS grid, where lesions may lie; the mask if None.
+    count: of the lesions that fit, which may be none.
     """
 
     cell: Cell
     config: DiagnosisConfig
     case_id: str
-    reference: float | None = None
+    reference: Sequence[float] | None = None
     normal: np.ndarray | None = None
     soft: np.ndarray | None = field(default=None, init=False)
     count: int = field(default=0, init=False)
 
     def __call__(self, raw_CIJK: Tensor, mask_1IJK: Tensor, affine: np.ndarray) -> Tensor:
-        """Raises DataError if not one lesion fits."""
+        """Intensities that are never below 0, as those of MR, stay so. Raises DataError if a reference is not above 0."""
         inside = mask_1IJK[0].numpy()
         allowed = inside if self.normal is None else inside & self.normal[0]
-        rng = numpy_generator(self.config.seed, "diagnosis", self.case_id, self.cell.name)
-        self.soft, self.count = lesions_in(allowed, spacing_of(affine), self.cell, self.config.lesions, rng)
-        if not self.count:
-            raise DataError(
-                f"A lesion of {self.cell.radius:g} mm fits nowhere in the mask.",
-                where=self.case_id,
-                remedy="Leave the radius out (diagnosis.radii).",
-            )
-        self.soft = self.soft * inside
+        # the places hang on the radius alone, so that cells that differ in contrast or edge can be compared
+        rng = numpy_generator(self.config.seed, "diagnosis", self.case_id, f"{self.cell.radius:g}")
+        soft, self.count = lesions_in(
+            allowed, spacing_of(affine), self.cell, self.config.lesions, rng, reach=max(self.config.blurs)
+        )
+        self.soft = soft * inside
         changed = raw_CIJK.clone()
         for place, channel in enumerate(raw_CIJK):
-            reference = float(channel[mask_1IJK[0]].median()) if self.reference is None else self.reference
+            reference = float(channel[mask_1IJK[0]].median()) if self.reference is None else self.reference[place]
+            if not reference > 0:
+                raise DataError(
+                    f"The reference intensity is {reference:g}, and a contrast is a share of it.",
+                    where=self.case_id,
+                    remedy="Name a healthy tissue (diagnosis.reference); CT has no intensity that a contrast is a share of.",
+                )
             changed[place] += self.cell.contrast * reference * torch.from_numpy(self.soft)
+            if bool(channel.min() >= 0):
+                changed[place].clamp_(min=0)
         return changed
 
     def truth(self, native_affine: np.ndarray) -> np.ndarray:
@@ -129,18 +135,24 @@ class Inserted:
 
 
 def lesions_in(
-    allowed: np.ndarray, spacing: Sequence[float], cell: Cell, number: int, rng: np.random.Generator
+    allowed: np.ndarray,
+    spacing: Sequence[float],
+    cell: Cell,
+    number: int,
+    rng: np.random.Generator,
+    reach: float | None = None,
 ) -> tuple[np.ndarray, int]:
     """The soft map of up to ``number`` balls that lie in a mask, apart from one another, and how many there are.
 
-    allowed: bool ``[I, J, K]``. A centre is further than the radius from what is outside.
+    allowed: bool ``[I, J, K]``. reach: the widest edge that places are to leave room for, mm; the cell's own unless given. A
+    centre is further than the radius from what is outside.
     """
     soft = np.zeros(allowed.shape, dtype=np.float32)
     padded = np.pad(allowed, 1)
     depth = ndimage.distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1, 1:-1]
     free = np.argwhere(depth > cell.radius)
     centres: list[np.ndarray] = []
-    apart = 2 * cell.radius + 2 * cell.blur + max(spacing)
+    apart = 2 * cell.radius + 2 * (cell.blur if reach is None else reach) + max(spacing)
     for _ in range(TRIES * number):
         if len(centres) == number or not len(free):
             break
@@ -148,8 +160,8 @@ def lesions_in(
         if all(np.linalg.norm((centre - other) * spacing) >= apart for other in centres):
             centres.append(centre)
     for centre in centres:
-        reach = np.ceil((cell.radius + 2 * cell.blur) / np.array(spacing)).astype(int) + 1
-        low, high = np.maximum(centre - reach, 0), np.minimum(centre + reach + 1, allowed.shape)
+        half = np.ceil((cell.radius + 2 * cell.blur) / np.array(spacing)).astype(int) + 1
+        low, high = np.maximum(centre - half, 0), np.minimum(centre + half + 1, allowed.shape)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         own = ball(high - low, spacing, centre - low, radius_mm=cell.radius, blur_mm=cell.blur)
         soft[box] = np.maximum(soft[box], own)
@@ -158,7 +170,7 @@ def lesions_in(
 
 @dataclass
 class Diagnosis:
-    """What was found of the lesions of each cell.
+    """What was found of the lesions of each cell. Cells whose lesions fit into no scan are left out.
 
     tallies: by row and cell, the voxels of each scan by score. lesions: how many there were, by cell. subjects: whom each
     scan is of, in the order of the tallies.
@@ -169,13 +181,13 @@ class Diagnosis:
     subjects: list[str]
 
     def average_precision(self, row: str, cell: Cell) -> float:
-        """Of one row and cell, pooled over the voxels of all scans."""
+        """Of one row and cell, pooled over the voxels of all scans, those that no lesion fits into too."""
         return pooled_average_precision(self.tallies[row][cell])
 
-    def mean(self, row: str, contrast: float | None = None) -> float:
-        """Mean over all cells, or over those of a contrast."""
+    def mean(self, row: str, contrast: float | None = None) -> float | None:
+        """Mean over all cells, or over those of a contrast; None where there is none."""
         cells = [cell for cell in self.lesions if contrast is None or cell.contrast == contrast]
-        return float(np.mean([self.average_precision(row, cell) for cell in cells]))
+        return float(np.mean([self.average_precision(row, cell) for cell in cells])) if cells else None
 
 
 @dataclass(frozen=True)
@@ -195,7 +207,8 @@ def diagnose(
 ) -> Diagnosis:
     """Score scans with lesions put in, a cell at a time.
 
-    scans: of each scan its subject, and a function that puts the lesions of a cell into it.
+    scans: of each scan its subject, and a function that puts the lesions of a cell into it. Raises DataError if not one
+    lesion fits anywhere.
     """
     cells = config.cells()
     found = Diagnosis({row: {cell: [] for cell in cells} for row in rows.maps}, dict.fromkeys(cells, 0), [])
@@ -209,4 +222,14 @@ def diagnose(
                 scores = VoxelScores()
                 scores.add(own.heat, counted, probe.truth)
                 found.tallies[row][cell].append(Tally.of(scores))
+    for cell in [cell for cell, count in found.lesions.items() if not count]:
+        del found.lesions[cell]
+        for tallies in found.tallies.values():
+            del tallies[cell]
+    if not found.lesions:
+        raise DataError(
+            "No lesion of any kind fits into the mask of any scan.",
+            where="diagnosis",
+            remedy="Give smaller radii (diagnosis.radii), or scans with more normal tissue.",
+        )
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import SimpleITK as sitk
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +26,9 @@ SHRINKAGE = 5.0
 """Scans that the deviation over all places counts as, beside those that a place has: a place that few scans cover has no
 deviation of its own."""
 
+SMALLEST = 8
+"""Voxels of a template along an axis, and of a scan that is registered, at the least."""
+
 Signal = Callable[["Scan"], Tensor]
 
 
@@ -33,7 +36,8 @@ class PlaceConfig(Config):
     """How a place is found in another head.
 
     align: ``box`` stretches the bounding box of the mask onto the template's, axis by axis, which needs no known slice
-    spacing; ``affine`` goes on from there with an affine registration (correlation, SimpleITK). smooth: full width at half
+    spacing; ``affine`` goes on from there with an affine registration (correlation, SimpleITK), and stays there for a scan
+    that cannot be registered, such as one of a few slices. smooth: full width at half
     maximum, mm, of the Gaussian that the template is smoothed with. grid: voxels of the template along right, anterior,
     superior.
     """
@@ -42,10 +46,18 @@ class PlaceConfig(Config):
     smooth: float = Field(default=4.0, ge=0)
     grid: tuple[int, int, int] = (64, 80, 64)
 
+    @field_validator("grid")
+    @classmethod
+    def _large_enough(cls, grid: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(grid) < SMALLEST:
+            raise ValueError(f"a template has at least {SMALLEST} voxels along each axis, not {list(grid)}")
+        return grid
+
 
 class Template(nn.Module):
     """What normal scans have at each place: mean and standard deviation of a signal, ``[C, *grid]`` each.
 
+    A channel that no normal scan had says nothing: its deviations are 0 everywhere.
     image: the mean scan, ``[1, *grid]``, that others are registered to. size: mm of the template along its axes.
     """
 
@@ -78,12 +90,15 @@ class Template(nn.Module):
         """A scan's signal in deviations from the mean of its place: ``[C, I, J, K]``, zero outside the mask."""
         onto, shape = np.linalg.inv(self.placed(scan)), tuple(scan.mask.shape[1:])
         mean, deviation = (_sampled(maps, onto, shape, edge="border") for maps in (self.mean, self.deviation))
-        return torch.where(scan.mask, (signal_CIJK - mean) / deviation.clamp(min=1e-6), 0.0)
+        known = (self.deviation > 0).flatten(1).any(dim=1)[:, None, None, None]
+        return torch.where(scan.mask & known, (signal_CIJK - mean) / deviation.clamp(min=1e-6), 0.0)
 
     def placed(self, scan: Scan) -> np.ndarray:
         """4x4: from voxels of the template to voxels of the scan."""
         box = _box(scan, self.config.grid)
-        return _registered(self.image[0].numpy(), scan, box) if self.config.align == "affine" else box
+        if self.config.align == "box":
+            return box
+        return _registered(self.image[0].numpy(), self.size.numpy() / (np.array(self.config.grid) - 2), scan, box)
 
     def _moments(self, scans: Callable[[], Iterable[Scan]], signal: Signal, *, aligned: bool) -> tuple[Tensor, Tensor]:
         """Mean and deviation of a signal of C channels, or of one that every scan has; absent channels do not count."""
@@ -103,7 +118,7 @@ class Template(nn.Module):
         return mean, deviation
 
     def _smoothed(self, maps: Tensor) -> Tensor:
-        steps = self.size.numpy() / self.config.grid
+        steps = self.size.numpy() / (np.array(self.config.grid) - 2)  # the box leaves a rim of a voxel
         sigmas = self.config.smooth / FWHM / steps
         return torch.from_numpy(np.stack([ndimage.gaussian_filter(each, sigmas, mode="constant") for each in maps.numpy()]))
 
@@ -165,23 +180,26 @@ def _sampled(
     return found
 
 
-def _registered(template_IJK: np.ndarray, scan: Scan, box: np.ndarray) -> np.ndarray:
+def _registered(template_IJK: np.ndarray, spacing: np.ndarray, scan: Scan, box: np.ndarray) -> np.ndarray:
     """4x4: the template's voxels onto the scan's after an affine registration that starts from the boxes.
 
-    Correlation of the template and the scan's first channel, over the template's voxels, at two resolutions; in one thread,
-    so that the same scan gives the same matrix.
+    spacing: of the template, mm. Correlation of the template and the scan's first channel, over the template's voxels, at
+    two resolutions; in one thread, so that the same scan gives the same matrix. The box itself where that fails.
     """
-    step = np.array(scan.prepared.spacing)
+    if min(scan.mask.shape[1:]) < SMALLEST:
+        return box
+    own = np.array(scan.prepared.spacing)
     fixed = sitk.GetImageFromArray(template_IJK.astype(np.float32).transpose(2, 1, 0))
     moving = sitk.GetImageFromArray(_first_channel(scan)[0].numpy().astype(np.float32).transpose(2, 1, 0))
-    moving.SetSpacing([float(each) for each in step])
+    fixed.SetSpacing([float(step) for step in spacing])
+    moving.SetSpacing([float(step) for step in own])
+    # between millimetres of the two images: x -> matrix (x - centre) + centre + translation
+    matrix = np.diag(own) @ box[:3, :3] @ np.diag(1 / spacing)
+    centre = spacing * (np.array(template_IJK.shape) - 1) / 2
     start = sitk.AffineTransform(3)
-    centre = (np.array(template_IJK.shape) - 1) / 2
-    start.SetCenter([float(each) for each in centre])
-    to_mm = np.diag(step)
-    matrix, shift = to_mm @ box[:3, :3], to_mm @ box[:3, 3]
+    start.SetCenter([float(place) for place in centre])
     start.SetMatrix(matrix.ravel().tolist())
-    start.SetTranslation((shift - centre + matrix @ centre).tolist())
+    start.SetTranslation((np.diag(own) @ box[:3, 3] + matrix @ centre - centre).tolist())
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)
     method.SetMetricAsCorrelation()
@@ -191,10 +209,14 @@ def _registered(template_IJK: np.ndarray, scan: Scan, box: np.ndarray) -> np.nda
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 100, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, inPlace=True)
-    method.Execute(fixed, moving)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError:  # ITK's word for too few voxels, or for images that lie apart
+        return box
     found = np.array(start.GetMatrix()).reshape(3, 3)
     offset = np.array(start.GetTranslation()) + centre - found @ centre
     placed = np.eye(4)
-    placed[:3, :3] = np.linalg.inv(to_mm) @ found
-    placed[:3, 3] = np.linalg.inv(to_mm) @ offset
-    return placed
+    placed[:3, :3] = np.diag(1 / own) @ found @ np.diag(spacing)
+    placed[:3, 3] = offset / own
+    determinant = np.linalg.det(placed[:3, :3]) / np.linalg.det(box[:3, :3])
+    return placed if np.isfinite(determinant) and 0.3 < determinant < 3 else box

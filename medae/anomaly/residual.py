@@ -85,13 +85,16 @@ def one_sided(
 def signed_residual(x_CIJK: Tensor, y_CIJK: Tensor, mask_1IJK: Tensor, measure: Measure, slice_axis: int | None) -> Tensor:
     """How a scan differs from its reconstruction, by channel: float32 ``[C, *S]``; what is measured in slices stays in them.
 
-    x, y: as in ``residual_map``, three spatial axes. slice_axis: of a plan of slices; None measures in 3D.
+    x, y: as in ``residual_map``, three spatial axes; outside the mask they are taken to be alike.
+    slice_axis: of a plan of slices; None measures in 3D.
     measure: ``difference`` is x - y, in the units of x. ``multiscale`` is the mean of the difference and its Gaussian blurs
     inside the mask (1, 2, 4 voxels): noise averages out, a lesion does not. ``gradient`` is the magnitude of the gradient of
-    x less that of y, per voxel. ``ssim`` is (1 - SSIM) / 2 with Gaussian weights of 1.5 voxels, from 0 (alike) to 1.
+    x less that of y, per voxel: its bright side is what is sharper than expected. ``ssim`` is (1 - SSIM) / 2 with Gaussian
+    weights of 1.5 voxels, from 0 (alike) to 1, and has no dark side.
     Source: Wang et al. 2004 (SSIM, by scikit-image); Xue et al. 2014 (gradient magnitude).
     """
-    x, y = x_CIJK.float(), y_CIJK.float()
+    x = x_CIJK.float()
+    y = torch.where(mask_1IJK, y_CIJK.float(), x)  # nothing trains what a model makes outside the mask
     if measure == "difference":
         return x - y
     if measure == "multiscale":

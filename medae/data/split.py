@@ -80,6 +80,38 @@ def split_subjects(manifest: Manifest, config: SplitConfig) -> Split:
     )
 
 
+def fold_subjects(manifest: Manifest, config: SplitConfig, folds: int, fold: int) -> Split:
+    """One fold of a cross-validation, in which every subject is tested once: ``test`` of the configuration has no effect.
+
+    In the salt's order (of each stratum) every ``folds``-th subject is test, beginning with the fold's number; validation
+    is taken from the next fold on, so that it changes too. Raises ConfigError if there are fewer subjects than folds, or
+    none would be left for training.
+    """
+    subjects = ordered((case.subject for case in manifest.cases), config.order_salt(), _keys(manifest))
+    n_validation = _count(config.validation, len(subjects))
+    strata = _strata(manifest, subjects, config.stratify)
+    dealt = [subject for members in strata.values() for subject in members]
+    place = {subject: number % folds for number, subject in enumerate(dealt)}
+    test = [subject for subject in subjects if place[subject] == fold]
+    if not test or len(test) + n_validation >= len(subjects):
+        raise ConfigError(
+            f"{len(subjects)} subjects cannot be {folds} folds with {n_validation} for validation in each.",
+            where="folds",
+            remedy="Ask for fewer folds or fewer validation subjects.",
+        )
+
+    def others(members: list[str]) -> list[str]:
+        rest = [subject for subject in members if place[subject] != fold]
+        return sorted(rest, key=lambda subject: (place[subject] - fold) % folds)
+
+    validation = _take({name: others(members) for name, members in strata.items()}, n_validation)
+    return Split(
+        train=tuple(s for s in subjects if place[s] != fold and s not in validation),
+        validation=tuple(s for s in subjects if s in validation),
+        test=tuple(test),
+    )
+
+
 def labelled_subset(
     manifest: Manifest, subjects: Iterable[str], count: int | None, salt: str, target: str = "label"
 ) -> tuple[str, ...]:

@@ -110,9 +110,9 @@ class AnomalyEvaluation:
         self.strata_ml = tuple(strata_ml)
         self.scans: list[ScanMetrics] = []
         self.tallies: list[Tally] = []
-        self._pooled = VoxelScores()
-        self._dice_curves = np.zeros(N_BINS)
-        self._voxels = np.zeros(3, dtype=np.int64)
+        self.pooled = VoxelScores()
+        self.dice_curves = np.zeros(N_BINS)
+        self.voxels = np.zeros(3, dtype=np.int64)
 
     def add(
         self,
@@ -159,10 +159,10 @@ class AnomalyEvaluation:
         )
         self.scans.append(row)
         self.tallies.append(Tally.of(tally))
-        self._pooled.merge(tally)
-        self._voxels += (hit, flags, total)
+        self.pooled.merge(tally)
+        self.voxels += (hit, flags, total)
         if total:
-            self._dice_curves += tally.dice_curve()
+            self.dice_curves += tally.dice_curve()
         return row
 
     def subjects(self) -> list[str]:
@@ -171,7 +171,7 @@ class AnomalyEvaluation:
 
     def curve(self, points: int = 500) -> PrecisionRecall | None:
         """The pooled precision-recall curve; None without a lesion."""
-        return self._pooled.curve(points)
+        return self.pooled.curve(points)
 
     def strata(self) -> list[SizeStratum]:
         """Recall by lesion size."""
@@ -198,22 +198,22 @@ class AnomalyEvaluation:
         diseased = [scan for scan in self.scans if scan.has_lesion]
         rates = list(self.false_positive_rates().values())
         errors = [scan.error for scan in self.scans if scan.error is not None]
-        oracle, oracle_threshold = self._best(self._dice_curves / len(diseased)) if diseased else (None, None)
-        pooled_oracle = self._best(self._pooled.dice_curve())[0] if diseased else None
-        hit, flags, total = (int(count) for count in self._voxels)
+        oracle, oracle_threshold = self._best(self.dice_curves / len(diseased)) if diseased else (None, None)
+        pooled_oracle = self._best(self.pooled.dice_curve())[0] if diseased else None
+        hit, flags, total = (int(count) for count in self.voxels)
         lesions = sum(len(scan.lesions.found) for scan in diseased)
         findings = sum(scan.lesions.findings for scan in self.scans)
-        n_voxels = self._pooled.n_lesion + self._pooled.n_normal
+        n_voxels = self.pooled.n_lesion + self.pooled.n_normal
         low, high = pooled_interval(self.tallies, self.subjects()) or (None, None)
         return {
             "n_scans": len(self.scans),
             "n_lesion_scans": len(diseased),
-            "average_precision_pooled": self._pooled.average_precision(),
+            "average_precision_pooled": self.pooled.average_precision(),
             "average_precision_pooled_low": low,
             "average_precision_pooled_high": high,
             "average_precision_mean": _mean(scan.average_precision for scan in diseased),
-            "prevalence": self._pooled.n_lesion / n_voxels if n_voxels else None,
-            "auroc_pooled": self._pooled.auroc(),
+            "prevalence": self.pooled.n_lesion / n_voxels if n_voxels else None,
+            "auroc_pooled": self.pooled.auroc(),
             "auroc_mean": _mean(scan.auroc for scan in diseased),
             "auroc_scan": auroc([scan.score for scan in self.scans], [scan.has_lesion for scan in self.scans]),
             "dice_mean": _mean(scan.dice for scan in diseased),
@@ -223,7 +223,7 @@ class AnomalyEvaluation:
             "dice_pooled_oracle": pooled_oracle,
             "recall_pooled": hit / total if total else None,
             "precision_pooled": hit / flags if total and flags else None,
-            "mask_recall_pooled": (total - self._pooled.missed) / total if total else None,
+            "mask_recall_pooled": (total - self.pooled.missed) / total if total else None,
             "false_positive_rate_mean": _mean(rates),
             "false_positive_rate_sd": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "false_positive_rate_max": max(rates, default=None),

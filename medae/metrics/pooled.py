@@ -17,8 +17,9 @@ from medae.metrics.voxelscores import VoxelScores
 from medae.seeding import numpy_generator
 
 DRAWS = 2000
-_COARSER = 16
-"""Bins of a `VoxelScores` in one of a tally: it is 1/128 of the value wide."""
+GROUPS = 2048
+"""Of scores in a bootstrap: no group of scores holds more than this share of the lesion or of the normal voxels, unless one
+bin does."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,9 @@ class Tally:
 
     @classmethod
     def of(cls, scores: VoxelScores) -> Tally:
-        """Of a scan's counts, in coarser bins."""
-        normal, lesion = (counts.reshape(-1, _COARSER).sum(axis=1) for counts in (scores.normal, scores.lesion))
-        bins = np.flatnonzero(normal + lesion)
-        return cls(bins, normal[bins], lesion[bins], scores.missed)
+        """Of a scan's counts."""
+        bins = np.flatnonzero(scores.normal + scores.lesion).astype(np.int32)
+        return cls(bins, scores.normal[bins].astype(np.int32), scores.lesion[bins].astype(np.int32), scores.missed)
 
 
 def pooled_average_precision(tallies: Sequence[Tally]) -> float:
@@ -103,19 +103,28 @@ def _samples(table: _Table, seed: int, draws: int) -> np.ndarray:
 
 
 class _Table:
-    """The voxels of each subject by bin: ``[subjects, bins]``, bins from the highest score down."""
+    """The voxels of each subject by group of scores: ``[subjects, groups]``, from the highest down.
+
+    Groups are of neighbouring bins, so that a table is small: the average precision of one sample differs from that of the
+    bins by less than 1 / GROUPS.
+    """
 
     def __init__(self, tallies: Sequence[Tally], subjects: Sequence[str], names: Sequence[str]) -> None:
-        place = {name: row for row, name in enumerate(names)}
-        bins = np.unique(np.concatenate([tally.bins for tally in tallies])) if tallies else np.arange(0)
-        self.normal, self.lesion = (np.zeros((len(names), len(bins))) for _ in range(2))
+        row = {name: place for place, name in enumerate(names)}
+        bins, columns = np.unique(np.concatenate([tally.bins for tally in tallies] or [np.arange(0)]), return_inverse=True)
+        totals = [
+            np.bincount(columns, np.concatenate([getattr(tally, kind) for tally in tallies] or [np.arange(0)]), len(bins))
+            for kind in ("normal", "lesion")
+        ]
+        group = _groups(totals[0][::-1], totals[1][::-1])[::-1]
+        count = int(group.max(initial=-1)) + 1
+        self.normal, self.lesion = (np.zeros((len(names), count)) for _ in range(2))
         self.missed = np.zeros(len(names))
         for tally, subject in zip(tallies, subjects, strict=True):
-            columns = np.searchsorted(bins, tally.bins)
-            self.normal[place[subject], columns] += tally.normal
-            self.lesion[place[subject], columns] += tally.lesion
-            self.missed[place[subject]] += tally.missed
-        self.normal, self.lesion = self.normal[:, ::-1], self.lesion[:, ::-1]
+            own = group[np.searchsorted(bins, tally.bins)]
+            self.normal[row[subject]] += np.bincount(own, tally.normal, count)
+            self.lesion[row[subject]] += np.bincount(own, tally.lesion, count)
+            self.missed[row[subject]] += tally.missed
 
     @property
     def has_lesion(self) -> np.ndarray:
@@ -136,3 +145,14 @@ class _Table:
             total = part @ (self.lesion.sum(axis=1) + self.missed)
             found.append((gained * precision).sum(axis=1) / np.maximum(total, 1e-12))
         return np.concatenate(found)
+
+
+def _groups(normal: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+    """The number of the group of each bin, both from the highest score down."""
+    steps = [
+        np.floor(GROUPS * np.cumsum(counts) / counts.sum()) if counts.sum() else 0 * counts for counts in (normal, lesion)
+    ]
+    changes = np.any([np.diff(step, prepend=-1) != 0 for step in steps], axis=0)
+    # a bin that fills a step stands alone: what comes after it is another group
+    after = np.concatenate([[False], changes[:-1]])
+    return np.asarray(np.cumsum(changes | after) - 1, dtype=np.int64)

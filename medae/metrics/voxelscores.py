@@ -37,6 +37,12 @@ def bin_floor(bin_index: int) -> float:
     return float(np.array(bits, dtype=np.uint32).view(np.float32))
 
 
+def rounded_down(scores: np.ndarray) -> np.ndarray:
+    """Each score as the floor of its bin: float32, same shape. Raises DataError unless all are finite."""
+    ordered = (score_bins(scores) << _DROPPED_BITS).astype(np.uint32)
+    return np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered).view(np.float32)
+
+
 def at_least(counts: np.ndarray) -> np.ndarray:
     """Per bin, how many scores lie in it or above: the count at the threshold ``bin_floor(b)``."""
     return np.cumsum(counts[::-1])[::-1]

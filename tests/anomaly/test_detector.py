@@ -127,6 +127,13 @@ def test_every_baseline_is_reported_beside_every_detector():
         validate(Scoring, {"compare": {"a/b": {"kind": "blur"}}})
 
 
+def test_a_measure_without_a_dark_side_finds_nothing_dark():
+    ssim = {"kind": "residual", "measure": "ssim"}
+    with pytest.raises(ConfigError, match="has no dark side"):
+        validate(Scoring, {"side": "dark", "map": {"kind": "sum", "of": [ssim, {"kind": "intensity"}]}})
+    validate(Scoring, {"side": "dark", "map": {**ssim, "place": {}}})
+
+
 def test_statistics_of_another_map_are_refused():
     with pytest.raises(ArtifactError, match="do not fit"):
         load_map(Scoring(rarity="all"), 1, {})

@@ -56,14 +56,15 @@ def test_a_full_scan_holds_fewer_and_a_thin_one_none():
     assert lesions_in(BRAIN, SPACING, Cell(0.2, 30, 0), 5, rng())[1] == 0
 
 
-def test_the_same_seed_gives_the_same_places_and_another_cell_others():
+def test_the_same_seed_gives_the_same_places_whatever_the_contrast_and_the_edge():
     def places(cell: Cell, case: str = "a") -> np.ndarray:
-        put = Inserted(cell, DiagnosisConfig(lesions=3), case, reference=100.0)
+        put = Inserted(cell, DiagnosisConfig(lesions=3), case, [100.0])
         put(torch.ones(1, *BRAIN.shape), torch.from_numpy(BRAIN)[None], np.diag([*SPACING, 1.0]))
         return put.soft
 
-    assert np.array_equal(places(Cell(0.2, 3, 0)), places(Cell(0.2, 3, 0)))
-    assert not np.array_equal(places(Cell(0.2, 3, 0)), places(Cell(0.4, 3, 0)))
+    assert np.array_equal(places(Cell(0.2, 3, 0)), places(Cell(-0.4, 3, 0)))
+    assert np.array_equal(places(Cell(0.2, 3, 0)) > 0.5, places(Cell(0.2, 3, 2)) >= 0.5)
+    assert not np.array_equal(places(Cell(0.2, 3, 0)), places(Cell(0.2, 5, 0)))
     assert not np.array_equal(places(Cell(0.2, 3, 0)), places(Cell(0.2, 3, 0), "b"))
 
 
@@ -71,7 +72,7 @@ def test_the_contrast_is_a_share_of_the_reference_and_only_lesions_change():
     raw = torch.full((2, *BRAIN.shape), 50.0)
     raw[1] = 80.0
     mask = torch.from_numpy(BRAIN)[None]
-    put = Inserted(Cell(-0.4, 5, 0), DiagnosisConfig(lesions=2), "a", reference=100.0)
+    put = Inserted(Cell(-0.4, 5, 0), DiagnosisConfig(lesions=2), "a", [100.0, 100.0])
     changed = put(raw, mask, np.diag([*SPACING, 1.0]))
     lesion = torch.from_numpy(put.soft > 0.5)
     assert changed[0][lesion].unique().tolist() == [10.0]
@@ -85,16 +86,34 @@ def test_the_contrast_is_a_share_of_the_reference_and_only_lesions_change():
 def test_lesions_are_put_into_normal_voxels_only():
     normal = np.zeros((1, *BRAIN.shape), dtype=bool)
     normal[:, :, :, 20:] = True
-    put = Inserted(Cell(0.2, 3, 0), DiagnosisConfig(), "a", 100.0, normal)
+    put = Inserted(Cell(0.2, 3, 0), DiagnosisConfig(), "a", [100.0], normal)
     put(torch.ones(1, *BRAIN.shape), torch.from_numpy(BRAIN)[None], np.diag([*SPACING, 1.0]))
     assert put.soft[..., 20:].any()
     assert not put.soft[..., :20].any()
 
 
-def test_a_lesion_that_fits_nowhere_is_named():
-    put = Inserted(Cell(0.2, 40, 0), DiagnosisConfig(), "sub-1", 100.0)
-    with pytest.raises(DataError, match="40 mm fits nowhere"):
-        put(torch.ones(1, *BRAIN.shape), torch.from_numpy(BRAIN)[None], np.diag([*SPACING, 1.0]))
+def test_intensities_of_mr_stay_above_nought_and_those_of_ct_do_not():
+    mask = torch.from_numpy(BRAIN)[None]
+    for lowest, expected in ((0.0, 0.0), (-1000.0, -30.0)):
+        raw = torch.full((1, *BRAIN.shape), 10.0)
+        raw[0, 0, 0, 0] = lowest
+        put = Inserted(Cell(-0.4, 5, 0), DiagnosisConfig(lesions=2), "a", [100.0])
+        changed = put(raw, mask, np.diag([*SPACING, 1.0]))
+        assert changed[0][torch.from_numpy(put.soft > 0.5)].unique().tolist() == [expected]
+
+
+def test_a_contrast_needs_a_reference_above_nought():
+    raw = torch.full((1, *BRAIN.shape), -1000.0)
+    with pytest.raises(DataError, match="reference intensity is -1000"):
+        Inserted(Cell(0.2, 5, 0), DiagnosisConfig(), "a")(raw, torch.from_numpy(BRAIN)[None], np.diag([*SPACING, 1.0]))
+
+
+def test_a_scan_that_no_lesion_fits_into_is_left_as_it_is():
+    put = Inserted(Cell(0.2, 40, 0), DiagnosisConfig(), "sub-1", [100.0])
+    raw = torch.rand(1, *BRAIN.shape)
+    assert torch.equal(put(raw, torch.from_numpy(BRAIN)[None], np.diag([*SPACING, 1.0])), raw)
+    assert put.count == 0
+    assert not put.truth(np.diag([*SPACING, 1.0])).any()
 
 
 @pytest.mark.parametrize("wrong", [{"contrasts": []}, {"radii": [0.0]}, {"radii": [3.0, 3.0]}, {"blurs": [-1.0]}])
@@ -119,13 +138,13 @@ def scan_file(tmp_path):
 
 def test_what_is_found_of_bright_and_dark_lesions_by_hand(scan_file):
     """The intensity finds bright lesions and, on that side, no dark one; strong ones better than weak ones."""
-    config = DiagnosisConfig(contrasts=(-0.4, 0.05, 0.4), radii=(5.0,), blurs=(0.0,), lesions=4)
+    config = DiagnosisConfig(contrasts=(-0.4, 0.05, 0.4), radii=(5.0, 200.0), blurs=(0.0,), lesions=4)
     plan = PLAN.model_copy(update={"space": PLAN.space.model_copy(update={"spacing": (None, None, None)})})
 
     def scan_with(cell: Cell) -> Probe:
         from medae.preprocessing import prepare
 
-        put = Inserted(cell, config, "scan", reference=100.0)
+        put = Inserted(cell, config, "scan", [100.0])
         plain = prepare_files({"image": [scan_file]}, plan.space)
         source = {"image": prepare._Source(scan_file, lambda: prepare.read.read_array([scan_file], "intensity"))}
         prepared = prepare._prepare("scan", source, {}, plan.space, None, None, put)
@@ -133,16 +152,22 @@ def test_what_is_found_of_bright_and_dark_lesions_by_hand(scan_file):
         truth = put.truth(prepared.native.matrix())
         assert truth.shape == nib.load(scan_file).shape
         raw = np.asarray(nib.load(scan_file).dataobj)
-        assert raw[truth].min() > 0, "lesions lie in the brain of the file"
+        assert (raw[truth] > 0).all(), "lesions lie in the brain of the file"
         return Probe(Scan(prepared, plan), truth, None, put.count)
 
     scoring = Scoring(postprocessing=PostprocessingConfig(median=(1, 1, 1)))
     rows = Rows({"intensity": build_map(IntensityConfig(), "bright", 1)}, scoring, Flat(), plan, torch.device("cpu"))
     found = diagnose(rows, config, [("scan", scan_with)])
-    dark, weak, strong = (found.average_precision("intensity", cell) for cell in config.cells())
+    cells = [cell for cell in config.cells() if cell.radius == 5.0]
+    assert list(found.lesions) == cells, "what fits nowhere is left out"
+    dark, weak, strong = (found.average_precision("intensity", cell) for cell in cells)
     assert strong > 0.99
     assert dark < weak < strong
     assert set(found.lesions.values()) == {4}
     assert found.mean("intensity") == pytest.approx((dark + weak + strong) / 3)
     assert found.mean("intensity", 0.4) == strong
+    assert found.mean("intensity", 0.7) is None
     assert found.subjects == ["scan"]
+    huge = config.model_copy(update={"radii": (200.0,)})
+    with pytest.raises(DataError, match="No lesion of any kind fits"):
+        diagnose(rows, huge, [("scan", scan_with)])

@@ -10,7 +10,8 @@ from scipy import ndimage
 from medae.anomaly.maps.intensity import IntensityConfig
 from medae.anomaly.maps.registry import build_map
 from medae.anomaly.place import PlaceConfig, Template
-from medae.errors import DataError
+from medae.config import validate
+from medae.errors import ConfigError, DataError
 
 GRID = (20, 24, 16)
 
@@ -113,6 +114,28 @@ def test_what_lies_beyond_the_template_is_judged_by_its_edge(scan_of):
     found = template(scans)
     found.placed = lambda scan: np.diag([0.5, 0.5, 0.5, 1.0])
     assert found.standardise(torch.full((1, 20, 20, 20), 9.0), scans[0]).abs().max() < 10
+
+
+def test_a_channel_that_no_normal_scan_had_says_nothing(scan_of):
+    lacking = scan_of(np.stack([np.random.default_rng(0).normal(2, 1, (20, 20, 20)), np.zeros((20, 20, 20))]))
+    lacking.prepared.present[1] = False
+    found = Template(PlaceConfig(grid=GRID), 2)
+    found.learn(lambda: [lacking], lambda scan: scan.image)
+    z = found.standardise(torch.full((2, 20, 20, 20), 9.0), scan_of(np.full((2, 20, 20, 20), 9.0)))
+    assert z[0].max() > 1
+    assert not z[1].any()
+
+
+def test_a_scan_of_a_few_slices_stays_in_its_box(scan_of):
+    found = template([scan_of(head())], align="affine")
+    thin = scan_of(head()[..., 14:18])
+    assert np.array_equal(found.placed(thin), template([scan_of(head())]).placed(thin))
+
+
+@pytest.mark.parametrize("grid", [[2, 64, 64], [64, 0, 64]])
+def test_a_template_of_a_few_voxels_is_refused(grid):
+    with pytest.raises(ConfigError, match="at least 8 voxels"):
+        validate(PlaceConfig, {"grid": grid})
 
 
 def test_no_scan_teaches_nothing():

@@ -72,6 +72,15 @@ def test_what_is_reconstructed_as_it_is_differs_by_no_measure(slice_axis: int | 
         assert found.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("measure", ["difference", "multiscale", "gradient", "ssim"])
+def test_what_a_model_makes_outside_the_mask_does_not_matter(measure):
+    mask = torch.zeros(1, 13, 12, 5, dtype=torch.bool)
+    mask[0, 4:9, 4:9] = True
+    x = torch.where(mask, torch.rand(1, 13, 12, 5), 0.0)
+    y = torch.where(mask, x, 2.0)
+    assert signed_residual(x, y, mask, measure, None)[mask].abs().max() < 1e-6
+
+
 def test_a_ramp_that_is_steeper_has_a_gradient_that_is_larger_by_as_much() -> None:
     ramp = torch.arange(13.0)[None, :, None, None].expand(1, 13, 12, 5)
     found = signed_residual(3 * ramp, ramp, WHOLE, "gradient", 2)

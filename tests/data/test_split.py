@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medae.data.case import Case, ImageRef, Manifest
-from medae.data.split import SplitConfig, labelled_subset, ordered, split_subjects
+from medae.data.split import SplitConfig, fold_subjects, labelled_subset, ordered, split_subjects
 from medae.errors import ConfigError
 
 REF = ImageRef(files=("x.nii.gz",), sha256="0", kind="intensity")
@@ -184,3 +184,35 @@ def test_hashing_the_ids_changes_no_split(data_root, monkeypatch, secret):
     few = labelled_subset(hashed, found.train, 8, "medae-test:")
     assert tuple(names[subject] for subject in few) == labelled_subset(given, expected.train, 8, "medae-test:")
     assert all("split_key" not in case.model_dump_json() for case in hashed.cases)
+
+
+def test_folds_test_everyone_once_and_validate_on_others() -> None:
+    manifest = make_manifest([make_case(f"s{number}") for number in range(23)])
+    config = SplitConfig(salt="a:", validation=3)
+    parts = [fold_subjects(manifest, config, 5, fold) for fold in range(5)]
+    tested = [subject for part in parts for subject in part.test]
+    assert sorted(tested) == sorted({case.subject for case in manifest.cases})
+    assert {len(part.test) for part in parts} == {4, 5}
+    for part in parts:
+        assert len(part.validation) == 3
+        assert len({*part.train, *part.validation, *part.test}) == 23
+        assert len(part.train) + len(part.validation) + len(part.test) == 23
+    assert len({part.validation for part in parts}) == 5, "validation changes with the fold"
+    assert fold_subjects(manifest, SplitConfig(salt="b:", validation=3), 5, 0) != parts[0]
+
+
+def test_folds_share_out_the_strata() -> None:
+    manifest = make_manifest([make_case(f"s{number}", sex="FM"[number % 2]) for number in range(20)])
+    for fold in range(4):
+        part = fold_subjects(manifest, SplitConfig(validation=4, stratify="sex"), 4, fold)
+        for side, size in ((part.test, 5), (part.validation, 4)):
+            women = sum(int(subject[1:]) % 2 == 0 for subject in side)
+            assert women in (size // 2, size - size // 2)
+
+
+def test_more_folds_than_subjects_are_refused() -> None:
+    manifest = make_manifest([make_case(name) for name in "abc"])
+    with pytest.raises(ConfigError, match="3 subjects cannot be 5 folds"):
+        fold_subjects(manifest, SplitConfig(validation=0), 5, 4)
+    with pytest.raises(ConfigError, match="cannot be 2 folds with 2"):
+        fold_subjects(manifest, SplitConfig(validation=2), 2, 0)

@@ -32,6 +32,7 @@ from pipelines.stage import KINDS, program_of
 GIVEN = ("MEDAE_DATA", "MLFLOW_TRACKING_URI")
 """Variables that a page sets for its reader and the test for itself."""
 
+ONE_CELL = ("diagnosis.contrasts=[0.4]", "diagnosis.radii=[9.0]", "diagnosis.blurs=[0.0]", "diagnosis.lesions=2")
 SMALLEST = Matrix(("scratch", "masked"), {1: 1}, steps=2, pretrain_steps=2)
 """What a curve with a budget is made to."""
 
@@ -99,12 +100,14 @@ def small(arguments: list[str]) -> list[str]:
         model = {option[2:]: value for option, value in pairwise(arguments) if option in ("--encoder", "--model")}
         content = read_config(arguments[1], kind, overrides, model)
         validate(program_of(kind).Config, content, where=arguments[1])
-        changes = _changes(kind, content) + (["labelled=5"] if "--folds" in arguments else [])
+        changes = _changes(kind, content) + (["labelled=5"] if kind == "finetune" and "--folds" in arguments else [])
     elif kind in ("run", "demo"):
         _, stages = read_pipeline("demo" if kind == "demo" else arguments[1], overrides)
         for label, (stage, content) in stages.items():
             stage_config(stage, content, dict.fromkeys(stages, "."), where=label)
         changes = [f"{label}.{change}" for label, (stage, content) in stages.items() for change in _changes(stage, content)]
+    elif kind == "diagnose":
+        changes = list(ONE_CELL)
     elif kind == "curve" and "--budget" in arguments:
         content = read_config("hippocampus", "finetune")
         changes = [f"{kind}.set.{change}" for kind in ("pretrain", "finetune") for change in _changes(kind, content)]
@@ -147,6 +150,8 @@ def _changes(kind: str, content: Mapping[str, Any]) -> list[str]:
         changes += ["plan.levels=2"] if "levels" in plan else []
         spacing = ", ".join("null" if step is None else "6.0" for step in plan.get("spacing", ()))
         changes += [f"plan.spacing=[{spacing}]"] if spacing else []
+    if content.get("diagnosis"):
+        changes += ONE_CELL
     if content.get("probe"):
         changes += ["probe.labelled=2", "probe.scored=4"]
     if content["data"].get("format") == "phantom":

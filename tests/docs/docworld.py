@@ -62,7 +62,15 @@ def make_data(phantoms: Path, data: Path) -> None:
         _put(scan, data / "knees" / f"K{number:03d}_left_T2.nii.gz")
         _put(two, data / "knees" / f"K{number:03d}_left_seg.nii.gz")
         _put_series(scan, data / "clinic", f"P{number:03d}")
+        atlas = np.asarray(nib.load(tissue).dataobj)
+        atlas = nib.Nifti1Image(np.where(atlas == 3, 81, atlas).astype(np.uint8), two.affine, two.header)
+        name = f"sub-IXI{number:03d}"
+        _put(scan, data / "ixi_t1" / name / "anat" / f"{name}_T1w.nii.gz")
+        _put(atlas, data / "ixi_t1" / "derivatives" / "dlmuse" / name / "anat" / f"{name}_space-orig_dseg.nii.gz")
         if number < 3:
+            brighter = nib.load(scan)
+            brighter = nib.Nifti1Image(1.1 * np.asarray(brighter.dataobj), brighter.affine, brighter.header)
+            _put(brighter, data / "normal-scans" / f"volunteer{number}.nii.gz")
             _put(scan, data / "new-scans" / f"patient{number}.nii.gz")
             _put(two, data / "new-labels" / f"patient{number}.nii.gz")
     labels = {"0": "background", "1": "Anterior", "2": "Posterior"}

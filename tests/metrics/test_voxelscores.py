@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medae.errors import DataError, GeometryError
-from medae.metrics.voxelscores import VoxelScores, at_least, bin_floor, score_bins
+from medae.metrics.voxelscores import VoxelScores, at_least, bin_floor, rounded_down, score_bins
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -27,6 +27,11 @@ def tally(scores: list[float], mask: list[int], lesion: list[int]) -> VoxelScore
 def test_bins_keep_the_order_of_scores(first: float, second: float) -> None:
     low, high = sorted([first, second])
     assert score_bins(np.array([low]))[0] <= score_bins(np.array([high]))[0]
+
+
+@given(value=finite)
+def test_rounded_down_is_the_floor_of_the_bin(value: float) -> None:
+    assert rounded_down(np.array([value]))[0] == np.float32(bin_floor(int(score_bins(np.array([value]))[0])))
 
 
 @given(value=finite)

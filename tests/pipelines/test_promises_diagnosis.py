@@ -77,7 +77,7 @@ def test_without_a_target_every_scan_is_normal_and_only_the_diagnosis_finds(heal
 
 def test_what_the_map_learnt_is_in_the_artifact_and_predict_scores_by_it(healthy, work):
     artifact = load_artifact(healthy.folder / "model")
-    assert set(artifact.statistics()) == {"edges", "values"}
+    assert set(artifact.statistics()) == {"edges", "slopes", "values"}
     assert artifact.meta.calibration["scoring"]["rarity"] == "all"
 
 
@@ -90,6 +90,15 @@ def test_patients_are_left_out_and_a_test_without_normal_scans_is_refused_before
     assert lesions.any(), "the one test scan has a lesion"
     with pytest.raises(DataError, match="No test scan is without a lesion"):
         run_stage("detect", config, tmp_path, Screen())
+
+
+def test_a_reference_that_is_not_there_is_said_before_training(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(detect, "train", lambda *_, **__: pytest.fail("trained first"))
+    for reference, words in (("[99]", "none of the values"), ("[1], reference_from: atlas", "no label map 'atlas'")):
+        cells = CELLS.replace("lesions: 3", f"lesions: 3, reference: {reference}, reference_from: tissue")
+        cells = cells.replace(", reference_from: atlas, reference_from: tissue", ", reference_from: atlas")
+        with pytest.raises(DataError, match=words):
+            run_stage("detect", small(cells, "target=null"), tmp_path, Screen())
 
 
 def test_a_detector_is_diagnosed_on_scans_that_it_has_not_seen(healthy, work, tmp_path, capsys):
@@ -105,7 +114,8 @@ def test_a_detector_is_diagnosed_on_scans_that_it_has_not_seen(healthy, work, tm
     assert len(unseen) == 2
     found = result["facts"]["diagnosis"]
     assert found["lesions"] == {"+0.9, 9 mm, edge 0 mm": 2 * len(unseen)}
-    assert set(found["mean"]) == {"detector"}, "rarity is learnt from normal scans, so that no other row can be made here"
+    assert set(found["mean"]) == {"detector", "ssim", "intensity", "equalised", "blurred"}, "what learns nothing"
+    assert "they learn from normal scans: voxel-wise" in (tmp_path / "out" / "report.html").read_text()
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
     assert "What it can and cannot see" in (tmp_path / "out" / "report.html").read_text()
     left_out = diagnose.run(str(model), source, tmp_path / "healthy", {**options, "target": "lesion"}, cells, as_json=True)

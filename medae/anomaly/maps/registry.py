@@ -47,7 +47,8 @@ Rarity = Literal["none", "all", "intensity"]
 def build_maps(rows: Mapping[str, MapConfig], side: Side, channels: int, rarity: Rarity = "none") -> dict[str, AnomalyMap]:
     """The maps of configurations by name, which have learnt nothing yet. Equal parts are one module and learn once.
 
-    channels: of the plan. rarity: see ``RarityMap``.
+    channels: of the plan. rarity: see ``RarityMap``; ``intensity`` is ``all`` for a map without a model, which would be
+    compared with itself.
     """
     parts: dict[str, AnomalyMap] = {}
 
@@ -65,7 +66,9 @@ def build_maps(rows: Mapping[str, MapConfig], side: Side, channels: int, rarity:
     found = {name: whole(config) for name, config in rows.items()}
     if rarity == "none":
         return found
-    return {name: RarityMap(each, by_intensity=rarity == "intensity") for name, each in found.items()}
+    return {
+        name: RarityMap(each, by_intensity=rarity == "intensity" and needs_model(rows[name])) for name, each in found.items()
+    }
 
 
 def build_map(config: MapConfig, side: Side, channels: int, rarity: Rarity = "none") -> AnomalyMap:

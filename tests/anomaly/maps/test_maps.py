@@ -129,6 +129,19 @@ def test_a_value_that_every_normal_voxel_reaches_is_not_rare_at_all(scan_of):
     assert found(scan)[values > 2.4].min() > 1.9
 
 
+def test_a_value_that_many_normal_voxels_share_is_as_rare_as_they_are(scan_of):
+    """As at the end of a CT window; what is beyond it is rarer than all, and not without bound."""
+    values = np.random.default_rng(0).uniform(0, 1.9, (1, 100, 50, 2))
+    values[values > 1.85] = 8 / 3
+    scan = scan_of(values)
+    share = np.mean(values > 1.85)
+    rare = RarityMap(Given(), by_intensity=False)
+    rare.scale(lambda: [scan])
+    assert rare(scan)[values > 1.85].unique().numpy() == pytest.approx([-np.log10(share)], abs=0.06)
+    beyond = rare(scan_of(np.full((1, 4, 4, 2), 4.0)))
+    assert 2 < beyond.min() <= beyond.max() < 8
+
+
 def test_rarity_never_falls_where_the_map_rises(rarity, scan_of):
     rising = np.sort(np.random.default_rng(1).uniform(0, 15000, 500)).reshape(1, 500, 1, 1)
     assert (np.diff(rarity(scan_of(rising)).flatten()) >= 0).all()
@@ -153,6 +166,13 @@ def test_rarity_by_intensity_forgives_a_tissue_that_is_always_reconstructed_badl
         each.scale(lambda: [normal])
     assert plain(lesion)[0, 10, 10].max() < 0.4
     assert by_intensity(lesion)[0, 10, 10].min() > 2
+
+
+def test_a_map_without_a_model_is_not_compared_with_itself(scan_of):
+    """Among voxels of its own intensity, an intensity keeps its rank in a bin, and nothing else."""
+    maps = build_maps({"detector": ResidualConfig(), **baselines(PlaceConfig())}, "bright", 1, "intensity")
+    by_intensity = {name for name, each in maps.items() if isinstance(each, RarityMap) and each.by_intensity}
+    assert by_intensity == {"detector"}
 
 
 def test_too_few_normal_voxels_say_nothing_of_what_is_rare(scan_of):

@@ -1,0 +1,113 @@
+"""``medae detect --folds``: every subject is tested once, by a detector that has not seen it; the folds are one result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import medae
+from medae.config import digest, to_dict, validate
+from medae.metrics.evaluations import load_evaluation, merged
+from medae.report.html import Report
+from pipelines import stage
+from pipelines.configs import read_config
+from pipelines.console import Screen, shown
+from pipelines.detect import Config
+from pipelines.detect_report import describe_scores
+from pipelines.detect_results import evaluation_file, row_metrics
+from pipelines.detect_titles import title_of
+from pipelines.files import write_json
+from pipelines.outcome import Finished, open_mlflow
+from pipelines.parent import Named, Parent
+from pipelines.stage import check_stage
+
+
+def command(
+    name: str,
+    overrides: Sequence[str],
+    extra: Mapping[str, Any],
+    runs: Path,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """What ``medae detect`` does: one stage, or all folds where the configuration asks for folds and names none of them."""
+    check_stage("detect", read_config(name, "detect"), name)
+    config: Config = validate(Config, read_config(name, "detect", overrides, extra), where=name)
+    if config.folds is None or config.fold is not None:
+        stage.command("detect", name, overrides, extra, runs, resume, force, as_json)
+        return
+    screen = Screen(as_json)
+    folder = runs / config.name
+    finished = run_folds(config, folder, screen, force=force)
+    place = folder / f"folds-{digest({'folds': [each.result.fingerprint for each in finished]})[:8]}"
+    pool(config, finished, place, screen)
+
+
+def run_folds(config: Config, folder: Path, screen: Screen, *, force: bool = False) -> list[Finished]:
+    """One stage a fold; what is finished is skipped, what was interrupted goes on. Their detectors are not registered."""
+    parent = Parent(Named(name=config.name, experiment=config.experiment), folder, "folds")
+    finished = []
+    with parent:
+        for fold in range(config.folds or 0):
+            own = validate(Config, to_dict(config) | {"fold": fold, "registered": False}, where=f"fold {fold}")
+            screen.note(f"\n— fold {fold + 1} of {config.folds} —")
+            label = f"fold-{fold}"
+            done = stage.run_stage("detect", own, folder, screen, resume=True, force=force, parent=parent.open, label=label)
+            finished.append(done)
+    return finished
+
+
+def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Screen) -> dict[str, Any]:
+    """Put the evaluations of all folds together: report and ``result.json`` in ``place``; returns the latter."""
+    rows = list(finished[0].result.metrics)
+    filtered, unfiltered = (
+        {row: merged([load_evaluation(evaluation_file(each.folder, kind, row)) for each in finished]) for row in rows}
+        for kind in ("filtered", "unfiltered")
+    )
+    metrics = {row: row_metrics(filtered[row], unfiltered[row]) for row in rows}
+    page = Report(
+        f"Detection in {config.folds} folds: {config.name}", "Every scan scored by a detector that has not seen it"
+    )
+
+    def figure(name: str) -> Path:
+        (place / "figures").mkdir(parents=True, exist_ok=True)
+        return place / "figures" / f"{name}.png"
+
+    describe_scores(page, figure, filtered, unfiltered)
+    page.section("Folds")
+    page.text(
+        "Each fold has a threshold of its own, from its own normal validation scans, and a report of its own beside this "
+        "one. Pooled figures compare the values of all folds."
+    )
+    page.table(
+        ["Fold", *(f"AUPRC, {title_of(row)}" for row in rows), "Report"],
+        [
+            [
+                number,
+                *(each.result.metrics[row]["average_precision_pooled"] for row in rows),
+                f"{each.folder.name}/report.html",
+            ]
+            for number, each in enumerate(finished, start=1)
+        ],
+    )
+    page.write(place / "report.html")
+    result = {
+        "stage": "detect",
+        "name": config.name,
+        "folds": [{"run_id": each.result.run_id, "folder": each.folder.name} for each in finished],
+        "metrics": metrics,
+        "medae": medae.__version__,
+    }
+    write_json(place / "result.json", result)
+    headers = ("average_precision_pooled", "average_precision_mean", "dice_mean", "false_positive_rate_mean", "n_test")
+    screen.table(
+        f"{config.name}: {config.folds} folds",
+        ["", *headers],
+        [[row, *(metrics[row][key] for key in headers)] for row in rows],
+    )
+    screen.say(f"Report: {shown(place / 'report.html')}")
+    screen.say(f"MLflow: {open_mlflow()}")
+    screen.json(result)
+    return result
