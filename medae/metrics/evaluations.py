@@ -31,7 +31,8 @@ def save_evaluation(evaluation: AnomalyEvaluation, path: Path) -> None:
         "normal": pooled.normal[bins],
         "lesion": pooled.lesion[bins],
         "counts": np.array([pooled.missed, *evaluation.voxels], dtype=np.int64),
-        "dice_curves": evaluation.dice_curves,
+        "dice_places": (steps := np.flatnonzero(np.diff(evaluation.dice_curves, prepend=np.nan) != 0)),
+        "dice_values": evaluation.dice_curves[steps],
         "lengths": np.array([len(tally.bins) for tally in tallies], dtype=np.int64),
         "missed": np.array([tally.missed for tally in tallies], dtype=np.int64),
         **{
@@ -58,7 +59,8 @@ def load_evaluation(path: Path) -> AnomalyEvaluation:
         found.scans = [_scan(row) for row in record["scans"]]
         found.pooled.normal[stored["bins"]], found.pooled.lesion[stored["bins"]] = stored["normal"], stored["lesion"]
         found.pooled.missed, found.voxels = int(stored["counts"][0]), stored["counts"][1:].copy()
-        found.dice_curves = stored["dice_curves"]
+        lengths = np.diff(stored["dice_places"], append=len(found.dice_curves))
+        found.dice_curves = np.repeat(stored["dice_values"], lengths)
         parts = [
             np.split(stored[f"tally_{name}"], np.cumsum(stored["lengths"])[:-1]) for name in ("bins", "normal", "lesion")
         ]

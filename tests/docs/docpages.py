@@ -2,7 +2,8 @@
 
 A note is a comment that no renderer shows. Above a YAML block, ``<!-- test: file plans/a.yaml -->`` says that the block is
 this file, ``over finetune/phantoms`` that its keys go over those of that shipped configuration. Above commands, ``fails``
-says that each of them ends with a user's error, ``run medae …`` that another command comes first, given on another page.
+says that each of them ends with a user's error, ``run medae …`` that another command comes first, given on another page,
+``elsewhere`` that each of them is run on another page and need not be run twice.
 """
 
 from __future__ import annotations

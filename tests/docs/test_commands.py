@@ -20,6 +20,13 @@ from pipelines.stage import program_of
 
 RUNNABLE = (*SHELLS, "python")
 WITH_CODE = [page for page in PAGES if any(block.language in RUNNABLE or block.note for block in blocks(page))]
+RUN_SOMEWHERE = {
+    tuple(words)
+    for page in PAGES
+    for block in blocks(page)
+    if block.language in SHELLS and not block.note
+    for words in block.commands()
+}
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
@@ -36,6 +43,8 @@ def test_the_commands_of_a_page_work_one_after_another(page, world: World, tmp_p
             path.write_text(block.text)
         elif block.note.startswith("over "):
             fits(block)
+        elif block.note == "elsewhere":
+            assert set(map(tuple, block.commands())) <= RUN_SOMEWHERE, f"{block.place}: no other page runs this"
         elif block.language == "python":
             subprocess.run([sys.executable, "-c", block.text], check=True)
         elif block.language in SHELLS:

@@ -50,7 +50,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     before = evaluated(range(9))
     save_evaluation(before, tmp_path / "row.npz")
     same(load_evaluation(tmp_path / "row.npz"), before)
-    assert (tmp_path / "row.npz").stat().st_size < 200_000
+    assert (tmp_path / "row.npz").stat().st_size < 50_000
     same(merged([load_evaluation(tmp_path / "row.npz")]), before)
 
 
