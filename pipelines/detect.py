@@ -66,7 +66,7 @@ class Config(Autoencoding):
     fold: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
-    def _slices(self) -> Config:
+    def _agrees(self) -> Config:
         if self.normals == "lesion_free_slices" and self.plan.placeholder().space.spatial_dims != 2:
             raise ValueError("normals: lesion_free_slices needs a plan of slices (plan.spatial_dims: 2)")
         if self.normals == "lesion_free_slices" and self.target is None:

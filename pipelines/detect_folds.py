@@ -11,7 +11,6 @@ from medae.config import digest, to_dict, validate
 from medae.metrics.evaluations import load_evaluation, merged
 from medae.report.html import Report
 from pipelines import stage
-from pipelines.configs import read_config
 from pipelines.console import Screen, shown
 from pipelines.detect import Config
 from pipelines.detect_report import describe_scores
@@ -20,7 +19,6 @@ from pipelines.detect_titles import title_of
 from pipelines.files import write_json
 from pipelines.outcome import Finished, open_mlflow
 from pipelines.parent import Named, Parent
-from pipelines.stage import check_stage
 
 
 def command(
@@ -33,8 +31,7 @@ def command(
     as_json: bool,
 ) -> None:
     """What ``medae detect`` does: one stage, or all folds where the configuration asks for folds and names none of them."""
-    check_stage("detect", read_config(name, "detect"), name)
-    config: Config = validate(Config, read_config(name, "detect", overrides, extra), where=name)
+    config: Config = stage.read_stage("detect", name, overrides, extra)
     if config.folds is None or config.fold is not None:
         stage.command("detect", name, overrides, extra, runs, resume, force, as_json)
         return

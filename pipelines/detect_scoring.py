@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from medae.anomaly.calibration import Calibration, Normals, calibrate
-from medae.anomaly.detector import DETECTOR, Rows, ScanMaps, reconstruction_error
+from medae.anomaly.detector import DETECTOR, Rows, ScanMaps, reconstruction_error, scan_mask, slice_axis
 from medae.anomaly.maps.registry import learn_maps, needs_model
 from medae.anomaly.scan import Scan
 from medae.data.case import Case, Manifest
@@ -26,9 +26,8 @@ from pipelines.segmenting import reference
 class Scorer:
     """What scores the scans of a detection.
 
-    store: the prepared scans of the cohort and of the test, with the label map of lesions (target), if
-    there is one: without it all scans are normal. folder: of the results. scratch:
-    for what is needed until all is scored.
+    store: the prepared scans of the cohort and of the test, with the label map of lesions (target), if there is one: without
+    it all scans are normal. folder: of the results. scratch: for what is needed until all is scored.
     """
 
     rows: Rows
@@ -60,17 +59,14 @@ class Scorer:
         kept: list[str] = []
         subjects: list[str] = []
         for case, scan in self.scans(normal, "Calibrating on normal scans"):
-            mask = None
+            found = scan_mask(scan)
+            mask = found & lesion_free(self.lesion(normal, case, found.shape), slice_axis(scan)) if slices else found
+            if not mask.any():
+                continue
+            kept.append(case.id)
+            subjects.append(case.subject)
+            np.save(self.scratch / f"{case.id}.mask.npy", mask)
             for row, own in self.rows.scored(scan):
-                if mask is None:
-                    mask = own.mask
-                    if slices:
-                        mask = mask & lesion_free(self.lesion(normal, case, mask.shape), own.slice_axis)
-                    if not mask.any():
-                        break
-                    kept.append(case.id)
-                    subjects.append(case.subject)
-                    np.save(self.scratch / f"{case.id}.mask.npy", mask)
                 np.save(self.scratch / f"{case.id}.map-{row}.npy", own.heat)
 
         def stored(what: str) -> Iterator[np.ndarray]:

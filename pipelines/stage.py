@@ -130,6 +130,12 @@ def _commands_of(content: Mapping[str, Any]) -> tuple[str, ...]:
     return ("detect",) if own == ["detect"] else ("pretrain", "detect") if "finetune" not in own else ()
 
 
+def read_stage(kind: str, name: str, overrides: Sequence[str], extra: Mapping[str, Any]) -> Any:
+    """The configuration of a stage that a command names. Raises ConfigError."""
+    check_stage(kind, read_config(name, kind), name)
+    return validate(program_of(kind).Config, read_config(name, kind, overrides, extra), where=name)
+
+
 def command(
     kind: str,
     name: str,
@@ -146,8 +152,7 @@ def command(
         raise ConfigError(
             "--resume goes on with a run, --force begins a new one.", where="--resume --force", remedy="Choose one of them."
         )
-    check_stage(kind, read_config(name, kind), name)
-    config = validate(program_of(kind).Config, read_config(name, kind, overrides, extra), where=name)
+    config = read_stage(kind, name, overrides, extra)
     finished = run_stage(kind, config, runs / config.name, screen, resume=resume, force=force, asked=resume)
     show(finished, screen)
     screen.say(f"MLflow: {open_mlflow()}")

@@ -140,19 +140,27 @@ class Rows:
 
 def scan_maps(scan: Scan, anomaly: AnomalyMap, scoring: Scoring) -> ScanMaps:
     """A map of a scan: computed in plan space, brought to the scan's own grid, and filtered there."""
-    prepared, native = scan.prepared, scan.prepared.native
     with torch.inference_mode():
         found = anomaly(scan)
-    mask = labels_to_native(prepared.mask.to(torch.int16), prepared) > 0
-    raw = maps_to_native(found, prepared)[0]
-    axis = native_slice_axis(native, scan.slice_axis)
+    mask, axis = scan_mask(scan), slice_axis(scan)
+    raw = maps_to_native(found, scan.prepared)[0]
     return ScanMaps(
         heat=process_map(raw, mask, scoring.postprocessing, axis),
         raw=process_map(raw, mask, RAW, axis),
         mask=mask,
         slice_axis=axis,
-        voxel_ml=float(abs(np.linalg.det(native.matrix()[:3, :3]))) / 1000.0,
+        voxel_ml=float(abs(np.linalg.det(scan.prepared.native.matrix()[:3, :3]))) / 1000.0,
     )
+
+
+def scan_mask(scan: Scan) -> np.ndarray:
+    """Where voxels of a scan count, on its file's own axes: bool."""
+    return labels_to_native(scan.mask.to(torch.int16), scan.prepared) > 0
+
+
+def slice_axis(scan: Scan) -> int:
+    """The axis of the file's array across which the scan's slices lie."""
+    return native_slice_axis(scan.prepared.native, scan.slice_axis)
 
 
 def reconstruction_error(scan: Scan) -> np.ndarray:
