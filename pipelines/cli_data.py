@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli_options import Json
+from pipelines.cli_options import Commands, Json
 
-app = typer.Typer(help="Public data sets: which are known by name, and fetching one.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands,
+    help="Public data sets: which are known by name, and fetching one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.command("list")

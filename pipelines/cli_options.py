@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and the line that comes first."""
+"""What the commands share: how they are listed, their common options, and the line that comes first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 RUNS = Path("runs")
+
+
+class Commands(TyperGroup):
+    """Commands that are listed below one another, each with the whole of its first sentence (Click's own list cuts it)."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=1000)) for name in self.commands])
 
 
 def sets(example: str) -> Any:

@@ -10,7 +10,10 @@ import pytest
 from medae.errors import Interrupted
 from pipelines import stage
 
-COMMANDS = ("check", "plan", "pretrain", "finetune", "detect", "predict", "evaluate", "run", "curve", "demo", "info", "data")
+COMMANDS = {
+    *("check", "plan", "pretrain", "finetune", "detect", "diagnose", "predict"),
+    *("evaluate", "run", "demo", "curve", "info", "data"),
+}
 
 
 def test_help_is_quick_and_names_every_command(medae, tmp_path):
@@ -20,7 +23,9 @@ def test_help_is_quick_and_names_every_command(medae, tmp_path):
         answer = medae("--help", cwd=tmp_path)
         seconds.append(time.perf_counter() - began)
     assert answer.returncode == 0
-    assert all(command in answer.stdout for command in COMMANDS)
+    listed = answer.stdout.split("Commands:")[1]
+    assert {line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "} == COMMANDS
+    assert "beside the same network from scratch." in " ".join(listed.split())
     assert min(seconds) < 0.5
 
 
@@ -59,8 +64,8 @@ def test_help_imports_nothing_heavy(medae, tmp_path):
         (("run", "configs/finetune/phantoms.yaml"), ("configuration of medae finetune, not of medae run",)),
     ],
 )
-def test_a_users_error_is_one_plain_message_and_status_2(medae, tmp_path, arguments, words):
-    answer = medae(*arguments, cwd=tmp_path, MEDAE_DATA=str(tmp_path))
+def test_a_users_error_is_one_plain_message_and_status_2(medae_here, tmp_path, arguments, words):
+    answer = medae_here(*arguments, cwd=tmp_path, MEDAE_DATA=str(tmp_path))
     assert answer.returncode == 2
     assert all(word in answer.stderr for word in words), answer.stderr
     assert "Traceback" not in answer.stderr
@@ -139,6 +144,13 @@ def test_a_fault_of_ours_is_status_1_with_a_traceback(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert "fault of medae" in shown
+
+
+def test_a_users_error_in_a_process_of_its_own(medae, tmp_path):
+    answer = medae("pretrain", "no-such", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines()[1].startswith("Error: There is no configuration 'no-such'"), answer.stderr
+    assert answer.stdout == ""
 
 
 def test_json_stands_alone_on_stdout(medae, smoke):

@@ -40,16 +40,11 @@ def medae(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    _, shown = process.communicate(timeout=300)
-    assert process.returncode == 0, shown
-    return shown
-
-
 @pytest.mark.slow
-def test_killed_and_resumed_is_as_if_nothing_had_happened(smoke):
+def test_killed_and_resumed_is_as_if_nothing_had_happened(smoke, medae_here):
     folder = smoke.folder
-    finish(medae(folder, "--out=whole"))
+    whole = medae_here(*ARGUMENTS, "--out=whole", cwd=folder)
+    assert whole.returncode == 0, whole.stderr
     process = medae(folder, "--out=broken")
     deadline = time.monotonic() + 200
     while not list(folder.glob("broken/demo/*/checkpoints/step-*")) and time.monotonic() < deadline:
@@ -60,12 +55,13 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(smoke):
     (unfinished,) = (folder / "broken" / "demo").glob("pretrain-*")
     assert not (unfinished / "result.json").exists()
 
-    refused = medae(folder, "--out=broken")
-    _, shown = refused.communicate(timeout=300)
+    refused = medae_here(*ARGUMENTS, "--out=broken", cwd=folder)
     assert refused.returncode == 2
-    assert "--resume" in shown
+    assert "--resume" in refused.stderr
 
-    finish(medae(folder, "--out=broken", "--resume"))
+    resumed = medae(folder, "--out=broken", "--resume")
+    _, shown = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, shown
     (whole,) = (folder / "whole" / "demo").glob("pretrain-*")
     a, b = (load_artifact(place / "model").tensors() for place in (whole, unfinished))
     assert all(torch.equal(a[name], b[name]) for name in a)
