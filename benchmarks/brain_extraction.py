@@ -1,14 +1,17 @@
 """Compares brain extractions that run offline from a package.
 
     python benchmarks/brain_extraction.py                              every candidate that is installed, 12 scans a set
-    python benchmarks/brain_extraction.py --only deepbet --cases 43    one candidate, more scans
+    python benchmarks/brain_extraction.py --only medae --cases 99      one candidate, all scans
+    python benchmarks/brain_extraction.py --set oasis --set contrasts  other sets than the two of the decision
     python benchmarks/brain_extraction.py --pictures /tmp/masks        the outlines of the first scans, as PNG
     python benchmarks/brain_extraction.py --table                      the table of what has been measured, as Markdown
 
-The folder of the sets is in MEDAE_DATA. ``ixi_t1`` (T1 of healthy heads): Dice, volume ratio and sensitivity against the
-DLMUSE parcellation, label > 0 with holes filled. ``lgg`` (FLAIR of patients): the share of each lesion that lies inside the
-mask, and the mask's share of the image; there is no brain mask to compare with. Candidates are used with their defaults. A
-line is added to ``results/brain_extraction.jsonl`` for each candidate and set; nothing was tuned to these scans.
+The folder of the sets is in MEDAE_DATA. Sets with brains to compare with, label > 0 with holes filled: ``ixi_t1`` (T1 of
+healthy heads, DLMUSE parcellation), ``ixi_unseen`` (the 12 of them that medae's own network was neither trained nor chosen on),
+``contrasts`` (each of these 12 in four random contrasts, half without skull, some with lesions), ``oasis`` (T1 without skull,
+parcellated by hand): Dice, volume ratio and sensitivity. Sets of patients, without brain masks: ``lgg`` (FLAIR), ``lgg_t1``,
+``lgg_t1ce``: the share of each lesion that lies inside the mask, and the mask's share of the image. Candidates are used with
+their defaults. A line is added to ``results/brain_extraction.jsonl`` for each candidate and set; nothing was tuned to these scans.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import machine, python_version, system
@@ -28,6 +32,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import yaml
 from scipy import ndimage
 
 RESULTS = Path(__file__).parent / "results" / "brain_extraction.jsonl"
@@ -141,7 +146,26 @@ def _affine(sitk: Any, rigid: Any) -> Any:
     return affine
 
 
+def medae() -> Extraction:
+    """medae's own network."""
+    import torch
+
+    from medae.formats.read import read_array
+    from medae.inference.brainmask import MaskNetwork
+    from medae.volume import from_ras
+
+    torch.set_num_threads(1)
+    network = MaskNetwork(Path(os.environ["MEDAE_BRAIN_NETWORK"])) if "MEDAE_BRAIN_NETWORK" in os.environ else MaskNetwork()
+
+    def run(path: Path) -> np.ndarray:
+        array, native = read_array([path], "intensity")
+        return from_ras(network(torch.from_numpy(array), native.ras()[1]).numpy(), native.matrix())[0]
+
+    return run
+
+
 CANDIDATES = {
+    "medae": (medae, "medae"),
     "deepbet": (deepbet, "deepbet"),
     "median_otsu": (median_otsu, "dipy"),
     "brainextractor": (brainextractor, "brainextractor"),
@@ -157,17 +181,68 @@ def ixi(root: Path) -> list[tuple[Path, Path]]:
     return [(scan, next((folder / scan.parts[-3] / "anat").glob("*_dseg.nii.gz"))) for scan in scans]
 
 
-def lgg(root: Path) -> list[tuple[Path, Path]]:
-    """FLAIR and lesion of each patient."""
-    labels = sorted((root / "lgg" / "labelsTr").glob("*.nii.gz"))
-    return [(root / "lgg" / "imagesTr" / label.name.replace(".nii.gz", "_0000.nii.gz"), label) for label in labels]
+def ixi_unseen(root: Path) -> list[tuple[Path, Path]]:
+    """Those of the test side of the configuration that medae's network was made with."""
+    from medae.data.bids import BIDSSource
+    from medae.data.split import SplitConfig, split_subjects
+
+    config = yaml.safe_load(
+        (Path(__file__).parents[1] / "configs" / "finetune" / "brainmask.yaml").read_text(encoding="utf-8")
+    )
+    split = split_subjects(BIDSSource(root=root / "ixi_t1").manifest(), SplitConfig(**config["split"]))
+    return [(scan, label) for scan, label in ixi(root) if scan.parts[-3] in split.test]
+
+
+def contrasts(root: Path) -> list[tuple[Path, Path]]:
+    """Renderings of the unseen heads, in the working folder."""
+    from medae.data.made import nifti_bytes
+    from medae.data.rendered import NOTE
+    from medae.seeding import numpy_generator
+    from medae.synthesis.head import RenderConfig, classify, render_head
+
+    folder, made = Path("runs") / "contrasts", []
+    folder.mkdir(parents=True, exist_ok=True)
+    for scan, label in ixi_unseen(root):
+        image, labels = (nib.as_closest_canonical(nib.load(path)) for path in (scan, label))
+        head = classify(image.get_fdata(dtype=np.float32), ndimage.binary_fill_holes(np.asarray(labels.dataobj) > 0))
+        for number in range(4):
+            config = RenderConfig(own_contrast=0.0, stripped=float(number % 2))
+            rng = numpy_generator(1, "unseen contrast", scan.name, number)
+            rendered = render_head(head, image.header.get_zooms()[:3], config, rng)
+            paths = [folder / f"{number}-{kind}-{scan.name}" for kind in ("image", "brain")]
+            for path, array in zip(paths, (rendered, head.brain.astype(np.uint8)), strict=True):
+                path.write_bytes(nifti_bytes(array, image.affine, NOTE))
+            made.append((paths[0], paths[1]))
+    return made
+
+
+def oasis(root: Path) -> list[tuple[Path, Path]]:
+    """Scan without skull and parcellation by hand of each subject."""
+    labels = sorted((root / "oasis_t1").glob("*_dseg.nii.gz"))
+    return [(label.with_name(label.name.replace("_dseg", "_T1w")), label) for label in labels]
+
+
+def lgg(root: Path, folder: str = "lgg", channel: int = 0) -> list[tuple[Path, Path]]:
+    """One contrast, FLAIR by default, and the lesion of each patient."""
+    labels = sorted((root / folder / "labelsTr").glob("*.nii.gz"))
+    ending = f"_{channel:04d}.nii.gz"
+    return [(root / folder / "imagesTr" / label.name.replace(".nii.gz", ending), label) for label in labels]
+
+
+BRAINS = {"ixi_t1": ixi, "ixi_unseen": ixi_unseen, "contrasts": contrasts, "oasis": oasis}
+PATIENTS = {
+    "lgg": lgg,
+    "lgg_t1": partial(lgg, folder="lgg_3ch", channel=1),
+    "lgg_t1ce": partial(lgg, folder="lgg_3ch", channel=2),
+}
+SETS = BRAINS | PATIENTS
 
 
 def main() -> None:
     """Measure, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="candidates whose names begin so")
-    parser.add_argument("--set", choices=["ixi_t1", "lgg"], action="append", help="the set, by default both")
+    parser.add_argument("--set", choices=list(SETS), action="append", help="by default ixi_unseen and lgg")
     parser.add_argument("--cases", type=int, default=12, help="scans of each set, evenly spread over its list")
     parser.add_argument("--pictures", type=Path, help="folder for the outlines")
     parser.add_argument("--table", action="store_true", help="print the table of the results")
@@ -184,8 +259,8 @@ def main() -> None:
         except (ImportError, PackageNotFoundError) as error:
             print(f"{name}: left out, {error}")
             continue
-        for source in chosen.set or ["ixi_t1", "lgg"]:
-            found = ixi(root) if source == "ixi_t1" else lgg(root)
+        for source in chosen.set or ["ixi_unseen", "lgg"]:
+            found = SETS[source](root)
             picked = [found[place] for place in np.linspace(0, len(found) - 1, min(chosen.cases, len(found))).astype(int)]
             row = {"candidate": name, "package": f"{package} {release}", "set": source, "cases": len(picked)}
             row |= measured(extract, picked, source, name, chosen.pictures)
@@ -207,7 +282,7 @@ def measured(extract: Extraction, cases: list[tuple[Path, Path]], source: str, n
             print(f"{name} failed on scan {place} of {source}: {type(error).__name__}: {error}")
             mask, failed = np.zeros(image.shape, dtype=bool), failed + 1
         seconds.append(time.process_time() - start)
-        if source == "ixi_t1":
+        if source in BRAINS:
             truth = ndimage.binary_fill_holes(truth)
             both = np.count_nonzero(mask & truth)
             dice = 2 * both / (np.count_nonzero(mask) + np.count_nonzero(truth))
@@ -218,7 +293,7 @@ def measured(extract: Extraction, cases: list[tuple[Path, Path]], source: str, n
             pictures.mkdir(parents=True, exist_ok=True)
             picture(image, mask, truth, pictures / f"{name.replace(' ', '-')}_{source}_{place}.png")
     columns = np.array(rows).T
-    if source == "ixi_t1":
+    if source in BRAINS:
         figures = {"dice": columns[0], "volume_ratio": columns[1], "sensitivity": columns[2]}
     else:
         figures = {"lesion_recall": columns[0], "mask_share": columns[1]}

@@ -44,6 +44,7 @@ class RobustZ(Config):
 IntensityScheme = Annotated[CTWindow | ZScore | RobustZ, Field(discriminator="kind")]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Foreground = Literal["all", "nonzero", "head", "brain"]
+BrainFinder = Literal["none", "medae", "deepbet"]
 
 
 class SpacePlan(Config):
@@ -53,9 +54,9 @@ class SpacePlan(Config):
     spacing: mm along I, J, K; None keeps each image's own spacing along that axis (unknown slice spacing).
     foreground: the voxels that normalisation, sampling and scoring count: all, non-zero ones, a simple head mask, or the
     brain. brain_from: targets (masks or whole-brain parcellations) whose voxels above 0, holes filled, are the brain; the
-    first that a case has is taken. brain_extraction: what finds the brain of a case without such a target, ``deepbet`` (of
-    the package of that name, for MR) or nothing: then the case is refused. bias_correction: ``n4`` evens out the slow
-    shading of MR inside the foreground.
+    first that a case has is taken. brain_extraction: what finds the brain of a case without such a target: ``medae`` (its
+    own network, for MR), ``deepbet`` (of the package of that name, for MR) or nothing: then the case is refused.
+    bias_correction: ``n4`` evens out the slow shading of MR inside the foreground.
     channels: names, in the order of the network's input.
     """
 
@@ -66,7 +67,7 @@ class SpacePlan(Config):
     intensity: IntensityScheme = ZScore()
     foreground: Foreground = "nonzero"
     brain_from: tuple[str, ...] = ("brain_mask",)
-    brain_extraction: Literal["none", "deepbet"] = "none"
+    brain_extraction: BrainFinder = "none"
     bias_correction: Literal["none", "n4"] = "none"
     channels: tuple[str, ...] = ("image",)
 

@@ -231,6 +231,22 @@ def predict(
 
 
 @app.command()
+def brainmask(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data set; MR.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the masks (a file name for a single image).")],
+    format: Format = "auto",
+    doubtful: Annotated[bool, typer.Option("--doubtful", help="Write where the network is not sure, too.")] = False,
+    device: Device = "auto",
+    overrides: Annotated[list[str] | None, sets("data.modality=MR")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the brain in MR of any contrast, with or without skull."""
+    from pipelines import brainmask as program
+
+    program.run(source, output, {"format": format, "doubtful": doubtful, "device": device}, overrides or [], as_json)
+
+
+@app.command()
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="A label map or a folder of label maps.")],
     labels: Annotated[Path, typer.Argument(help="The reference label map, or the folder of them with the same file names.")],

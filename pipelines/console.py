@@ -70,8 +70,11 @@ class Screen:
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar with count and time left, in a log a line every half minute; yields ``report(done, total)``."""
-        began = time.monotonic()
+        """A bar with count and time left, in a log a line every half minute; yields ``report(done, total)``.
+
+        Where the count begins again, such as to read files that were made first, the time left does too.
+        """
+        began, last = time.monotonic(), 0
 
         def line(done: int, total: int | None) -> str:
             if not total or not done:
@@ -80,7 +83,13 @@ class Screen:
             return f"{done} of {total}, {timedelta(seconds=round(left))} left"
 
         with self._bar(title, line, MofNCompleteColumn(), TimeElapsedColumn()) as report:
-            yield report
+
+            def counted(done: int, total: int) -> None:
+                nonlocal began, last
+                began, last = (time.monotonic() if done < last else began), done
+                report(done, total)
+
+            yield counted
 
     @contextmanager
     def transfer(self, title: str) -> Iterator[Callable[[int, int | None], None]]:

@@ -19,6 +19,7 @@ from medae.data.finding import Finding
 from medae.data.sources import SourceConfig, open_manifest
 from medae.data.split import Split, SplitConfig, split_subjects
 from medae.errors import ConfigError, DataError
+from medae.inference.brainmask import extraction_of
 from medae.parallel import usable_cores
 from medae.plan import SpacePlan
 from medae.preprocessing.estimate import free_bytes, readable
@@ -55,6 +56,8 @@ class Opened(Config):
 
 
 DIGITS = 16
+MADE = ("phantom", "rendered")
+"""Layouts whose files medae makes where they are missing."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class Dataset:
 
 
 def located(source: SourceConfig) -> SourceConfig:
-    """Phantoms are made in the working folder, whatever MEDAE_DATA says: a data folder may be read-only."""
-    if source.format == "phantom" and not source.root.expanduser().is_absolute():
+    """What is made is made in the working folder, whatever MEDAE_DATA says: a data folder may be read-only."""
+    if source.format in MADE and not source.root.expanduser().is_absolute():
         return source.model_copy(update={"root": Path.cwd() / source.root})
     return source
 
@@ -98,7 +101,8 @@ def open_folder(folder: Path, format: str = "auto", keys: Mapping[str, Any] | No
 
 def open_dataset(config: DataConfig, screen: Screen) -> Dataset:
     """Open, check and split. Cases with an error are left out and named."""
-    with screen.progress("Reading files") as report, reporting(report):
+    made = config.data.format in MADE
+    with screen.progress("Making and reading files" if made else "Reading files") as report, reporting(report):
         manifest = open_manifest(located(config.data), config.case_ids)
     if config.max_cases is not None:
         manifest = manifest.model_copy(update={"cases": manifest.cases[: config.max_cases]})
@@ -152,8 +156,9 @@ def preprocess(
             screen.note(text)
 
     workers = workers or min(MOST_WORKERS, usable_cores())
+    brain = extraction_of(space)
     with screen.progress("Preprocessing") as report:
-        return build_store(manifest, space, cache_folder(), targets, workers, report, starting=starting)
+        return build_store(manifest, space, cache_folder(), targets, workers, report, brain=brain, starting=starting)
 
 
 def image_digests(manifest: Manifest) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from medae.anomaly.maps.registry import BASELINES
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.reading import read_array
 from medae.errors import DataError
+from medae.inference.brainmask import extraction_of
 from medae.metrics.pooled import pooled_difference
 from medae.plan import Plan
 from medae.preprocessing.prepare import prepare_case
@@ -82,7 +83,7 @@ def _with_lesions(
     cell: Cell,
 ) -> Probe:
     inserted = Inserted(cell, config, case.id, healthy, normal)
-    prepared = prepare_case(manifest, case, rows.plan.space, change=inserted)
+    prepared = prepare_case(manifest, case, rows.plan.space, brain=extraction_of(rows.plan.space), change=inserted)
     affine = prepared.native.matrix()
     counted = None if normal is None else from_ras(normal, affine)[0]
     return Probe(rows.scan(prepared), inserted.truth(affine), counted, inserted.count)

@@ -16,6 +16,7 @@ from medae.data.sides import has_sides
 from medae.errors import ConfigError, DataError
 from medae.export.nifti import write_native
 from medae.formats.read import read_volume
+from medae.inference.brainmask import extraction_of
 from medae.inference.native import labels_to_native
 from medae.inference.predict import predict_maps
 from medae.metrics.segmentation import LabelScore, case_metrics
@@ -133,7 +134,7 @@ def score_arms(
     scores: dict[str, dict[str, dict[str, LabelScore]]] = {arm: {} for arm in models}
     with screen.progress("Scoring cases") as report:
         for done, case in enumerate(test.cases, start=1):
-            prepared = prepare_case(test, case, plan.space)
+            prepared = prepare_case(test, case, plan.space, brain=extraction_of(plan.space))
             truth, spacing = reference(test, case, target)
             for arm, model in models.items():
                 found = segment(model, prepared, plan, device, mirrored)

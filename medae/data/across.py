@@ -117,7 +117,8 @@ def _duplicates(manifest: Manifest, inspections: Inspections) -> Iterator[Findin
             yield Finding(case.id, files, "warning" if same else "error", "duplicate", text, remedy, f"image {name}")
     for (name, _), (original, *later) in maps.items():
         for case in later:
-            if (original.id, case.id) not in copies:
+            shared = original.subject == case.subject and _file(original, name) == _file(case, name)
+            if not shared and (original.id, case.id) not in copies:
                 text = f"has the same label map '{name}' as the case {original.id}, for another image"
                 yield _whole("duplicate_labels", text, "Find the right label map.", case.id)
 
@@ -125,6 +126,12 @@ def _duplicates(manifest: Manifest, inspections: Inspections) -> Iterator[Findin
 def _shown(ref: ImageRef) -> str:
     """For the screen."""
     return some_of(ref.files)
+
+
+def _file(case: Case, target: str) -> tuple[str, ...]:
+    """The files of a label map; several images of one subject may have one and the same."""
+    ref = case.targets[target]
+    return ref.files if isinstance(ref, ImageRef) else ()
 
 
 def _place(ref: ImageRef) -> tuple[tuple[str, ...], int | None]:

@@ -8,20 +8,15 @@ settings, by which the folder is recognised) beside the subjects.
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import nibabel as nib
-import numpy as np
 from pydantic import Field, StrictInt, model_validator
 
 from medae.config import Config, digest, to_dict
 from medae.data.case import Case, ImageKind, Manifest, Modality
 from medae.data.files import image_refs, read_json
+from medae.data.made import claim, json_bytes, nifti_bytes, write_whole
 from medae.data.roots import absolute_root
 from medae.errors import DataError
 from medae.synthesis.brain import LESIONS, RECIPE, TISSUES, Phantom, Template, load_template, make_phantom
@@ -40,6 +35,8 @@ README = f"""{DESCRIPTION}
 Template: ICBM 152 nonlinear symmetric 2009a, Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre,
 Montreal Neurological Institute, McGill University; Fonov et al., NeuroImage 54 (2011), as nilearn distributes it.
 """
+
+NOTE = "phantom, not a scan of a person"
 
 
 class PhantomSource(Config):
@@ -110,12 +107,7 @@ class PhantomSource(Config):
 
 def write_cohort(root: Path, source: PhantomSource) -> None:
     """Make the missing files of a cohort, each whole or not at all. Raises DataError if other things are in the folder."""
-    root.mkdir(parents=True, exist_ok=True)
-    if not _is_ours(root):
-        raise DataError(
-            "The folder for the phantoms holds other files.", where=source.root, remedy="Name a new or empty folder as root."
-        )
-    _write(root / "README", README.encode())  # first: it marks the folder as ours
+    claim(root, README, source.root, "the phantoms")
     template: Template | None = None
     for number in range(1, source.subjects + 1):
         name, recipe = _name(number), _recipe(source, number)
@@ -125,14 +117,6 @@ def write_cohort(root: Path, source: PhantomSource) -> None:
         lesions = source.lesion if source.has_lesion(number) else None
         _write_subject(root, name, make_phantom(template, source.spacing, lesions, source.seed, number), recipe)
     _write_description(root, source)
-
-
-def _is_ours(root: Path) -> bool:
-    """Whether a folder is empty (hidden files do not count) or a folder of phantoms."""
-    if all(path.name.startswith(".") for path in root.iterdir()):
-        return True
-    readme = root / "README"
-    return readme.is_file() and readme.read_bytes().startswith(DESCRIPTION[:40].encode())
 
 
 def _name(number: int) -> str:
@@ -167,19 +151,9 @@ def _is_made(root: Path, name: str, recipe: str, where: Path) -> bool:
 def _write_subject(root: Path, name: str, phantom: Phantom, recipe: str) -> None:
     _file(root, name, "").parent.mkdir(parents=True, exist_ok=True)
     for kind, array in (("T1w", phantom.t1), ("tissue", phantom.tissue), ("lesion", phantom.lesion)):
-        _write(_file(root, name, f"{kind}.nii.gz"), _nifti(array, phantom.affine))
+        write_whole(_file(root, name, f"{kind}.nii.gz"), nifti_bytes(array, phantom.affine, NOTE))
     sidecar = {"Phantom": True, "Description": DESCRIPTION, "Lesions": phantom.drawn, "Recipe": recipe}
-    _write(_file(root, name, "T1w.json"), _json(sidecar))  # last: it says that the images are whole
-
-
-def _nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
-    """A gzipped NIfTI-1 file in scanner space and mm, the same bytes for the same array."""
-    image = nib.Nifti1Image(array, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = b"phantom, not a scan of a person"
-    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+    write_whole(_file(root, name, "T1w.json"), json_bytes(sidecar))  # last: it says that the images are whole
 
 
 def _write_description(root: Path, source: PhantomSource) -> None:
@@ -195,25 +169,6 @@ def _write_description(root: Path, source: PhantomSource) -> None:
         "Phantom": True,
         "Description": DESCRIPTION,
     }
-    _write(root / "participants.tsv", "\n".join(["participant_id\tlesion", *rows, ""]).encode())
-    _write(root / "dataset_description.json", _json(description))
-    _write(settings, _json({key: value for key, value in to_dict(source).items() if key != "root"}))
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole: beside its place, synced, then renamed. A file that holds the content already is left alone."""
-    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(root / "participants.tsv", "\n".join(["participant_id\tlesion", *rows, ""]).encode())
+    write_whole(root / "dataset_description.json", json_bytes(description))
+    write_whole(settings, json_bytes({key: value for key, value in to_dict(source).items() if key != "root"}))

@@ -27,6 +27,7 @@ from medae.data.nnunet import CHANNEL_NUMBER, NNUNetSource
 from medae.data.passed_over import hint
 from medae.data.phantom import PhantomSource
 from medae.data.pseudonyms import SALT_VARIABLE
+from medae.data.rendered import RenderedSource
 from medae.data.roots import resolve_root
 from medae.data.structures import with_structures
 from medae.data.table import TableSource, is_table
@@ -65,7 +66,9 @@ class AutoSource(FileSource):
     subject: re.Pattern[str] | None = None
 
 
-ConcreteSource = MSDSource | NNUNetSource | BIDSSource | FolderSource | TableSource | PhantomSource | DICOMSource
+ConcreteSource = (
+    MSDSource | NNUNetSource | BIDSSource | FolderSource | TableSource | PhantomSource | RenderedSource | DICOMSource
+)
 CONCRETE: dict[str, type[ConcreteSource]] = {
     "msd": MSDSource,
     "nnunet": NNUNetSource,
@@ -73,6 +76,7 @@ CONCRETE: dict[str, type[ConcreteSource]] = {
     "folder": FolderSource,
     "table": TableSource,
     "phantom": PhantomSource,
+    "rendered": RenderedSource,
     "dicom": DICOMSource,
 }
 
@@ -90,6 +94,7 @@ SourceConfig = Annotated[
     | Annotated[TableSource, Tag("table")]
     | Annotated[ManifestSource, Tag("manifest")]
     | Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[RenderedSource, Tag("rendered")]
     | Annotated[DICOMSource, Tag("dicom")]
     | Annotated[AutoSource, Tag("auto")],
     Discriminator(source_format),

@@ -7,7 +7,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 from pydantic import Field, field_validator
 
 from medae.config import Config
-from medae.plan import Foreground, IntensityScheme, Millimetres
+from medae.plan import BrainFinder, Foreground, IntensityScheme, Millimetres
 from medae.planning.memory import bytes_of
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class PlanHints(Config):
     intensity: IntensityScheme | None = None
     foreground: Foreground | None = None
     brain_from: tuple[str, ...] | None = None
-    brain_extraction: Literal["none", "deepbet"] | None = None
+    brain_extraction: BrainFinder | None = None
     bias_correction: Literal["none", "n4"] | None = None
     stem: Literal["plain", "space_to_depth"] | None = None
     downsampling: Literal["strided", "maxpool"] | None = None

@@ -63,7 +63,7 @@ def _space(found: Fingerprint, hints: PlanHints) -> tuple[SpacePlan, dict[str, s
     steps, scheme, rule = spacing(found, hints, across.value), intensity(found, hints), foreground(found, hints)
     default = SpacePlan()
     brain_from = or_default(hints.brain_from, default.brain_from, "targets that hold the brain, for foreground: brain")
-    extraction = or_default(hints.brain_extraction, default.brain_extraction, "or deepbet, for cases without one of them")
+    extraction = or_default(hints.brain_extraction, default.brain_extraction, "or medae, deepbet: for cases without one")
     bias = or_default(hints.bias_correction, default.bias_correction, "or n4, against the shading of MR: 10 to 40 s a scan")
     content = {
         "spatial_dims": dims.value,

@@ -71,11 +71,6 @@ def _deepbet(_version: str) -> Any:
         return Networks(no_gpu=True)
 
 
-def extraction_of(space: SpacePlan) -> BrainExtraction | None:
-    """The brain extraction that a plan names; None where it names none or has no use for one."""
-    return DeepBet() if space.foreground == "brain" and space.brain_extraction == "deepbet" else None
-
-
 def given_mask(labels_1IJK: np.ndarray) -> Tensor:
     """Bool ``[1, I, J, K]`` from a brain mask or the label map of a whole brain: what is above 0, with its holes filled."""
     return torch.from_numpy(ndimage.binary_fill_holes(labels_1IJK[0] > 0))[None]
@@ -87,6 +82,6 @@ def no_mask(case_id: str, space: SpacePlan) -> DataError:
     return DataError(
         f"The foreground is the brain, and the case has no brain mask (target {names}).",
         where=case_id,
-        remedy="Add brain masks to the data set (predict: --brain-mask), or set space.brain_extraction to deepbet for MR, "
+        remedy="Add brain masks to the data set (predict: --brain-mask), or set space.brain_extraction to medae for MR, "
         "or name a whole-brain parcellation in space.brain_from; a tumour's label is none.",
     )

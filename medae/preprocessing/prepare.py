@@ -15,9 +15,10 @@ from medae.data.case import Case, ImageRef, Manifest, Modality
 from medae.data.reading import read_array
 from medae.errors import DataError, GeometryError
 from medae.formats import read
+from medae.formats.raw import rows_of
 from medae.plan import SpacePlan
 from medae.preprocessing.bias import correct_bias
-from medae.preprocessing.brain import BrainExtraction, extraction_of, given_mask, no_mask
+from medae.preprocessing.brain import BrainExtraction, given_mask, no_mask
 from medae.preprocessing.foreground import foreground_mask
 from medae.preprocessing.intensity import normalise
 from medae.preprocessing.resample import plan_grid, resample_linear, resample_nearest
@@ -80,9 +81,9 @@ def prepare_case(
 ) -> Prepared:
     """Read, check and prepare the channels that the plan names and those of the targets that the case has.
 
-    brain: makes the mask where the plan's foreground is the brain and the case has no target of ``space.brain_from``;
-    by default what ``space.brain_extraction`` names. change: applied to the images once their mask is known, before they are
-    normalised, such as to put a lesion in.
+    brain: makes the mask where the plan's foreground is the brain and the case has no target of ``space.brain_from``; what
+    ``space.brain_extraction`` names is made by `medae.inference.brainmask.extraction_of`. change: applied to the images once
+    their mask is known, before they are normalised, such as to put a lesion in.
     Errors name files relative to the manifest's root.
     Raises DataError for a file that cannot be used, a target that is no label map and a brain mask that is missing,
     GeometryError for images of the case that lie on different grids.
@@ -121,6 +122,17 @@ def prepare_files(
     return _prepare(case_id, images, {}, space, mask if space.foreground == "brain" else None, brain)
 
 
+def prepare_array(image_1IJK: Tensor, affine: np.ndarray, space: SpacePlan, where: str = "image") -> Prepared:
+    """Prepare one channel that has been read already, for a plan of one channel whose foreground is not the brain.
+
+    image: float32, on nearest-RAS axes, in the file's units. affine: 4x4, voxel -> world mm. where: how errors name it.
+    """
+    _, i, j, k = image_1IJK.shape
+    native = NativeGrid(shape=(i, j, k), affine=rows_of(affine, Path(where)))
+    source = _Source(where, lambda: (image_1IJK.numpy(), native))
+    return _prepare(where, {space.channels[0]: source}, {}, space, None, None)
+
+
 def brain_mask_of(case: Case, space: SpacePlan) -> ImageRef | None:
     """The label map that the case's foreground comes from; None where the plan asks for none, or the case has none."""
     if space.foreground != "brain":
@@ -157,9 +169,9 @@ def _prepare(
             mask = given_mask(_on_grid(brain_mask, grid, "brain mask", first))
         elif space.foreground != "brain":
             mask = foreground_mask(raw, space.foreground)
-        elif (extraction := brain or extraction_of(space)) is not None:
+        elif brain is not None:
             _refuse_ct(images[first], "finds brains in MR", "Give brain masks.")
-            mask = extraction(raw, grid[1])
+            mask = brain(raw, grid[1])
         else:
             raise no_mask(case_id, space)
         if space.bias_correction == "n4":

@@ -24,7 +24,7 @@ from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import DataError, MedaeError
 from medae.parallel import unordered
 from medae.plan import SpacePlan
-from medae.preprocessing.brain import BrainExtraction, extraction_of
+from medae.preprocessing.brain import BrainExtraction
 from medae.preprocessing.entry import Entry, is_intact, open_entry, write_entry
 from medae.preprocessing.estimate import entry_bytes, refuse_small_disk
 from medae.preprocessing.prepare import brain_mask_of, prepare_case
@@ -92,7 +92,6 @@ def build_store(
     Raises DataError and GeometryError for a case that cannot be prepared, and DataError if the disk is far too small, before
     any work, if the folder cannot be written, or if a process dies; the entries that are done stay valid.
     """
-    brain = brain or extraction_of(space)
     keys = {case.id: (case.subject, entry_key(case, space, targets, brain)) for case in manifest.cases}
     store = Store(folder, space, tuple(targets), keys)
     _sweep(folder)

@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_whole_files_and_the_next_call_completes(
         sync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(DataError, match="No space left"):
             source(tmp_path / "part", subjects=2).manifest()
     whole, part = contents(tmp_path / "whole"), contents(tmp_path / "part")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +14,7 @@ from medae.errors import ArtifactError, ConfigError, DataError, GeometryError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
 from pipelines import evaluate, info, predict
 from pipelines.console import Screen
+from pipelines.inputs import find_inputs
 from pipelines.networks import network_config, seeded_network
 
 
@@ -178,25 +178,23 @@ def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
         nib.save(nib.Nifti1Image(scan, np.eye(4)), tmp_path / "scans" / name)
         nib.save(nib.Nifti1Image(mask, np.eye(4)), masks / name)
 
-    def scans(source, mask, **space):
-        artifact = SimpleNamespace(meta=SimpleNamespace(plan=SimpleNamespace(space=SpacePlan(**space))))
-        choice = predict.Options(brain_mask=mask)
-        return predict._scans(source, artifact, choice, predict._is_data_set(source), tmp_path / "out", Screen())[0]
+    def shapes(source, mask, foreground="brain"):
+        space = SpacePlan(foreground=foreground)
+        inputs = find_inputs(source, tmp_path / "out", Screen())
+        mask_of = predict._mask_of(inputs, space, mask)
+        return [scan.prepare(space, None, mask_of(scan)).shape for scan in inputs.scans]
 
-    found = scans(tmp_path / "scans", masks, foreground="brain")
-    assert [load().shape for _, load in found] == [(2, 2, 2), (3, 3, 3)]
-    (_, load), *_ = scans(tmp_path / "scans" / "b.nii.gz", masks / "a.nii.gz", foreground="brain")
-    assert load().shape == (2, 2, 2)
-    (_, load), *_ = scans(tmp_path / "scans" / "b.nii.gz", None, foreground="brain")
+    assert shapes(tmp_path / "scans", masks) == [(2, 2, 2), (3, 3, 3)]
+    assert shapes(tmp_path / "scans" / "b.nii.gz", masks / "a.nii.gz") == [(2, 2, 2)]
     with pytest.raises(DataError, match="no brain mask"):
-        load()
+        shapes(tmp_path / "scans" / "b.nii.gz", None)
     with pytest.raises(ConfigError, match="a brain mask has no effect"):
-        scans(tmp_path / "scans", masks, foreground="head")
+        shapes(tmp_path / "scans", masks, foreground="head")
     with pytest.raises(ConfigError, match="One brain mask is given for 2 scans"):
-        scans(tmp_path / "scans", masks / "a.nii.gz", foreground="brain")
+        shapes(tmp_path / "scans", masks / "a.nii.gz")
     (tmp_path / "cases.csv").write_text("subject,image\nP1,scans/a.nii.gz\n")
     with pytest.raises(ConfigError, match="masks are among its targets"):
-        scans(tmp_path / "cases.csv", masks, foreground="brain")
+        shapes(tmp_path / "cases.csv", masks)
 
 
 @pytest.fixture

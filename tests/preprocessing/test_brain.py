@@ -15,6 +15,7 @@ from torch import Tensor
 from medae.data.bids import BIDSSource
 from medae.data.case import Case, ImageKind, ImageRef, Manifest, Modality
 from medae.errors import DataError, GeometryError
+from medae.inference.brainmask import extraction_of
 from medae.plan import RobustZ, SpacePlan
 from medae.preprocessing.brain import DeepBet, given_mask
 from medae.preprocessing.prepare import prepare_case, prepare_files
@@ -155,10 +156,12 @@ def test_deepbet_that_is_not_installed_is_said_so(root: Path, monkeypatch: pytes
     asked = SPACE.model_copy(update={"brain_extraction": "deepbet"})
     manifest, case = case_of(root)
     with pytest.raises(DataError, match="not installed") as caught:
-        prepare_case(manifest, case, asked)
+        prepare_case(manifest, case, asked, brain=extraction_of(asked))
     assert "medae[brain]" in (caught.value.remedy or "")
     manifest, case = case_of(root, "brain_mask")
-    assert int(prepare_case(manifest, case, asked).mask.sum()) == size(3, 12)  # a given mask needs no package
+    assert int(prepare_case(manifest, case, asked, brain=extraction_of(asked)).mask.sum()) == size(
+        3, 12
+    )  # a given mask needs no package
 
 
 @pytest.mark.data
@@ -167,7 +170,7 @@ def test_deepbet_on_real_heads(data_root: Path) -> None:
     manifest = BIDSSource(root=data_root / "ixi_t1").manifest()
     space = SPACE.model_copy(update={"channels": ("T1w",), "spacing": (2.0,) * 3, "brain_extraction": "deepbet"})
     case = manifest.cases[0]
-    found = prepare_case(manifest, case, space)
+    found = prepare_case(manifest, case, space, brain=extraction_of(space))
     truth = prepare_case(manifest, case, space.model_copy(update={"brain_from": ("label",)}))
     assert DeepBet().name == f"deepbet {version('deepbet')}"
     assert int(found.mask.sum()) == pytest.approx(int(truth.mask.sum()), rel=0.05)

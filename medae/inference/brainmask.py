@@ -1,0 +1,116 @@
+"""Brain masks by medae's own network, whose weights travel in the package: any MR contrast, with or without skull, offline.
+
+The network is a segmenter of axial slices of 2 mm that ``configs/finetune/brainmask.yaml`` trains on renderings of healthy
+heads in random contrasts. What it was measured to do is on its model card, beside the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from medae.artifact import Artifact, load_artifact
+from medae.errors import DataError, GeometryError
+from medae.inference.native import maps_to_native
+from medae.inference.predict import predict_maps
+from medae.plan import SpacePlan
+from medae.preprocessing.brain import BrainExtraction, DeepBet
+from medae.preprocessing.prepare import prepare_array
+
+SHIPPED = Path(__file__).with_name("brain_network")
+"""The artifact in the package."""
+
+SURE = 0.9
+"""A voxel whose probability lies between this and its counterpart is doubtful."""
+
+LEAST_ML = 50.0
+"""A brain is larger, that of a newborn too; a part of one in a few slices is larger as well."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A brain mask. mask: bool ``[1, I, J, K]``, one piece, without holes. doubtful: bool, same shape: voxels of which the
+    network is not sure, inside and outside."""
+
+    mask: Tensor
+    doubtful: Tensor
+
+
+class MaskNetwork:
+    """A segmenter as a `medae.preprocessing.brain.BrainExtraction`. folder: its artifact. device: where it runs."""
+
+    def __init__(self, folder: Path = SHIPPED, device: str = "cpu") -> None:
+        self.folder, self.device = folder, device
+
+    @property
+    def name(self) -> str:
+        """The digest of the network with its weights."""
+        return f"medae {_artifact(self.folder).digest[:12]}"
+
+    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Tensor:
+        """As in `BrainExtraction`."""
+        return self.extract(image_CIJK, affine).mask
+
+    def extract(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
+        """The mask and where it is doubtful; of several channels, by the average of their probabilities.
+
+        image: float32, on nearest-RAS axes, in the file's units. affine: 4x4, voxel -> world mm.
+        Raises DataError if there is no brain.
+        """
+        probability = np.mean([self._probability(channel[None], affine) for channel in image_CIJK], axis=0)
+        mask = _one_piece(probability > 0.5)
+        if mask.sum() * abs(np.linalg.det(affine[:3, :3])) < 1000 * LEAST_ML:
+            raise DataError(
+                "No brain is found in the image.",
+                remedy="Look at the image: its header may name the wrong axes. Give a brain mask, or leave it out.",
+            )
+        doubtful = (probability > 1 - SURE) & (probability < SURE)
+        near = ndimage.binary_dilation(mask, iterations=3)
+        return Extracted(torch.from_numpy(mask)[None], torch.from_numpy(doubtful & near)[None])
+
+    def _probability(self, image_1IJK: Tensor, affine: np.ndarray) -> np.ndarray:
+        """That of the brain, ``[I, J, K]``, on the voxels of the image."""
+        meta = _artifact(self.folder).meta
+        prepared = prepare_array(image_1IJK, affine, meta.plan.space)
+        mirrored = meta.provenance.get("mirrored", ())
+        network = _network(self.folder, self.device)
+        maps = predict_maps(network, prepared, meta.plan, device=self.device, mirrored=mirrored, batch=16)
+        return maps_to_native(maps[1:], prepared)[0]
+
+
+def extraction_of(space: SpacePlan) -> BrainExtraction | None:
+    """The brain extraction that a plan names; None where it names none or has no use for one."""
+    if space.foreground != "brain" or space.brain_extraction == "none":
+        return None
+    return MaskNetwork() if space.brain_extraction == "medae" else DeepBet()
+
+
+def _one_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest component, with its holes filled."""
+    pieces, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    return np.asarray(ndimage.binary_fill_holes(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))))
+
+
+@lru_cache(maxsize=4)
+def _artifact(folder: Path) -> Artifact:
+    artifact = load_artifact(folder, "segmenter")
+    if len(artifact.meta.plan.space.channels) != 1 or artifact.meta.plan.space.foreground == "brain":
+        raise GeometryError(
+            "A network that finds the brain takes one channel, and no brain mask.",
+            where=folder,
+            remedy="Train it with configs/finetune/brainmask.yaml.",
+        )
+    return artifact
+
+
+@lru_cache(maxsize=4)
+def _network(folder: Path, device: str) -> torch.nn.Module:
+    return _artifact(folder).model().to(device)
