@@ -7,11 +7,12 @@
     python benchmarks/brain_extraction.py --table                      the table of what has been measured, as Markdown
 
 The folder of the sets is in MEDAE_DATA. Sets with brains to compare with, label > 0 with holes filled: ``ixi_t1`` (T1 of
-healthy heads, DLMUSE parcellation), ``ixi_unseen`` (the 12 of them that medae's own network was neither trained nor chosen on),
-``contrasts`` (each of these 12 in four random contrasts, half without skull, some with lesions), ``oasis`` (T1 without skull,
-parcellated by hand): Dice, volume ratio and sensitivity. Sets of patients, without brain masks: ``lgg`` (FLAIR), ``lgg_t1``,
-``lgg_t1ce``: the share of each lesion that lies inside the mask, and the mask's share of the image. Candidates are used with
-their defaults. A line is added to ``results/brain_extraction.jsonl`` for each candidate and set; nothing was tuned to these scans.
+healthy heads, DLMUSE parcellation), ``ixi_unseen`` (the 12 of them that medae's own network was neither trained nor chosen
+on), ``contrasts`` (each of these 12 in four random contrasts, half without skull, some with lesions), ``oasis`` (T1 without
+skull, parcellated by hand): Dice, volume ratio and sensitivity. Sets of patients, without brain masks: ``lgg`` (FLAIR),
+``lgg_t1``, ``lgg_t1ce``: the share of each lesion that lies inside the mask, and the mask's share of the image. All are
+used with their defaults. A line is added to ``results/brain_extraction.jsonl`` for each candidate and set; nothing was tuned
+to these scans.
 """
 
 from __future__ import annotations
