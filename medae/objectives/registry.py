@@ -8,6 +8,7 @@ from pydantic import Field
 
 from medae.errors import ConfigError
 from medae.models.networks import NetworkConfig, shortcuts
+from medae.objectives.adversarial import AdversarialConfig
 from medae.objectives.base import Objective
 from medae.objectives.combined import CombinedConfig, PartConfig
 from medae.objectives.denoising import DenoisingConfig
@@ -24,6 +25,7 @@ ObjectiveConfig = Annotated[
     | MaskedConfig
     | RestorationConfig
     | CombinedConfig
+    | AdversarialConfig
     | SegmentationConfig,
     Field(discriminator="kind"),
 ]
@@ -68,6 +70,8 @@ def check_objective(config: ObjectiveConfig, network: NetworkConfig) -> None:
 
 def parts_of(config: ObjectiveConfig) -> tuple[PartConfig | SegmentationConfig, ...]:
     """The objectives that a combination is made of; any other is its own only part."""
+    if isinstance(config, AdversarialConfig):
+        return parts_of(config.of)
     return tuple(part.objective for part in config.parts) if isinstance(config, CombinedConfig) else (config,)
 
 

@@ -33,7 +33,8 @@ OBJECTIVES["combined"] = {
     "kind": "combined",
     "parts": [{"weight": 0.5, "objective": OBJECTIVES[name]} for name in PARTS],
 }
-NETWORK_FOR = {"variational": "vae", "combined": "vae", "segmentation": "unet"}
+OBJECTIVES["adversarial"] = {"kind": "adversarial", "of": {"kind": "variational"}, "discriminator": {"widths": [4, 4]}}
+NETWORK_FOR = {"variational": "vae", "adversarial": "vae", "combined": "vae", "segmentation": "unet"}
 SIZES = {2: (16, 12), 3: (12, 8, 8)}
 
 
