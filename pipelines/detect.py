@@ -39,6 +39,7 @@ from pipelines.detect_results import evaluation_file, headline, row_metrics
 from pipelines.detect_scoring import Scorer
 from pipelines.files import write_text
 from pipelines.memory import estimator_of, refuse_beyond_memory
+from pipelines.networks import network_config
 from pipelines.outcome import Outcome
 from pipelines.pretrain import Autoencoding, train
 from pipelines.segmenting import reference, with_target
@@ -76,6 +77,12 @@ class Config(Autoencoding):
         if self.folds is not None and self.model is not None:
             raise ValueError("folds: each fold trains a model of its own; leave model out")
         return self
+
+    def check_network(self, plan: Plan) -> None:
+        """Raises ConfigError if network, objective or scoring do not fit a plan, or each other."""
+        super().check_network(plan)
+        if self.model is None:
+            self.scoring.check(network_config(self.network, plan))
 
     def divide(self, manifest: Manifest) -> Split:
         """The sides of a fold, else of the split."""
@@ -249,6 +256,7 @@ def _model(
                 where="normals",
                 remedy="Use normals: lesion_free_scans, or a model of slices.",
             )
+        config.scoring.check(artifact.meta.network)
         refuse_seen(stage.dataset.subset(stage.dataset.split.test), artifact, "model", "test")
         if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
             refuse_seen(cohort["validation"], artifact, "model", "calibration")

@@ -24,6 +24,7 @@ from medae.artifact import STATISTICS
 from medae.config import Config
 from medae.errors import ArtifactError
 from medae.inference.native import labels_to_native, maps_to_native
+from medae.models.networks import StoredConfig
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared
 
@@ -71,6 +72,13 @@ class Scoring(Config):
                         "side: dark finds nothing by ssim, which has no dark side; choose another side or measure"
                     )
         return self
+
+    def check(self, network: StoredConfig) -> None:
+        """Raises ConfigError if a map asks for what a network cannot do."""
+        for config in self.rows().values():
+            for part in config.of if isinstance(config, SumConfig) else (config,):
+                if isinstance(part, ResidualConfig) and part.draws is not None:
+                    part.draws.check(network)
 
     def rows(self) -> dict[str, MapConfig]:
         """All maps that are reported, by name: the detector's own, those to compare, the baselines."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medae.anomaly.draws import DrawsConfig, drawn
+from medae.config import digest, to_dict
 from medae.errors import ConfigError
 from medae.inference.predict import predict_maps
 from medae.plan import Plan
@@ -36,7 +39,23 @@ class Scan:
     ) -> None:
         self.prepared, self.plan, self.model, self.device = prepared, plan, model, device
         self.flips, self.kept = flips, kept
+        self._drawn: dict[str, Tensor] = {}
         self.normal = prepared.mask if normal is None else normal & prepared.mask
+
+    def drawn(self, config: DrawsConfig) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of several reconstructions, shaped as ``reconstruction``; made once, and kept."""
+        name = digest(to_dict(config))[:12]
+        if name not in self._drawn:
+            kept = None if self.kept is None else self.kept.with_suffix(f".{name}.npy")
+            if kept is not None and kept.is_file():
+                both = torch.from_numpy(np.load(kept))
+            else:
+                both = torch.stack(drawn(self._network(), self.prepared, self.plan, config, **self._how()))
+                if kept is not None:
+                    np.save(kept, both.numpy())
+            self._drawn[name] = both
+        mean, deviation = self._drawn[name]
+        return mean, deviation
 
     @property
     def image(self) -> Tensor:
@@ -58,15 +77,21 @@ class Scan:
         """What the model makes of the scan: float32 ``[C, I, J, K]`` on the CPU, in the units of the image."""
         if self.kept is not None and self.kept.is_file():
             return torch.from_numpy(np.load(self.kept))
+        made = predict_maps(self._network(), self.prepared, self.plan, activation="none", **self._how())
+        found = made.cpu().clone()  # a tensor of its own: those of inference mode cannot be worked on
+        if self.kept is not None:
+            np.save(self.kept, found.numpy())
+        return found
+
+    def _network(self) -> nn.Module:
         if self.model is None:
             raise ConfigError(
                 "A map needs a model's reconstruction, and there is no model.",
                 where="scoring.map",
                 remedy="Give a model, or use maps that need none (kind: intensity or blur).",
             )
+        return self.model
+
+    def _how(self) -> dict[str, Any]:
         axes = range(self.plan.space.spatial_dims) if self.flips else ()
-        made = predict_maps(self.model, self.prepared, self.plan, device=self.device, mirrored=axes, activation="none")
-        found = made.cpu().clone()  # a tensor of its own: those of inference mode cannot be worked on
-        if self.kept is not None:
-            np.save(self.kept, found.numpy())
-        return found
+        return {"device": self.device, "mirrored": axes}

@@ -47,7 +47,7 @@ class RenderedSource(Config):
 
     root: folder to write to; relative to MEDAE_DATA if that is set. of: the scans, MR with what is outside the brain.
     label: their brain masks or whole-brain parcellations: what is above 0, holes filled, is brain. renderings: of each scan.
-    render: what is drawn for one.
+    render: what is drawn for one. seed: of all draws.
     """
 
     format: Literal["rendered"] = "rendered"

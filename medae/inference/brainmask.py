@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medae.artifact import Artifact, load_artifact
-from medae.errors import DataError, GeometryError
+from medae.errors import ArtifactError, DataError
 from medae.inference.native import maps_to_native
 from medae.inference.predict import predict_maps
 from medae.plan import SpacePlan
@@ -103,8 +103,8 @@ def _one_piece(mask: np.ndarray) -> np.ndarray:
 def _artifact(folder: Path) -> Artifact:
     artifact = load_artifact(folder, "segmenter")
     if len(artifact.meta.plan.space.channels) != 1 or artifact.meta.plan.space.foreground == "brain":
-        raise GeometryError(
-            "A network that finds the brain takes one channel, and no brain mask.",
+        raise ArtifactError(
+            "A network that finds the brain takes one channel, and no brain mask to begin with.",
             where=folder,
             remedy="Train it with configs/finetune/brainmask.yaml.",
         )

@@ -66,6 +66,7 @@ class Discriminator(nn.Module):
 
 class AdversarialConfig(Config):
     """Another objective, and the wish to be taken for a scan. of: that objective. weight: of the wish, beside it.
+    discriminator: the second network.
 
     Both networks see scan and reconstruction inside the foreground only: what lies outside is no one's concern.
     """

@@ -31,9 +31,9 @@ class RenderConfig(Config):
     """What is drawn for each rendering of a head; ranges are (lowest, highest), uniform in between.
 
     own_contrast: probability that the scan keeps its own contrast. stripped: probability that what is outside the brain is
-    taken away, the mask widened by up to margin_mm. clean: probability that air is exactly 0. lesion: what lesions are put
-    in. thickness: of the slices, in voxels of the superior axis. shading: logarithm of the bias field's span. noise:
-    standard deviation, as a share of the brightest tissue.
+    taken away, beyond a margin. margin_mm: the widest margin. clean: probability that air is exactly 0. lesions: probability
+    that some are put in. lesion: what lesions. thickness: of the slices, in voxels of the superior axis. shading: logarithm
+    of the bias field's span. noise: standard deviation, as a share of the brightest tissue.
     """
 
     own_contrast: float = Field(default=0.25, ge=0, le=1)

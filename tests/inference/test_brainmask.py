@@ -1,0 +1,118 @@
+"""The brain mask network that travels in the package: any contrast, with or without skull, and where it says no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from medae.artifact import load_artifact
+from medae.data.bids import BIDSSource
+from medae.data.reading import read_array
+from medae.data.split import SplitConfig, split_subjects
+from medae.errors import ArtifactError, DataError
+from medae.inference import brainmask
+from medae.inference.brainmask import SHIPPED, MaskNetwork, extraction_of
+from medae.plan import SpacePlan
+from medae.preprocessing.brain import DeepBet
+from medae.seeding import numpy_generator
+from medae.synthesis.brain import load_template, make_phantom
+from medae.synthesis.head import RenderConfig, classify, render_head
+
+MEGABYTES = 2.0
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b)))
+
+
+def found(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    return MaskNetwork()(torch.from_numpy(np.asarray(image, dtype=np.float32))[None], affine)[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(load_template(3.0), 3.0, None, 0, 1)
+
+
+def test_the_network_is_small_and_was_made_with_nobody_of_the_test_side():
+    artifact = load_artifact(SHIPPED, "segmenter")
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < MEGABYTES * 1e6
+    assert artifact.meta.labels == {0: "background", 1: "brain"}
+    assert artifact.meta.plan.space.foreground != "brain"
+    assert MaskNetwork().name == f"medae {artifact.digest[:12]}"
+
+
+def test_a_phantom_without_skull_is_its_own_mask_in_any_contrast(phantom):
+    brain = phantom.tissue > 0
+    assert dice(found(phantom.t1, phantom.affine), brain) > 0.93
+    inverted = np.where(brain, phantom.t1.max() - phantom.t1 + 50, 0)
+    assert dice(found(inverted, phantom.affine), brain) > 0.93
+
+
+def test_the_mask_is_one_piece_without_holes_and_doubt_lies_along_its_edge(phantom):
+    image = torch.from_numpy(phantom.t1.astype(np.float32))[None]
+    result = MaskNetwork().extract(image, phantom.affine)
+    mask, doubtful = result.mask[0].numpy(), result.doubtful[0].numpy()
+    assert ndimage.label(mask)[1] == 1
+    assert np.array_equal(ndimage.binary_fill_holes(mask), mask)
+    assert 0 < doubtful.sum() < 0.3 * mask.sum()
+    core = ndimage.binary_erosion(phantom.tissue > 0, iterations=5)
+    assert not (doubtful & core).any()
+
+
+def test_channels_are_averaged_and_the_result_does_not_depend_on_units(phantom):
+    image = torch.from_numpy(phantom.t1.astype(np.float32))[None]
+    network = MaskNetwork()
+    one = network(image, phantom.affine)
+    assert torch.equal(network(torch.cat([image, image]), phantom.affine), one)
+    assert dice(network(1000 * image, phantom.affine).numpy(), one.numpy()) > 0.999
+
+
+def test_where_there_is_no_brain_it_is_said_so():
+    noise = torch.from_numpy(np.random.default_rng(0).uniform(0, 1, (1, 40, 40, 20)).astype(np.float32))
+    with pytest.raises(DataError, match="No brain is found"):
+        MaskNetwork()(noise, np.diag([1.0, 1.0, 1.0, 1.0]))  # 32 ml
+
+
+def test_the_plan_names_the_extraction():
+    brain = SpacePlan(foreground="brain")
+    assert extraction_of(brain) is None
+    assert extraction_of(SpacePlan(foreground="head", brain_extraction="medae")) is None
+    assert isinstance(extraction_of(brain.model_copy(update={"brain_extraction": "medae"})), MaskNetwork)
+    assert isinstance(extraction_of(brain.model_copy(update={"brain_extraction": "deepbet"})), DeepBet)
+
+
+def test_a_folder_that_is_no_such_network_is_refused(tmp_path: Path):
+    with pytest.raises(ArtifactError, match="no such model folder"):
+        MaskNetwork(tmp_path / "nothing")(torch.zeros(1, 4, 4, 4), np.eye(4))
+
+
+@pytest.mark.data
+def test_heads_that_it_was_not_made_with(data_root: Path):
+    manifest = BIDSSource(root=data_root / "ixi_t1").manifest()
+    unseen = split_subjects(manifest, SplitConfig(salt="medae-test:", test=12, validation=4)).test
+    case = manifest.of_subjects(unseen[:1]).cases[0]
+    image, native = read_array(manifest, case.images["T1w"])
+    labels, _ = read_array(manifest, case.targets["label"])
+    brain, affine = np.asarray(ndimage.binary_fill_holes(labels[0] > 0)), native.ras()[1]
+    assert dice(found(image[0], affine), brain) > 0.95
+    config = RenderConfig(own_contrast=0.0, stripped=0.0)
+    head = classify(image[0], brain)
+    rendered = [render_head(head, (2.0, 2.0, 2.0), config, numpy_generator(9, n)) for n in range(2)]
+    assert min(dice(found(each, affine), brain) for each in rendered) > 0.93
+
+
+def test_a_network_for_something_else_is_refused(monkeypatch: pytest.MonkeyPatch):
+    artifact = load_artifact(SHIPPED)
+    plan = artifact.meta.plan
+    space = plan.space.model_copy(update={"foreground": "brain"})
+    meta = artifact.meta.model_copy(update={"plan": plan.model_copy(update={"space": space})})
+    monkeypatch.setattr(brainmask, "load_artifact", lambda *_: type(artifact)(artifact.folder, meta, artifact.digest))
+    brainmask._artifact.cache_clear()
+    with pytest.raises(ArtifactError, match="one channel"):
+        MaskNetwork()(torch.zeros(1, 4, 4, 4), np.eye(4))
+    brainmask._artifact.cache_clear()
