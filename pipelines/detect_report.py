@@ -10,7 +10,7 @@ import numpy as np
 
 from medae.anomaly.calibration import Calibration
 from medae.anomaly.detector import DETECTOR, Scoring
-from medae.anomaly.maps.registry import BASELINES, SumConfig
+from medae.anomaly.maps.registry import BASELINES, parts_of
 from medae.data.case import ImageRef, Manifest
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
 from medae.metrics.pooled import pooled_difference
@@ -171,8 +171,13 @@ def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
 
 
 def _map_in_words(scoring: Scoring) -> str:
-    words = {"residual": "the residual", "intensity": "the intensity", "blur": "the scan less a blurred copy"}
-    parts = scoring.map.of if isinstance(scoring.map, SumConfig) else (scoring.map,)
+    words = {
+        "residual": "the residual",
+        "perceptual": "the perceptual distance",
+        "intensity": "the intensity",
+        "blur": "the scan less a blurred copy",
+    }
+    parts = parts_of(scoring.map)
     named = [words[part.kind] + (" at its place" if getattr(part, "place", None) else "") for part in parts]
     rarity = {
         "none": "",

@@ -13,7 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from medae.anomaly.maps.base import AnomalyMap
-from medae.anomaly.maps.registry import BASELINES, MapConfig, Rarity, SumConfig, baselines, build_map, build_maps
+from medae.anomaly.maps.perceptual import PerceptualConfig
+from medae.anomaly.maps.registry import BASELINES, MapConfig, Rarity, baselines, build_map, build_maps, parts_of
 from medae.anomaly.maps.residual import ResidualConfig
 from medae.anomaly.place import PlaceConfig
 from medae.anomaly.postprocessing import RAW, PostprocessingConfig, native_slice_axis, process_map, threshold_map
@@ -66,19 +67,24 @@ class Scoring(Config):
     @model_validator(mode="after")
     def _can_find(self) -> Scoring:
         for config in (self.map, *self.compare.values()):
-            for part in config.of if isinstance(config, SumConfig) else (config,):
-                if self.side == "dark" and isinstance(part, ResidualConfig) and part.measure == "ssim" and not part.place:
+            for part in parts_of(config):
+                one_sided = isinstance(part, PerceptualConfig) or (
+                    isinstance(part, ResidualConfig) and part.measure == "ssim"
+                )
+                if self.side == "dark" and one_sided and not getattr(part, "place", None):
                     raise ValueError(
-                        "side: dark finds nothing by ssim, which has no dark side; choose another side or measure"
+                        "side: dark finds nothing by ssim or perceptual, which have no dark side; choose another side or map"
                     )
         return self
 
     def check(self, network: StoredConfig) -> None:
         """Raises ConfigError if a map asks for what a network cannot do."""
         for config in self.rows().values():
-            for part in config.of if isinstance(config, SumConfig) else (config,):
+            for part in parts_of(config):
                 if isinstance(part, ResidualConfig) and part.draws is not None:
                     part.draws.check(network)
+                if isinstance(part, PerceptualConfig):
+                    part.check(network)
 
     def rows(self) -> dict[str, MapConfig]:
         """All maps that are reported, by name: the detector's own, those to compare, the baselines."""

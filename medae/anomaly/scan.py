@@ -50,7 +50,7 @@ class Scan:
             if kept is not None and kept.is_file():
                 both = torch.from_numpy(np.load(kept))
             else:
-                both = torch.stack(drawn(self._network(), self.prepared, self.plan, config, **self._how()))
+                both = torch.stack(drawn(self.network(), self.prepared, self.plan, config, **self._how()))
                 if kept is not None:
                     np.save(kept, both.numpy())
             self._drawn[name] = both
@@ -77,13 +77,18 @@ class Scan:
         """What the model makes of the scan: float32 ``[C, I, J, K]`` on the CPU, in the units of the image."""
         if self.kept is not None and self.kept.is_file():
             return torch.from_numpy(np.load(self.kept))
-        made = predict_maps(self._network(), self.prepared, self.plan, activation="none", **self._how())
-        found = made.cpu().clone()  # a tensor of its own: those of inference mode cannot be worked on
+        found = self.through(self.network(), self.prepared)
         if self.kept is not None:
             np.save(self.kept, found.numpy())
         return found
 
-    def _network(self) -> nn.Module:
+    def through(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        """What a network on the model's device makes of images on the scan's grid: float32 ``[K, I, J, K]`` on the CPU."""
+        made = predict_maps(network, prepared, self.plan, activation="none", **self._how())
+        return made.cpu().clone()  # a tensor of its own: those of inference mode cannot be worked on
+
+    def network(self) -> nn.Module:
+        """The model. Raises ConfigError if there is none."""
         if self.model is None:
             raise ConfigError(
                 "A map needs a model's reconstruction, and there is no model.",

@@ -129,7 +129,7 @@ def test_every_baseline_is_reported_beside_every_detector():
 
 def test_a_measure_without_a_dark_side_finds_nothing_dark():
     ssim = {"kind": "residual", "measure": "ssim"}
-    with pytest.raises(ConfigError, match="has no dark side"):
+    with pytest.raises(ConfigError, match="no dark side"):
         validate(Scoring, {"side": "dark", "map": {"kind": "sum", "of": [ssim, {"kind": "intensity"}]}})
     validate(Scoring, {"side": "dark", "map": {**ssim, "place": {}}})
 

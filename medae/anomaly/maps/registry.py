@@ -14,15 +14,23 @@ from medae.anomaly.maps.base import AnomalyMap, Scans, SignedMap
 from medae.anomaly.maps.blur import BlurConfig, BlurMap
 from medae.anomaly.maps.combined import SumMap
 from medae.anomaly.maps.intensity import IntensityConfig, IntensityMap
+from medae.anomaly.maps.perceptual import PerceptualConfig, PerceptualMap
 from medae.anomaly.maps.rarity import RarityMap
 from medae.anomaly.maps.residual import ResidualConfig, ResidualMap
 from medae.anomaly.place import PlaceConfig
 from medae.anomaly.residual import Side
 from medae.config import Config, digest
 
-Part = Annotated[ResidualConfig | IntensityConfig | BlurConfig, Field(discriminator="kind")]
+PartConfig = ResidualConfig | PerceptualConfig | IntensityConfig | BlurConfig
+Part = Annotated[PartConfig, Field(discriminator="kind")]
 
-PARTS: dict[type, Any] = {ResidualConfig: ResidualMap, IntensityConfig: IntensityMap, BlurConfig: BlurMap}
+PARTS: dict[type, Any] = {
+    ResidualConfig: ResidualMap,
+    PerceptualConfig: PerceptualMap,
+    IntensityConfig: IntensityMap,
+    BlurConfig: BlurMap,
+}
+OF_A_MODEL = (ResidualConfig, PerceptualConfig)
 
 
 class SumConfig(Config):
@@ -39,7 +47,7 @@ class SumConfig(Config):
         return self
 
 
-MapConfig = Annotated[ResidualConfig | IntensityConfig | BlurConfig | SumConfig, Field(discriminator="kind")]
+MapConfig = Annotated[PartConfig | SumConfig, Field(discriminator="kind")]
 
 Rarity = Literal["none", "all", "intensity"]
 
@@ -93,7 +101,12 @@ def learns(anomaly: AnomalyMap) -> bool:
 
 def needs_model(config: MapConfig) -> bool:
     """Whether the map asks for a model's reconstruction."""
-    return any(isinstance(part, ResidualConfig) for part in (config.of if isinstance(config, SumConfig) else (config,)))
+    return any(isinstance(part, OF_A_MODEL) for part in parts_of(config))
+
+
+def parts_of(config: MapConfig) -> tuple[PartConfig, ...]:
+    """The maps that a sum is made of; any other is its own only part."""
+    return config.of if isinstance(config, SumConfig) else (config,)
 
 
 BASELINES = ("intensity", "equalised", "voxelwise", "blurred")
