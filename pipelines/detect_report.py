@@ -43,7 +43,8 @@ def make_report(
     shown = describe_scores(report, stage.figure, evaluations, unfiltered)
     report.section("Threshold")
     for row in shown:
-        report.text(f"{title_of(row).capitalize()}: {calibrations[row].describe()}")
+        kept = promise_in_words(calibrations[row], evaluations[row])
+        report.text(f"{title_of(row).capitalize()}: {calibrations[row].describe()}{kept}")
     report.text(_scoring_in_words(scoring, plan))
     report.section("Scans")
     cases = _views(test, target, plan, stage, evaluations[DETECTOR].scans)
@@ -125,6 +126,21 @@ def describe_scores(
     scans = {title_of(row): evaluations[row].scans for row in shown}
     report.figure(scan_scores(scans, figure("scan-scores")), "Scan scores.", "chart")
     return shown
+
+
+def promise_in_words(calibration: Calibration, evaluation: AnomalyEvaluation) -> str:
+    """Whether the false positives of normal test subjects are as the calibration promised; empty where it cannot be told."""
+    normal = evaluation.normal_subjects()
+    rates = [rate for subject, rate in evaluation.false_positive_rates().items() if subject in normal]
+    promised = calibration.promise(len(rates)) if rates else None
+    if promised is None:
+        return ""
+    found, (low, high) = sum(rates) / len(rates), promised
+    subjects = f"{len(rates)} test subjects" if len(rates) > 1 else "one test subject"
+    said = f" Of {subjects} without a lesion it flagged {found:.2%} of the mask; promised were {low:.2%} to {high:.2%}"
+    if low <= found <= high:
+        return f"{said}: kept."
+    return f"{said}: not kept. They differ from the scans that the threshold was set on; set it on scans like these."
 
 
 def best_baseline(summaries: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -8,10 +8,14 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
+from scipy import stats
 
 from medae.config import Config
 from medae.errors import DataError
 from medae.metrics.voxelscores import N_BINS, at_least, bin_floor, check_same_grid, score_bins
+
+FEWEST = 3
+"""Calibration subjects without which nothing is promised."""
 
 Normals = Literal["lesion_free_scans", "lesion_free_slices"]
 
@@ -22,8 +26,9 @@ class Calibration(Config):
     threshold: a voxel is flagged when its value is at least this (units of the processed map).
     false_positive_rate: asked for, as the mean over subjects of the flagged share of the mask.
     achieved_mean, achieved_sd, achieved_max: of that share over the calibration subjects at the threshold (sd None
-    for one subject). threshold_low, threshold_high: range of thresholds when each subject in turn is left out; the
-    threshold itself for one subject.
+    for one subject). left_out: that share of each subject at the threshold that all others give: what the calibration
+    promises of subjects that it has not seen rests on these. threshold_low, threshold_high: range of thresholds when each
+    subject in turn is left out; the threshold itself for one subject.
     normals: whether the cohort is of healthy subjects, or of patients' slices without a marked lesion.
     cohort: which scans, in words: data set, scanner or site if known, phantoms if they are.
     """
@@ -33,12 +38,27 @@ class Calibration(Config):
     achieved_mean: float
     achieved_sd: float | None
     achieved_max: float
+    left_out: tuple[float, ...] = ()
     threshold_low: float
     threshold_high: float
     n_scans: int = Field(ge=1)
     n_subjects: int = Field(ge=1)
     normals: Normals
     cohort: str = Field(min_length=1)
+
+    def promise(self, n_subjects: int) -> tuple[float, float] | None:
+        """Where the mean flagged share of so many further normal subjects of this cohort should lie, with 95 % confidence.
+
+        Student's prediction interval of the square roots of ``left_out``, which are less skewed than the shares. None with
+        fewer than three calibration subjects.
+        """
+        n = len(self.left_out)
+        if n < FEWEST:
+            return None
+        roots = np.sqrt(self.left_out)
+        reach = stats.t.ppf(0.975, n - 1) * float(np.std(roots, ddof=1)) * np.sqrt(1 / n + 1 / n_subjects)
+        low, high = max(float(roots.mean()) - reach, 0.0), float(roots.mean()) + reach
+        return float(low**2), float(high**2)
 
     def describe(self) -> str:
         """Sentences for a report: what the threshold rests on and where it does not hold."""
@@ -51,6 +71,8 @@ class Calibration(Config):
             parts.append(
                 f"Leaving out each subject in turn moves it between {self.threshold_low:.4g} and {self.threshold_high:.4g}."
             )
+        if (one := self.promise(1)) is not None:
+            parts.append(f"Of another subject of this cohort it should flag {one[0]:.2%} to {one[1]:.2%}, were it normal.")
         if self.normals == "lesion_free_slices":
             parts.append(
                 "These are lesion-free slices of patients, not healthy people: choosing them used the lesion labels, and "
@@ -89,19 +111,22 @@ def calibrate(
     n_subjects = len(counts)
     chosen = _lowest_bin(total / n_subjects, rate)
     achieved = [float(histogram.flagged_share()[chosen]) for histogram in counts.values()]
-    left_out = [chosen]
+    thresholds, left_out = [chosen], list[float]()
     if n_subjects > 1:
-        left_out = [
-            _lowest_bin((total - histogram.flagged_share()) / (n_subjects - 1), rate) for histogram in counts.values()
-        ]
+        thresholds = []
+        for histogram in counts.values():
+            own = histogram.flagged_share()
+            thresholds.append(_lowest_bin((total - own) / (n_subjects - 1), rate))
+            left_out.append(float(own[thresholds[-1]]))
     return Calibration(
         threshold=bin_floor(chosen),
         false_positive_rate=rate,
         achieved_mean=float(np.mean(achieved)),
         achieved_sd=float(np.std(achieved, ddof=1)) if len(achieved) > 1 else None,
         achieved_max=max(achieved),
-        threshold_low=bin_floor(min(left_out)),
-        threshold_high=bin_floor(max(left_out)),
+        left_out=tuple(left_out),
+        threshold_low=bin_floor(min(thresholds)),
+        threshold_high=bin_floor(max(thresholds)),
         n_scans=n_scans,
         n_subjects=n_subjects,
         normals=normals,

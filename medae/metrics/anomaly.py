@@ -177,6 +177,10 @@ class AnomalyEvaluation:
         """Recall by lesion size."""
         return recall_by_size((scan.lesions for scan in self.scans), self.strata_ml)
 
+    def normal_subjects(self) -> frozenset[str]:
+        """Those none of whose scans has a lesion."""
+        return frozenset(scan.subject for scan in self.scans) - {scan.subject for scan in self.scans if scan.lesion_ml > 0}
+
     def false_positive_rates(self) -> dict[str, float]:
         """By subject: flagged share of the normal voxels inside the mask, the subject's scans pooled."""
         counts: dict[str, tuple[int, int]] = {}

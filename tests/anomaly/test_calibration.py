@@ -40,6 +40,9 @@ def test_subjects_count_alike_whatever_their_size() -> None:
     assert 0 <= found.threshold_low < 1e-30
     assert 95 < found.threshold_high < 95.1
     assert (found.n_scans, found.n_subjects) == (2, 2)
+    # Subject 1 just above 0 is flagged whole, subject 2 above 95 not at all.
+    assert found.left_out == (1.0, 0.0)
+    assert found.promise(1) is None, "two subjects promise nothing"
 
 
 def test_scans_of_one_subject_are_pooled() -> None:
@@ -95,3 +98,27 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
         run([np.array([[[np.nan]]])], 0.05)
     with pytest.raises(GeometryError, match="shape"):
         run([scan(range(3))], 0.05, [np.ones((1, 1, 4))])
+
+
+def test_a_promise_by_hand() -> None:
+    found = run([scan(range(1, 101))], 0.05).model_copy(update={"left_out": (0.01, 0.0225, 0.04)})
+    # Roots 0.10, 0.15, 0.20: mean 0.15, deviation 0.05; t(0.975, 2) = 4.3027; for 3 more: sqrt(1/3 + 1/3) = 0.8165.
+    reach = 4.30265 * 0.05 * 0.81650
+    assert found.promise(3) == pytest.approx((0.0, (0.15 + reach) ** 2), rel=1e-4)
+    assert "Of another subject" in found.describe()
+    tight = found.model_copy(update={"left_out": (0.0100, 0.0102, 0.0104, 0.0101)})
+    low, high = tight.promise(2)
+    assert 0.009 < low < 0.0101 < high < 0.0115
+
+
+def test_promises_are_kept_in_about_as_many_cohorts_as_they_say() -> None:
+    """Cohorts whose subjects differ in how noisy their maps are; six calibrate, eight more are met."""
+    rng = np.random.default_rng(0)
+    kept = []
+    for _ in range(60):
+        noise = np.exp(rng.normal(0, 0.15, size=14))
+        maps = [np.abs(rng.normal(scale=scale, size=(1, 1, 1500))).astype(np.float32) for scale in noise]
+        found = run(maps[:6], 0.05)
+        low, high = found.promise(8)
+        kept.append(low <= np.mean([(each >= found.threshold).mean() for each in maps[6:]]) <= high)
+    assert 0.88 <= np.mean(kept) <= 1.0

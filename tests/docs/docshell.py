@@ -162,6 +162,8 @@ def _changes(kind: str, content: Mapping[str, Any]) -> list[str]:
         changes += ["probe.labelled=2", "probe.scored=4"]
     if content["data"].get("format") == "phantom":
         changes += ["data.subjects=10", "data.spacing=6.0"]
+    if content["data"].get("format") == "rendered":
+        changes += ["data.renderings=1"]
     # all six training subjects where some choose, so that these hold a lesion
     own = f"labelled={6 if content.get('selection') else 2}" if kind == "finetune" else "validation_batches=1"
     return [*changes, own]

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
 
@@ -65,7 +66,7 @@ def make_data(phantoms: Path, data: Path) -> None:
         atlas = np.asarray(nib.load(tissue).dataobj)
         atlas = nib.Nifti1Image(np.where(atlas == 3, 81, atlas).astype(np.uint8), two.affine, two.header)
         name = f"sub-IXI{number:03d}"
-        _put(scan, data / "ixi_t1" / name / "anat" / f"{name}_T1w.nii.gz")
+        _put(_with_scalp(scan), data / "ixi_t1" / name / "anat" / f"{name}_T1w.nii.gz")
         _put(atlas, data / "ixi_t1" / "derivatives" / "dlmuse" / name / "anat" / f"{name}_space-orig_dseg.nii.gz")
         if number < 3:
             brighter = nib.load(scan)
@@ -79,6 +80,16 @@ def make_data(phantoms: Path, data: Path) -> None:
     _write(data / "lgg" / "dataset.json", nnunet)
     rows = [f"sub-{number:02d}\t{40 + number}\t{'patient' if number % 2 == 0 else 'control'}" for number in range(1, 11)]
     (data / "brains" / "participants.tsv").write_text("\n".join(["participant_id\tage\tgroup", *rows, ""]))
+
+
+def _with_scalp(scan: Path) -> nib.Nifti1Image:
+    """A head: a shell of three intensities around the brain, and dark bone between them."""
+    image = nib.load(scan)
+    voxels = np.asarray(image.dataobj).copy()
+    distance = ndimage.distance_transform_edt(voxels == 0)
+    shell = (distance >= 2) & (distance < 3)
+    voxels[shell] = np.random.default_rng(0).choice([300, 500, 900], size=shell.sum())
+    return nib.Nifti1Image(voxels, image.affine, image.header)
 
 
 def _put(source: Path | nib.Nifti1Image, target: Path) -> None:

@@ -1,0 +1,60 @@
+"""What a detection's report says in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medae.anomaly.calibration import Calibration
+from medae.metrics.anomaly import AnomalyEvaluation
+from pipelines.detect_report import promise_in_words
+
+CALIBRATION = Calibration(
+    threshold=1.0,
+    false_positive_rate=0.01,
+    achieved_mean=0.01,
+    achieved_sd=0.002,
+    achieved_max=0.013,
+    left_out=(0.009, 0.01, 0.011, 0.012),
+    threshold_low=0.9,
+    threshold_high=1.1,
+    n_scans=4,
+    n_subjects=4,
+    normals="lesion_free_scans",
+    cohort="four scans",
+)
+
+
+def evaluation(*subjects: tuple[str, int, bool]) -> AnomalyEvaluation:
+    """Scans of 1000 voxels: subject, voxels flagged, whether there is a lesion."""
+    found = AnomalyEvaluation()
+    for number, (subject, flagged, diseased) in enumerate(subjects):
+        mask, flags, lesion = (
+            np.ones((10, 10, 10), dtype=bool),
+            np.zeros((10, 10, 10), dtype=bool),
+            np.zeros((10, 10, 10), bool),
+        )
+        flags.ravel()[:flagged] = True
+        lesion.ravel()[-50:] = diseased
+        values = flags.astype(np.float32)
+        found.add(f"c{number}", values, flags, mask, lesion, voxel_ml=1.0, scan_score=0.0, subject=subject, error=None)
+    return found
+
+
+def test_a_promise_is_kept_or_not_by_the_normal_subjects_alone():
+    kept = promise_in_words(CALIBRATION, evaluation(("a", 9, False), ("b", 12, False), ("c", 500, True)))
+    assert "Of 2 test subjects without a lesion it flagged 1.05% of the mask" in kept
+    assert kept.endswith(": kept.")
+    broken = promise_in_words(CALIBRATION, evaluation(("a", 90, False), ("b", 12, False)))
+    assert "it flagged 5.10%" in broken
+    assert "not kept" in broken
+
+
+@pytest.mark.parametrize("subjects", [(("c", 5, True),), (("c", 5, True), ("c", 5, False))])
+def test_without_normal_subjects_nothing_is_said(subjects):
+    assert promise_in_words(CALIBRATION, evaluation(*subjects)) == ""
+
+
+def test_a_calibration_on_few_promises_nothing():
+    few = CALIBRATION.model_copy(update={"left_out": (0.01, 0.02)})
+    assert promise_in_words(few, evaluation(("a", 9, False))) == ""
