@@ -162,6 +162,7 @@ def medae() -> Extraction:
         array, native = read_array([path], "intensity")
         return from_ras(network(torch.from_numpy(array), native.ras()[1]).numpy(), native.matrix())[0]
 
+    run.version = f", network {network.name.split()[1]}"  # type: ignore[attr-defined]
     return run
 
 
@@ -263,7 +264,12 @@ def main() -> None:
         for source in chosen.set or ["ixi_unseen", "lgg"]:
             found = SETS[source](root)
             picked = [found[place] for place in np.linspace(0, len(found) - 1, min(chosen.cases, len(found))).astype(int)]
-            row = {"candidate": name, "package": f"{package} {release}", "set": source, "cases": len(picked)}
+            row = {
+                "candidate": name,
+                "package": f"{package} {release}{getattr(extract, 'version', '')}",
+                "set": source,
+                "cases": len(picked),
+            }
             row |= measured(extract, picked, source, name, chosen.pictures)
             row |= {"device": "CPU, 1 thread", "python": python_version(), "system": f"{system()} {machine()}"}
             with RESULTS.open("a", encoding="utf-8") as file:

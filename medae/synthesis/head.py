@@ -31,19 +31,19 @@ class RenderConfig(Config):
     """What is drawn for each rendering of a head; ranges are (lowest, highest), uniform in between.
 
     own_contrast: probability that the scan keeps its own contrast. stripped: probability that what is outside the brain is
-    taken away, beyond a margin. margin_mm: the widest margin. clean: probability that air is exactly 0. lesions: probability
-    that some are put in. lesion: what lesions. thickness: of the slices, in voxels of the superior axis. shading: logarithm
-    of the bias field's span. noise: standard deviation, as a share of the brightest tissue.
+    taken away, in half of them all of it, in half beyond a margin. margin_mm: the widest margin. clean: probability that air
+    is exactly 0. lesions: probability that some are put in. lesion: what lesions. thickness: of the slices, in voxels of the
+    superior axis. shading: logarithm of the bias field's span. noise: standard deviation, a share of the brightest tissue.
     """
 
     own_contrast: float = Field(default=0.25, ge=0, le=1)
-    stripped: float = Field(default=0.2, ge=0, le=1)
+    stripped: float = Field(default=0.35, ge=0, le=1)
     margin_mm: float = Field(default=6.0, ge=0)
     clean: float = Field(default=0.4, ge=0, le=1)
     lesion: LesionConfig = LesionConfig(
         number=(1, 2), size_mm=(8.0, 60.0), blur_mm=(1.0, 6.0), contrast=(0.1, 0.8), bright=0.7
     )
-    lesions: float = Field(default=0.6, ge=0, le=1)
+    lesions: float = Field(default=0.7, ge=0, le=1)
     thickness: tuple[float, float] = (1.0, 3.0)
     shading: tuple[float, float] = (0.1, 0.7)
     noise: tuple[float, float] = (0.01, 0.07)
@@ -105,8 +105,8 @@ def render_head(head: Head, spacing: Sequence[float], config: RenderConfig, rng:
     image = image * bias_field(image.shape, spacing, rng, strength=rng.uniform(*config.shading))
     air = head.classes == AIR
     if rng.uniform() < config.stripped:
-        margin = rng.uniform(0.0, config.margin_mm)
-        air = ndimage.distance_transform_edt(~head.brain, sampling=spacing) > margin
+        margin = rng.uniform(-config.margin_mm, config.margin_mm)  # below 0: nothing but the brain is left, in half of them
+        air = ndimage.distance_transform_edt(~head.brain, sampling=spacing) > max(margin, 0.0)
         image = np.where(air, np.float32(0), image)
     image = rician_noise(image, rng, sigma=rng.uniform(*config.noise))
     if rng.uniform() < config.clean:
