@@ -19,6 +19,7 @@ from medae.report.figures_anomaly import AnomalyCase, heatmap_panels, precision_
 from medae.report.figures_training import loss_curves
 from medae.report.html import Report
 from pipelines.data import description
+from pipelines.detect_strata import strata
 from pipelines.detect_titles import title_of
 from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
@@ -62,6 +63,15 @@ def make_report(
             for s in evaluations[DETECTOR].scans
         ],
     )
+    groups = strata(test, evaluations[DETECTOR])
+    if groups:
+        report.section("Groups")
+        report.table(
+            ["", "Group", "Subjects", "False positives in the mask", "Dice", "Scan score, mean"],
+            [[s.covariate, s.group, s.subjects, s.false_positives, s.dice, s.score] for s in groups],
+            caption="What the data set says of its cases. With few subjects a group, differences are to be looked at, not "
+            "believed.",
+        )
     if history:
         report.section("Training")
         report.figure(loss_curves(history, stage.figure("loss")), "Training of the autoencoder.", "chart")
