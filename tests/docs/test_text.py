@@ -91,3 +91,9 @@ def test_every_page_is_in_the_index():
     pages = {page for page in PAGES if page.is_relative_to(index.parent) and page != index}
     unlinked = {page for page in pages if not linked & {page, page.with_name("README.md")}}
     assert unlinked == set()
+
+
+@pytest.mark.parametrize("page", PAGES, **IDS)
+def test_tests_that_the_text_names_exist(page):
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", prose(page)):
+        assert f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
