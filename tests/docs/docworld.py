@@ -83,12 +83,12 @@ def make_data(phantoms: Path, data: Path) -> None:
 
 
 def _with_scalp(scan: Path) -> nib.Nifti1Image:
-    """A head: a shell of three intensities around the brain, and dark bone between them."""
+    """A head: a bright shell around the brain, and dark bone between them."""
     image = nib.load(scan)
     voxels = np.asarray(image.dataobj).copy()
     distance = ndimage.distance_transform_edt(voxels == 0)
     shell = (distance >= 2) & (distance < 3)
-    voxels[shell] = np.random.default_rng(0).choice([300, 500, 900], size=shell.sum())
+    voxels[shell] = np.random.default_rng(0).integers(700, 1500, size=shell.sum())
     return nib.Nifti1Image(voxels, image.affine, image.header)
 
 
