@@ -240,7 +240,7 @@ def brainmask(
     overrides: Annotated[list[str] | None, sets("data.modality=MR")] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the brain in MR of any contrast, with or without skull."""
+    """Find the brain in MR of heads, whatever the contrast."""
     from pipelines import brainmask as program
 
     program.run(source, output, {"format": format, "doubtful": doubtful, "device": device}, overrides or [], as_json)

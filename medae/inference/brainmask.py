@@ -1,4 +1,4 @@
-"""Brain masks by medae's own network, whose weights travel in the package: any MR contrast, with or without skull, offline.
+"""Brain masks by medae's own network, whose weights travel in the package: heads in any MR contrast, offline.
 
 The network is a segmenter of axial slices of 2 mm that ``configs/finetune/brainmask.yaml`` trains on renderings of healthy
 heads in random contrasts. What it was measured to do is on its model card, beside the weights.
