@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medae.data.case import Manifest
-from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
+from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics, false_positive_rates
 
 FEW = 8
 """A covariate with more values than this is no grouping, unless they are numbers."""
@@ -65,13 +65,13 @@ def _groups(name: str, values: Mapping[str, str | float | None]) -> dict[str, st
     known = {value for value in values.values() if value is not None}
     numbers = [value for value in known if isinstance(value, float)]
     if name.lower() == "age" and len(numbers) == len(known):
-        return {case: UNKNOWN if not isinstance(value, float) else _decades(value) for case, value in values.items()}
+        return {case: UNKNOWN if not isinstance(value, float) else _age_group(value) for case, value in values.items()}
     if len(known) > FEW:
         return dict.fromkeys(values, "all")
     return {case: UNKNOWN if value is None else _said(value) for case, value in values.items()}
 
 
-def _decades(age: float) -> str:
+def _age_group(age: float) -> str:
     low = int(age // YEARS * YEARS)
     return f"{low}-{low + int(YEARS) - 1} years"
 
@@ -81,16 +81,12 @@ def _said(value: str | float) -> str:
 
 
 def _stratum(covariate: str, group: str, scans: Sequence[ScanMetrics]) -> Stratum:
-    flagged: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for scan in scans:
-        flagged[scan.subject][0] += scan.false_positives
-        flagged[scan.subject][1] += scan.normal_voxels
-    rates = [positives / normal for positives, normal in flagged.values() if normal]
+    rates = list(false_positive_rates(scans).values())
     dice = [scan.dice for scan in scans if scan.has_lesion and scan.dice is not None]
     return Stratum(
         covariate,
         group,
-        len(flagged),
+        len({scan.subject for scan in scans}),
         float(np.mean(rates)) if rates else None,
         float(np.mean(dice)) if dice else None,
         float(np.mean([scan.score for scan in scans])),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def claim(root: Path, readme: str, where: Path, what: str) -> None:
             f"The folder for {what} holds other files.", where=where, remedy="Name a new or empty folder as root."
         )
     write_whole(mark, readme.encode())
+
+
+@contextmanager
+def writing(where: Path, what: str) -> Iterator[None]:
+    """Within this context a file that cannot be written is a DataError. where: how it is named. what: that is written."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{what} cannot be written: {error.strerror or error}.",
+            where=where,
+            remedy="Choose a root that you may write to, on a disk with enough room.",
+        ) from error
 
 
 def nifti_bytes(array: np.ndarray, affine: np.ndarray, note: str) -> bytes:

@@ -16,7 +16,7 @@ from pydantic import Field, StrictInt, model_validator
 from medae.config import Config, digest, to_dict
 from medae.data.case import Case, ImageKind, Manifest, Modality
 from medae.data.files import image_refs, read_json
-from medae.data.made import claim, json_bytes, nifti_bytes, write_whole
+from medae.data.made import claim, json_bytes, nifti_bytes, write_whole, writing
 from medae.data.roots import absolute_root
 from medae.errors import DataError
 from medae.synthesis.brain import LESIONS, RECIPE, TISSUES, Phantom, Template, load_template, make_phantom
@@ -76,14 +76,8 @@ class PhantomSource(Config):
         Raises DataError if the folder holds other things or phantoms of other settings, or cannot be written to.
         """
         root = absolute_root(self.root)
-        try:
+        with writing(self.root, "The phantoms"):
             write_cohort(root, self)
-        except OSError as error:
-            raise DataError(
-                f"The phantoms cannot be written: {error.strerror or error}.",
-                where=self.root,
-                remedy="Choose a root that you may write to, on a disk with enough room.",
-            ) from error
         wanted: dict[tuple[str, str], tuple[Path, ImageKind, Modality]] = {}
         for number in range(1, self.subjects + 1):
             name = _name(number)

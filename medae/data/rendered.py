@@ -22,7 +22,7 @@ from medae.data.case import Case, ImageRef, Manifest
 from medae.data.digests import reporter
 from medae.data.files import image_refs, read_json
 from medae.data.folder import FolderSource
-from medae.data.made import claim, json_bytes, nifti_bytes, write_whole
+from medae.data.made import claim, json_bytes, nifti_bytes, write_whole, writing
 from medae.data.msd import MSDSource
 from medae.data.nnunet import NNUNetSource
 from medae.data.reading import read_array
@@ -71,15 +71,9 @@ class RenderedSource(Config):
                 where="label",
                 remedy="Name the brain masks or whole-brain parcellations.",
             )
-        try:
+        with writing(self.root, "The renderings"):
             claim(root, README, self.root, "the renderings")
             failures = self._write(root, scans)
-        except OSError as error:
-            raise DataError(
-                f"The renderings cannot be written: {error.strerror or error}.",
-                where=self.root,
-                remedy="Choose a root that you may write to, on a disk with enough room.",
-            ) from error
         if failures:
             raise failures[0]
         names = {(case.id, number): _name(case, number) for case in scans.cases for number in range(1, 1 + self.renderings)}

@@ -1,7 +1,7 @@
 """Brain masks by medae's own network, whose weights travel in the package: heads in any MR contrast, offline.
 
 The network is a segmenter of axial slices of 2 mm that ``configs/finetune/brainmask.yaml`` trains on renderings of healthy
-heads in random contrasts. What it was measured to do is on its model card, beside the weights.
+heads in random contrasts. What it does and where it fails is in docs/decisions/0013-own-brain-masks.md.
 """
 
 from __future__ import annotations

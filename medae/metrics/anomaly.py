@@ -101,6 +101,15 @@ class ScanMetrics:
         return self.false_positives / self.normal_voxels if self.normal_voxels else None
 
 
+def false_positive_rates(scans: Iterable[ScanMetrics]) -> dict[str, float]:
+    """By subject: flagged share of the normal voxels inside the mask, the subject's scans pooled."""
+    counts: dict[str, tuple[int, int]] = {}
+    for scan in scans:
+        flagged, normal = counts.get(scan.subject, (0, 0))
+        counts[scan.subject] = (flagged + scan.false_positives, normal + scan.normal_voxels)
+    return {subject: flagged / normal for subject, (flagged, normal) in counts.items() if normal}
+
+
 class AnomalyEvaluation:
     """Collects scans one at a time; keeps counts and a row a scan, never the arrays."""
 
@@ -182,12 +191,8 @@ class AnomalyEvaluation:
         return frozenset(scan.subject for scan in self.scans) - {scan.subject for scan in self.scans if scan.lesion_ml > 0}
 
     def false_positive_rates(self) -> dict[str, float]:
-        """By subject: flagged share of the normal voxels inside the mask, the subject's scans pooled."""
-        counts: dict[str, tuple[int, int]] = {}
-        for scan in self.scans:
-            flagged, normal = counts.get(scan.subject, (0, 0))
-            counts[scan.subject] = (flagged + scan.false_positives, normal + scan.normal_voxels)
-        return {subject: flagged / normal for subject, (flagged, normal) in counts.items() if normal}
+        """See ``false_positive_rates``."""
+        return false_positive_rates(self.scans)
 
     def summary(self) -> dict[str, float | int | None]:
         """The figures over all scans.

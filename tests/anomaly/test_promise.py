@@ -30,8 +30,8 @@ MAPS = {
 }
 
 
-def check(manifest: Manifest, split: SplitConfig, space: SpacePlan) -> None:
-    """The mean flagged share of test subjects lies where validation subjects promise, for maps without a model."""
+def broken(manifest: Manifest, split: SplitConfig, space: SpacePlan) -> list[str]:
+    """Of maps without a model: where the mean flagged share of test subjects is not what validation subjects promise."""
     sides = split_subjects(manifest, split)
     plan = Plan(space=space, network=NETWORK, sampling=SamplingPlan(patch=(16, 16, 16)))
     scans = {case.subject: Scan(prepare_case(manifest, case, space), plan) for case in manifest.cases}
@@ -40,20 +40,24 @@ def check(manifest: Manifest, split: SplitConfig, space: SpacePlan) -> None:
     )
     maps = {name: build_map(config, "absolute", 1) for name, config in MAPS.items()}
     learn_maps(maps.values(), lambda: training, lambda: validation)
+    problems = []
     for name, anomaly in maps.items():
         heat = [anomaly(scan)[0].numpy() for scan in validation]
         masks = [scan.mask[0].numpy() for scan in validation]
         found = calibrate(heat, masks, RATE, cohort="validation", normals="lesion_free_scans")
         low, high = found.promise(len(test))
         share = np.mean([(anomaly(scan)[0].numpy()[scan.mask[0].numpy()] >= found.threshold).mean() for scan in test])
-        assert low <= share <= high, f"{name}: {share:.4f} is not from {low:.4f} to {high:.4f}"
-        assert high < 10 * RATE, f"{name}: a promise of up to {high:.3f} says nothing"
+        if not low <= share <= high:
+            problems.append(f"{name}: {share:.4f} is not from {low:.4f} to {high:.4f}")
+        if high >= 10 * RATE:
+            problems.append(f"{name}: a promise of up to {high:.3f} says nothing")
+    return problems
 
 
 def test_on_phantoms(tmp_path: Path) -> None:
     manifest = PhantomSource(root=tmp_path, subjects=24, lesions=0, spacing=6.0).manifest()
     space = SpacePlan(spacing=(6.0, 6.0, 6.0), intensity=RobustZ(), foreground="nonzero", channels=("T1w",))
-    check(manifest, SplitConfig(salt="promise:", test=8, validation=8), space)
+    assert broken(manifest, SplitConfig(salt="promise:", test=8, validation=8), space) == []
 
 
 @pytest.mark.data
@@ -62,4 +66,4 @@ def test_on_real_heads(data_root: Path) -> None:
     space = SpacePlan(
         spacing=(4.0, 4.0, 4.0), intensity=RobustZ(), foreground="brain", brain_from=("label",), channels=("T1w",)
     )
-    check(manifest, SplitConfig(salt="medae-test:", test=12, validation=8), space)
+    assert broken(manifest, SplitConfig(salt="medae-test:", test=12, validation=8), space) == []
