@@ -10,7 +10,7 @@ from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
 
 def evaluation_file(folder: Path, kind: str, row: str) -> Path:
     """Of a stage's folder. kind: ``filtered`` or ``unfiltered``."""
-    return folder / "evaluations" / f"{row}-{kind}.npz"
+    return folder / "evaluations" / f"{row}-{kind}.json"
 
 
 def row_metrics(evaluation: AnomalyEvaluation, unfiltered: AnomalyEvaluation) -> dict[str, Any]:

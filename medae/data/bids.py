@@ -11,6 +11,7 @@ from pydantic import Field
 
 from medae.data.bids_names import LABEL_SUFFIXES, NOT_IMAGES, BIDSFile, Sessions, misplaced, scan
 from medae.data.bids_tables import covariates, dseg_names
+from medae.data.brain_masks import BRAIN_MASK
 from medae.data.case import Manifest, Modality
 from medae.data.files import FileSource, modality_of
 from medae.data.finding import Level
@@ -18,8 +19,6 @@ from medae.data.gather import Files
 from medae.data.roots import resolve_root
 from medae.errors import DataError
 from medae.formats.endings import stem
-
-BRAIN_MASK = "brain_mask"
 
 Kind = tuple[str, str]
 """Suffix and what tells it from others of its suffix."""

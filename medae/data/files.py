@@ -27,13 +27,15 @@ class FileSource(Config):
     root: folder of the data set; relative to the folder in MEDAE_DATA, or to the working folder if that is not set.
     modality: of all images, where the layout does not say it or says it wrongly. target_name: of the label maps.
     structures: what is to be learnt, of the many values of an atlas: name -> value or values in the label map, which
-    become 1, 2, 3 in this order; all other values are background.
+    become 1, 2, 3 in this order; all other values are background. brain_masks: folder of brain masks, as ``medae brainmask``
+    writes them, relative as the root is; they are the target ``brain_mask``.
     """
 
     root: Path
     modality: Modality | None = None
     target_name: str = "label"
     structures: dict[str, Values] | None = Field(default=None, min_length=1)
+    brain_masks: Path | None = None
 
     @field_validator("structures")
     @classmethod

@@ -15,6 +15,7 @@ from pydantic import Discriminator, Tag
 
 from medae.config import validate
 from medae.data.bids import BIDSSource
+from medae.data.brain_masks import with_brain_masks
 from medae.data.case import Case, Manifest
 from medae.data.dicom import DICOMSource
 from medae.data.dicom_scan import holds_dicom
@@ -142,6 +143,8 @@ def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids
     manifest = source.manifest()
     if isinstance(source, FileSource) and source.structures:
         manifest = with_structures(manifest, source.structures)
+    if isinstance(source, FileSource) and source.brain_masks is not None:
+        manifest = with_brain_masks(manifest, source.brain_masks)
     is_plain = isinstance(source, FolderSource) and source.ids == "hashed"
     return hash_ids(manifest) if is_plain or case_ids == "hashed" else manifest
 
@@ -150,12 +153,11 @@ def recognise(source: AutoSource) -> ConcreteSource:
     """The source for the layout that is found under ``source.root``."""
     layout = detect_format(source.root)
     model = CONCRETE[layout]
-    if model is PhantomSource and source.structures:
-        raise ConfigError(
-            "Phantoms have label maps of a few tissues; there are no structures to put together.",
-            where="structures",
-            remedy="Remove it.",
-        )
+    for key in ("structures", "brain_masks") if model is PhantomSource else ():
+        if getattr(source, key) is not None:
+            raise ConfigError(
+                "Phantoms are whole as they are made: brains, with a few tissues.", where=key, remedy="Remove it."
+            )
     if model is PhantomSource:
         root = resolve_root(source.root)
         return validate(PhantomSource, {**read_json(root / PHANTOM_FILE, root), "root": source.root}, PHANTOM_FILE)

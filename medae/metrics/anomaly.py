@@ -72,7 +72,7 @@ class ScanMetrics:
     """One scan. Figures that need a lesion are None without one.
 
     score: the scan score. lesion_ml: true volume. mask_recall: share of the lesion inside the mask. dice, recall,
-    precision: of the predicted mask, voxel-wise. false_positives, normal_voxels: inside the mask.
+    precision: of the predicted mask, voxel-wise. true_positives, false_positives, normal_voxels: inside the mask.
     """
 
     case: str
@@ -85,6 +85,7 @@ class ScanMetrics:
     dice: float | None
     recall: float | None
     precision: float | None
+    true_positives: int
     false_positives: int
     normal_voxels: int
     lesions: LesionMatch
@@ -111,7 +112,7 @@ def false_positive_rates(scans: Iterable[ScanMetrics]) -> dict[str, float]:
 
 
 class AnomalyEvaluation:
-    """Collects scans one at a time; keeps counts and a row a scan, never the arrays."""
+    """Collects scans one at a time; keeps a row and a tally a scan, from which every figure comes, never the arrays."""
 
     def __init__(self, overlap: float = 0.1, strata_ml: Sequence[float] = SIZE_STRATA_ML) -> None:
         """overlap: of the lesion-wise rule. strata_ml: inner bounds of the lesion sizes, in millilitres."""
@@ -121,7 +122,6 @@ class AnomalyEvaluation:
         self.tallies: list[Tally] = []
         self.pooled = VoxelScores()
         self.dice_curves = np.zeros(N_BINS)
-        self.voxels = np.zeros(3, dtype=np.int64)
 
     def add(
         self,
@@ -161,18 +161,23 @@ class AnomalyEvaluation:
             dice=2 * hit / (flags + total) if total else None,
             recall=hit / total if total else None,
             precision=hit / flags if total and flags else None,
+            true_positives=hit,
             false_positives=flags - hit,
             normal_voxels=tally.n_normal,
             lesions=match_lesions(flagged, diseased, voxel_ml, self.overlap),
             error=None if error is None else lesion_error(error, inside, diseased),
         )
-        self.scans.append(row)
-        self.tallies.append(Tally.of(tally))
-        self.pooled.merge(tally)
-        self.voxels += (hit, flags, total)
-        if total:
-            self.dice_curves += tally.dice_curve()
+        self.include(row, Tally.of(tally))
         return row
+
+    def include(self, scan: ScanMetrics, tally: Tally) -> None:
+        """Take in a scan that was evaluated before."""
+        counts = tally.scores()
+        self.scans.append(scan)
+        self.tallies.append(tally)
+        self.pooled.merge(counts)
+        if counts.n_lesion:
+            self.dice_curves += counts.dice_curve()
 
     def subjects(self) -> list[str]:
         """Whom each scan is of, in the order of the scans."""
@@ -209,7 +214,8 @@ class AnomalyEvaluation:
         errors = [scan.error for scan in self.scans if scan.error is not None]
         oracle, oracle_threshold = self._best(self.dice_curves / len(diseased)) if diseased else (None, None)
         pooled_oracle = self._best(self.pooled.dice_curve())[0] if diseased else None
-        hit, flags, total = (int(count) for count in self.voxels)
+        hit = sum(scan.true_positives for scan in self.scans)
+        flags, total = hit + sum(scan.false_positives for scan in self.scans), self.pooled.n_lesion
         lesions = sum(len(scan.lesions.found) for scan in diseased)
         findings = sum(scan.lesions.findings for scan in self.scans)
         n_voxels = self.pooled.n_lesion + self.pooled.n_normal

@@ -1,4 +1,4 @@
-"""Keeping an evaluation of anomalies on disk, and putting those of several parts together as one.
+"""Keeping an evaluation of anomalies as JSON, and putting those of several parts together as one.
 
 The parts are of different scans, such as the folds of a cross-validation, whose maps should have one unit: pooled figures
 compare their values.
@@ -6,9 +6,11 @@ compare their values.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
-import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,56 +23,41 @@ from medae.metrics.lesions import LesionMatch
 from medae.metrics.pooled import Tally
 
 
-def save_evaluation(evaluation: AnomalyEvaluation, path: Path) -> None:
-    """Write an evaluation as a compressed ``.npz`` of numbers and JSON; nothing in it is pickled."""
-    pooled = evaluation.pooled
-    bins = np.flatnonzero(pooled.normal + pooled.lesion)
-    tallies = evaluation.tallies
-    content: dict[str, Any] = {
-        "bins": bins,
-        "normal": pooled.normal[bins],
-        "lesion": pooled.lesion[bins],
-        "counts": np.array([pooled.missed, *evaluation.voxels], dtype=np.int64),
-        "dice_places": (steps := np.flatnonzero(np.diff(evaluation.dice_curves, prepend=np.nan) != 0)),
-        "dice_values": evaluation.dice_curves[steps],
-        "lengths": np.array([len(tally.bins) for tally in tallies], dtype=np.int64),
-        "missed": np.array([tally.missed for tally in tallies], dtype=np.int64),
-        **{
-            f"tally_{name}": np.concatenate([getattr(tally, name) for tally in tallies] or [np.arange(0)])
-            for name in ("bins", "normal", "lesion")
-        },
-    }
-    record = {
+def packed(evaluation: AnomalyEvaluation, bits: int = 0) -> dict[str, Any]:
+    """In plain JSON types. bits: that scores are rounded down by, see ``Tally.coarse``; rows of scans stay exact."""
+    tallies = [tally.coarse(bits) if bits else tally for tally in evaluation.tallies]
+    return {
         "overlap": evaluation.overlap,
-        "strata_ml": evaluation.strata_ml,
-        "scans": [asdict(s) for s in evaluation.scans],
+        "strata_ml": list(evaluation.strata_ml),
+        "scans": [asdict(scan) | {"tally": _text(tally)} for scan, tally in zip(evaluation.scans, tallies, strict=True)],
     }
-    text = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
-    np.savez_compressed(path, record=text, **content)
+
+
+def unpacked(content: Mapping[str, Any], where: str | Path) -> AnomalyEvaluation:
+    """The evaluation that was packed. where: how an error names it. Raises DataError if it is damaged."""
+    try:
+        found = AnomalyEvaluation(content["overlap"], content["strata_ml"])
+        for row in content["scans"]:
+            found.include(_scan(row), _tally(row["tally"]))
+    except (ValueError, KeyError, TypeError, IndexError, binascii.Error, zlib.error) as error:
+        problem = f"An evaluation cannot be read: {error}"
+        raise DataError(problem, where=where, remedy="Score the scans again.") from error
+    return found
+
+
+def save_evaluation(evaluation: AnomalyEvaluation, path: Path) -> None:
+    """Write an evaluation to a JSON file."""
+    path.write_text(json.dumps(packed(evaluation)), encoding="utf-8")
 
 
 def load_evaluation(path: Path) -> AnomalyEvaluation:
     """Read what ``save_evaluation`` wrote. Raises DataError if it is missing or damaged."""
     try:
-        with np.load(path) as content:
-            stored = {name: content[name] for name in content.files}
-        record = json.loads(stored["record"].tobytes())
-        found = AnomalyEvaluation(record["overlap"], record["strata_ml"])
-        found.scans = [_scan(row) for row in record["scans"]]
-        found.pooled.normal[stored["bins"]], found.pooled.lesion[stored["bins"]] = stored["normal"], stored["lesion"]
-        found.pooled.missed, found.voxels = int(stored["counts"][0]), stored["counts"][1:].copy()
-        lengths = np.diff(stored["dice_places"], append=len(found.dice_curves))
-        found.dice_curves = np.repeat(stored["dice_values"], lengths)
-        parts = [
-            np.split(stored[f"tally_{name}"], np.cumsum(stored["lengths"])[:-1]) for name in ("bins", "normal", "lesion")
-        ]
-        found.tallies = [
-            Tally(bins, normal, lesion, int(missed))
-            for bins, normal, lesion, missed in zip(*parts, stored["missed"], strict=True)
-        ]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"An evaluation cannot be read: {error}", where=path, remedy="Score the scans again.") from error
-    return found
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problem = f"An evaluation cannot be read: {error}"
+        raise DataError(problem, where=path, remedy="Score the scans again.") from error
+    return unpacked(content, path)
 
 
 def merged(parts: Sequence[AnomalyEvaluation]) -> AnomalyEvaluation:
@@ -82,16 +69,27 @@ def merged(parts: Sequence[AnomalyEvaluation]) -> AnomalyEvaluation:
         raise DataError("The evaluations have different rules for lesions.", remedy="Score all scans by one rule.")
     found = AnomalyEvaluation(parts[0].overlap, parts[0].strata_ml)
     for part in parts:
-        found.scans += part.scans
-        found.tallies += part.tallies
-        found.pooled.merge(part.pooled)
-        found.voxels = found.voxels + part.voxels
-        found.dice_curves = found.dice_curves + part.dice_curves
+        for scan, tally in zip(part.scans, part.tallies, strict=True):
+            found.include(scan, tally)
     return found
+
+
+def _text(tally: Tally) -> str:
+    """A tally in letters: bins as steps from one to the next, then counts, compressed."""
+    numbers = [np.array([tally.missed]), np.diff(tally.bins, prepend=0), tally.normal, tally.lesion]
+    data = np.concatenate(numbers).astype("<i4").tobytes()
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+
+
+def _tally(text: str) -> Tally:
+    numbers = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype="<i4")
+    steps, normal, lesion = np.split(numbers[1:], 3)
+    return Tally(np.cumsum(steps).astype(np.int32), normal, lesion, int(numbers[0]))
 
 
 def _scan(row: dict[str, Any]) -> ScanMetrics:
     found = row["lesions"]
     lesions = LesionMatch(tuple(found["volumes_ml"]), tuple(found["found"]), found["findings"], found["true_findings"])
     error = None if row["error"] is None else LesionError(**row["error"])
-    return ScanMetrics(**{**row, "lesions": lesions, "error": error})
+    kept = {key: value for key, value in row.items() if key != "tally"}
+    return ScanMetrics(**{**kept, "lesions": lesions, "error": error})

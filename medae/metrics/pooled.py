@@ -40,6 +40,19 @@ class Tally:
         bins = np.flatnonzero(scores.normal + scores.lesion).astype(np.int32)
         return cls(bins, scores.normal[bins].astype(np.int32), scores.lesion[bins].astype(np.int32), scores.missed)
 
+    def scores(self) -> VoxelScores:
+        """The counts again."""
+        found = VoxelScores()
+        found.normal[self.bins], found.lesion[self.bins] = self.normal, self.lesion
+        found.missed = self.missed
+        return found
+
+    def coarse(self, bits: int) -> Tally:
+        """With scores rounded down by so many more bits: 6 of the 11 of the mantissa leave bins of 1/32 of their value."""
+        bins, places = np.unique(self.bins >> bits << bits, return_inverse=True)
+        normal, lesion = (np.bincount(places, counts, len(bins)).astype(np.int32) for counts in (self.normal, self.lesion))
+        return Tally(bins, normal, lesion, self.missed)
+
 
 def pooled_average_precision(tallies: Sequence[Tally]) -> float:
     """Over the voxels of all scans; 0 where no scan has a lesion."""

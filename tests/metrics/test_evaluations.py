@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from medae.errors import DataError
 from medae.metrics.anomaly import AnomalyEvaluation
-from medae.metrics.evaluations import load_evaluation, merged, save_evaluation
+from medae.metrics.evaluations import load_evaluation, merged, packed, save_evaluation, unpacked
 
 
 def evaluated(cases: range, overlap: float = 0.1) -> AnomalyEvaluation:
@@ -48,23 +49,33 @@ def same(a: AnomalyEvaluation, b: AnomalyEvaluation) -> None:
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     before = evaluated(range(9))
-    save_evaluation(before, tmp_path / "row.npz")
-    same(load_evaluation(tmp_path / "row.npz"), before)
-    assert (tmp_path / "row.npz").stat().st_size < 50_000
-    same(merged([load_evaluation(tmp_path / "row.npz")]), before)
+    save_evaluation(before, tmp_path / "row.json")
+    same(load_evaluation(tmp_path / "row.json"), before)
+    assert (tmp_path / "row.json").stat().st_size < 50_000
+    same(merged([load_evaluation(tmp_path / "row.json")]), before)
 
 
 def test_parts_together_are_as_if_scored_in_one(tmp_path: Path) -> None:
     whole = evaluated(range(12))
     parts = [evaluated(range(start, start + 4)) for start in (0, 4, 8)]
     for number, part in enumerate(parts):
-        save_evaluation(part, tmp_path / f"{number}.npz")
-    together = merged([load_evaluation(tmp_path / f"{number}.npz") for number in range(3)])
+        save_evaluation(part, tmp_path / f"{number}.json")
+    together = merged([load_evaluation(tmp_path / f"{number}.json") for number in range(3)])
     assert together.scans == whole.scans
     expected, found = whole.summary(), together.summary()
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name] == pytest.approx(value), name
+
+
+def test_coarse_scores_are_small_and_nearly_as_good() -> None:
+    before = evaluated(range(9))
+    content = packed(before, bits=6)
+    after = unpacked(json.loads(json.dumps(content)), "here")
+    assert after.scans == before.scans, "what was measured of a scan stays as it was"
+    assert after.pooled.n_lesion == before.pooled.n_lesion and after.pooled.n_normal == before.pooled.n_normal
+    assert after.pooled.average_precision() == pytest.approx(before.pooled.average_precision(), rel=0.02)
+    assert len(content["scans"][0]["tally"]) < len(packed(before)["scans"][0]["tally"]) / 2
 
 
 def test_one_scan_in_two_parts_or_other_rules_are_refused() -> None:
@@ -76,12 +87,12 @@ def test_one_scan_in_two_parts_or_other_rules_are_refused() -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "row.npz"
+    path = tmp_path / "row.json"
     if damage != "missing":
         save_evaluation(evaluated(range(3)), path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:200])
     if damage == "other":
-        np.savez(path, something=np.arange(3))
+        path.write_text('{"something": 3}')
     with pytest.raises(DataError, match="cannot be read"):
         load_evaluation(path)

@@ -76,7 +76,7 @@ def test_the_figures_are_those_of_all_scans_together(folded):
     assert list(rows)[:2] == ["detector", "intensity"]
     for row, metrics in rows.items():
         parts = [
-            load_evaluation(folded / fold["folder"] / "evaluations" / f"{row}-filtered.npz") for fold in result["folds"]
+            load_evaluation(folded / fold["folder"] / "evaluations" / f"{row}-filtered.json") for fold in result["folds"]
         ]
         assert metrics["n_test"] == sum(len(part.scans) for part in parts) == 10
         lesions = sum(part.pooled.n_lesion for part in parts)

@@ -1,0 +1,218 @@
+"""Every model of the low-grade gliomas in five folds: each patient is scored once, by models that have not seen it.
+
+    medae brainmask $MEDAE_DATA/lgg masks                          one mask a scan, the same for every row
+    python benchmarks/anomaly_folds.py --masks masks               every cell that is not there yet, one after the other
+    python benchmarks/anomaly_folds.py --masks masks --only lgg_vae --seed 1 --fold 0
+    python benchmarks/anomaly_folds.py --table                     the tables of what has been measured, as Markdown
+
+A cell is a configuration (``configs/detect/NAME.yaml``), a seed and a fold: ``medae detect NAME --set folds=5 --set fold=K
+--set fit.seed=S --set data.brain_masks=masks``. A line is added to ``results/anomaly_folds.jsonl`` for each: all that was
+measured of each test patient in each row, with the voxels counted by score (in steps of 1/32 of the score), so that the
+figures over all patients come from these lines alone. Baselines are the same in every configuration and are kept with
+``lgg``. A lesion voxel outside the mask counts as missed. Filters, sides and weights are fixed in the configurations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from platform import machine, python_version
+from typing import Any
+
+import torch
+
+import medae
+from medae.anomaly.maps.registry import BASELINES
+from medae.config import digest, to_dict
+from medae.metrics.anomaly import AnomalyEvaluation
+from medae.metrics.evaluations import load_evaluation, merged, packed, unpacked
+from medae.metrics.pooled import pooled_difference
+from pipelines import stage
+from pipelines.console import Screen
+from pipelines.detect import Config
+from pipelines.detect_results import evaluation_file
+from pipelines.stage import open_dataset
+
+RESULTS = Path(__file__).parent / "results" / "anomaly_folds.jsonl"
+CONFIGURATIONS = ("lgg", "lgg_vae", "lgg_cevae", "lgg_dense", "lgg_spatial", "lgg_anovaegan")
+FOLDS = 5
+WITH_BASELINES = "lgg"
+KINDS = ("filtered", "unfiltered")
+BITS = 6
+
+Line = dict[str, Any]
+Rows = dict[tuple[str, str, int], dict[str, AnomalyEvaluation]]
+"""By configuration, row and seed: all folds as one, filtered and not."""
+
+
+def config_of(name: str, seed: int, fold: int, masks: Path) -> Config:
+    """The configuration of a cell."""
+    own = [f"data.brain_masks={masks.resolve()}", f"fit.seed={seed}", f"folds={FOLDS}", f"fold={fold}", "registered=false"]
+    config: Config = stage.read_stage("detect", name, own, {})
+    return config
+
+
+def identity(config: Config) -> str:
+    """What a cell is made by, without the place of the data and of the masks."""
+    content = to_dict(config)
+    content["data"] = {key: value for key, value in content["data"].items() if key not in ("root", "brain_masks")}
+    return digest(content)
+
+
+def measured(name: str, seed: int, fold: int, config: Config, runs: Path, screen: Screen) -> Line:
+    """Run a cell and collect what it measured."""
+    masks = open_dataset(config, screen).manifest
+    frozen = digest({case.id: case.targets["brain_mask"].sha256 for case in masks.cases})  # type: ignore[union-attr]
+    start = time.perf_counter()
+    done = stage.run_stage("detect", config, runs / name, screen, resume=True, label=f"seed-{seed}-fold-{fold}")
+    seconds = time.perf_counter() - start
+    rows = [row for row in done.result.metrics if name == WITH_BASELINES or row not in BASELINES]
+    return {
+        "configuration": name,
+        "seed": seed,
+        "fold": fold,
+        "digest": identity(config),
+        "masks": frozen,
+        "seconds": round(seconds, 1),
+        "rows": {
+            row: {kind: packed(load_evaluation(evaluation_file(done.folder, kind, row)), BITS) for kind in KINDS}
+            for row in rows
+        },
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.split("+")[0],
+        "python": python_version(),
+        "machine": machine(),
+        "medae": medae.__version__,
+    }
+
+
+def lines() -> Iterator[Line]:
+    """What has been measured."""
+    if RESULTS.is_file():
+        yield from map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
+
+
+def pooled(found: Sequence[Line]) -> Rows:
+    """The rows whose folds are all there. Raises SystemExit if the lines are of different masks."""
+    if len({line["masks"] for line in found}) > 1:
+        raise SystemExit("The lines were measured in different masks: measure all of them in one set.")
+    parts: dict[tuple[str, str, int], dict[int, Mapping[str, Any]]] = {}
+    for line in found:
+        for row, kinds in line["rows"].items():
+            parts.setdefault((line["configuration"], row, line["seed"]), {})[line["fold"]] = kinds
+    return {
+        key: {kind: merged([unpacked(own[fold][kind], key[0]) for fold in sorted(own)]) for kind in KINDS}
+        for key, own in parts.items()
+        if len(own) == FOLDS
+    }
+
+
+COLUMNS = {
+    "average_precision_mean": "mean of patients",
+    "auroc_pooled": "AUROC",
+    "dice_mean": "Dice",
+    "dice_oracle": "Dice, oracle",
+    "lesion_recall": "lesions found",
+    "lesion_precision": "findings that are lesions",
+    "false_positive_rate_mean": "false positives",
+    "l1_ratio": "L1 ratio",
+}
+
+
+def table(rows: Rows) -> str:
+    """One line a row: the headline with its interval, what it is above the best baseline, then everything else."""
+    baselines = {row: found for (_, row, seed), found in rows.items() if row in BASELINES and seed == 0}
+    if not baselines:
+        return "No configuration has been measured in all folds with its baselines."
+    best = max(baselines, key=lambda row: baselines[row]["filtered"].pooled.average_precision() or 0)
+    reference = baselines[best]["filtered"]
+    heads = ["configuration", "row", "seeds", "AUPRC [95 %]", "above the best baseline", "unfiltered", *COLUMNS.values()]
+    text = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]
+    listed = []
+    for name, row in dict.fromkeys((name, row) for name, row, _ in rows):
+        seeds = sorted(seed for one, other, seed in rows if (one, other) == (name, row))
+        each = [rows[name, row, seed] for seed in seeds]
+        listed.append(
+            (mean_of([kinds["filtered"].pooled.average_precision() for kinds in each]) or 0, name, row, seeds, each)
+        )
+    for value, name, row, seeds, each in sorted(listed, key=lambda entry: -entry[0]):
+        first = each[0]["filtered"]
+        summaries = [kinds["filtered"].summary() for kinds in each]
+        low, high = summaries[0]["average_precision_pooled_low"], summaries[0]["average_precision_pooled_high"]
+        cells = [name if row not in BASELINES else "–", row, str(len(seeds)), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
+        cells.append("–" if row == best else difference(first, reference))
+        cells.append(shown(mean_of([kinds["unfiltered"].pooled.average_precision() for kinds in each])))
+        cells += [shown(mean_of([summary[key] for summary in summaries])) for key in COLUMNS]
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*text, "", facts(reference), f"The best baseline is {best}. Intervals are those of the first seed."])
+
+
+def difference(one: AnomalyEvaluation, other: AnomalyEvaluation) -> str:
+    """Paired over patients."""
+    place = {scan.case: number for number, scan in enumerate(other.scans)}
+    order = [place[scan.case] for scan in one.scans]
+    found = pooled_difference(one.tallies, [other.tallies[number] for number in order], one.subjects())
+    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def facts(evaluation: AnomalyEvaluation) -> str:
+    """What the masks permit, in words."""
+    shares = [scan.mask_recall for scan in evaluation.scans if scan.mask_recall is not None]
+    pooled_share = evaluation.summary()["mask_recall_pooled"]
+    inside = [
+        (scan.normal_voxels + tally.lesion.sum()) * scan.lesion_ml / (tally.lesion.sum() + tally.missed)
+        for scan, tally in zip(evaluation.scans, evaluation.tallies, strict=True)
+        if scan.lesion_ml
+    ]
+    return (
+        f"{len(evaluation.scans)} patients. The masks hold {100 * pooled_share:.1f} % of all lesion voxels, "
+        f"{100 * statistics.mean(shares):.1f} % of a patient's on average ({100 * min(shares):.1f} % of the worst), and "
+        f"{statistics.mean(inside):.0f} ml ({min(inside):.0f} to {max(inside):.0f})."
+    )
+
+
+def mean_of(values: Sequence[float | int | None]) -> float | None:
+    """Of those that are there."""
+    present = [value for value in values if value is not None]
+    return statistics.mean(present) if present else None
+
+
+def shown(value: float | None) -> str:
+    """Three digits."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def main() -> None:
+    """Measure, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--masks", type=Path, help="folder of the brain masks")
+    parser.add_argument("--only", action="append", choices=CONFIGURATIONS, help="configurations, by default all")
+    parser.add_argument("--seed", type=int, action="append", help="by default 0")
+    parser.add_argument("--fold", type=int, action="append", choices=range(FOLDS), help="by default all")
+    parser.add_argument("--runs", type=Path, default=Path("runs/anomaly-folds"), help="where the runs are written")
+    parser.add_argument("--table", action="store_true", help="print the table of the results")
+    chosen = parser.parse_args()
+    if chosen.table:
+        print(table(pooled(list(lines()))))
+        return
+    if chosen.masks is None:
+        parser.error("--masks is needed, to measure")
+    screen = Screen()
+    for seed in chosen.seed or [0]:
+        for name in chosen.only or CONFIGURATIONS:
+            for fold in chosen.fold if chosen.fold is not None else range(FOLDS):
+                config = config_of(name, seed, fold, chosen.masks)
+                if identity(config) in {line["digest"] for line in lines()}:
+                    continue
+                line = measured(name, seed, fold, config, chosen.runs, screen)
+                with RESULTS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"{name}, seed {seed}, fold {fold}: {line['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Brain masks in a folder of their own, such as ``medae brainmask`` writes, beside a data set of any layout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medae.data.case import Case, ImageRef, Manifest
+from medae.data.digests import sha256_of_files
+from medae.data.files import why_unreadable
+from medae.data.finding import Finding
+from medae.data.roots import resolve_root
+from medae.errors import DataError
+from medae.formats.endings import image_files, stem
+
+BRAIN_MASK = "brain_mask"
+"""The target that brain masks are, whatever they came with."""
+
+
+def with_brain_masks(manifest: Manifest, folder: Path) -> Manifest:
+    """The manifest with the masks of a folder as the target ``brain_mask``, which take the place of those that it had.
+
+    folder: resolved as a data set's root. A mask has the name of its case, or of the file of one of its images, and any
+    image's ending. A case without one keeps what it has, and that is a finding.
+    Raises DataError for a file that cannot be read, two masks of one case, and if no case has a mask in the folder.
+    """
+    place = resolve_root(folder)
+    files: dict[str, Path] = {}
+    for path in image_files(place):
+        if stem(path) in files:
+            raise DataError(
+                f"{path.name} and {files[stem(path)].name} claim to be the mask of the same scan.",
+                where=folder,
+                remedy="Keep one of them.",
+            )
+        files[stem(path)] = path
+    masks = {case.id: files[name] for case in manifest.cases if (name := _name(case, files)) is not None}
+    if not masks:
+        raise DataError(
+            f"None of the {len(files)} masks in the folder belongs to a case of the data set.",
+            where=folder,
+            remedy="Name each mask after its case (medae check lists them) or after the file of its image.",
+        )
+    digests = sha256_of_files(masks.values())
+
+    def masked(case: Case) -> Case:
+        path = masks.get(case.id)
+        if path is None:
+            return case
+        digest = digests[path]
+        if isinstance(digest, OSError):
+            problem, remedy = why_unreadable(path, digest)
+            raise DataError(f"A brain mask {problem}.", where=f"{folder}/{path.name}", remedy=remedy) from digest
+        file = Path(os.path.relpath(path, manifest.root)).as_posix()
+        ref = ImageRef(files=(file,), sha256=digest, kind="mask")
+        return case.model_copy(update={"targets": {**case.targets, BRAIN_MASK: ref}})
+
+    missing = tuple(
+        Finding(case.id, "", "warning", "brain-mask", "has no mask in the folder of brain masks", "Add one.")
+        for case in manifest.cases
+        if case.id not in masks
+    )
+    return manifest.model_copy(
+        update={
+            "cases": tuple(masked(case) for case in manifest.cases),
+            "labels": {**manifest.labels, BRAIN_MASK: {0: "background", 1: "brain"}},
+            "findings": (*manifest.findings, *missing),
+        }
+    )
+
+
+def _name(case: Case, files: dict[str, Path]) -> str | None:
+    """The name of the case's mask, among those that are there."""
+    names = (case.id, *(stem(Path(file)) for ref in case.images.values() for file in ref.files))
+    return next((name for name in names if name in files), None)

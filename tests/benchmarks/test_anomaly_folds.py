@@ -1,0 +1,106 @@
+"""The program that scores models of gliomas in folds: its cells, and its table from lines alone."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from medae.metrics.anomaly import AnomalyEvaluation
+from medae.metrics.evaluations import packed
+
+PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "anomaly_folds.py"
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmarks_anomaly_folds", PROGRAM)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def evaluated(patients: range, signal: float, seed: int = 0) -> AnomalyEvaluation:
+    """Two patients a fold whose lesions are brighter by ``signal``."""
+    found = AnomalyEvaluation()
+    for number in patients:
+        rng = np.random.default_rng((number, seed))
+        scores = rng.uniform(size=(8, 8, 8)).astype(np.float32)
+        lesion = np.zeros(scores.shape, bool)
+        lesion[2:5, 2:5, 2:5] = True
+        scores[lesion] += signal
+        mask = np.ones_like(lesion)
+        mask[2] = False
+        heat = np.where(mask, scores, 0)
+        found.add(f"p{number}", heat, (heat > 1) & mask, mask, lesion, voxel_ml=2.0, scan_score=1.0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[dict]:
+    """Of five folds: the first seed with baselines, another without."""
+    found = []
+    for seed in range(2):
+        for fold in range(5):
+            patients = range(2 * fold, 2 * fold + 2)
+            signals = {"detector": 0.9, **({"intensity": 0.3, "voxelwise": 0.5} if seed == 0 else {})}
+            rows = {
+                row: {
+                    kind: packed(evaluated(patients, signal, seed if row == "detector" else 0), 6)
+                    for kind in ("filtered", "unfiltered")
+                }
+                for row, signal in signals.items()
+            }
+            found.append({"configuration": "lgg", "seed": seed, "fold": fold, "masks": "m", "rows": rows})
+    return found
+
+
+def test_the_table_puts_folds_and_seeds_together_and_compares_with_the_best_baseline(
+    program: ModuleType, lines: list[dict]
+) -> None:
+    text = program.table(program.pooled(lines)).splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text if line.startswith("|")]
+    by_row = {row[1]: dict(zip(head, row, strict=True)) for row in rows}
+    assert list(by_row) == ["detector", "voxelwise", "intensity"], "the best first"
+    assert by_row["detector"]["seeds"] == "2" and by_row["intensity"]["seeds"] == "1"
+    assert by_row["voxelwise"]["above the best baseline"] == "–"
+    assert by_row["intensity"]["above the best baseline"].startswith("-")
+    whole = {
+        row: evaluated(range(10), signal).pooled.average_precision()
+        for row, signal in (("intensity", 0.3), ("voxelwise", 0.5))
+    }
+    for row, value in whole.items():
+        assert float(by_row[row]["AUPRC [95 %]"].split()[0]) == pytest.approx(value, abs=0.01)
+    assert "10 patients. The masks hold 66.7 % of all lesion voxels" in "\n".join(text)
+    assert "896 ml (896 to 896)" in "\n".join(text), "7 of 8 slices of 64 voxels of 2 ml"
+    assert "best baseline is voxelwise" in text[-1]
+
+
+def test_folds_that_are_not_complete_are_not_shown(program: ModuleType, lines: list[dict]) -> None:
+    assert (
+        program.table(program.pooled([line for line in lines if line["fold"] < 4]))
+        == "No configuration has been measured in all folds with its baselines."
+    )
+
+
+def test_lines_of_other_masks_are_refused(program: ModuleType, lines: list[dict]) -> None:
+    with pytest.raises(SystemExit, match="different masks"):
+        program.pooled([*lines, {**lines[0], "masks": "n"}])
+
+
+def test_a_cell_is_known_by_what_it_measures_not_by_where_its_data_lie(program: ModuleType, tmp_path: Path) -> None:
+    one, moved = (program.config_of("lgg", 0, 1, tmp_path / name) for name in ("here", "there"))
+    assert one.fold == 1 and one.folds == 5 and one.data.brain_masks == (tmp_path / "here").resolve()
+    assert program.identity(one) == program.identity(moved)
+    others = {program.identity(program.config_of("lgg", *cell, tmp_path)) for cell in ((0, 0), (1, 1), (1, 0))}
+    assert len(others | {program.identity(one)}) == 4
+
+
+@pytest.mark.parametrize("name", ["lgg", "lgg_vae", "lgg_cevae", "lgg_dense", "lgg_spatial", "lgg_anovaegan"])
+def test_every_configuration_can_be_put_into_folds(program: ModuleType, tmp_path: Path, name: str) -> None:
+    assert name in program.CONFIGURATIONS
+    assert program.config_of(name, 0, 4, tmp_path).fold == 4
