@@ -66,8 +66,8 @@ class ArtifactMeta(Config):
         encoder, space = self.network.encoder, self.plan.space
         if encoder.spatial_dims != space.spatial_dims:
             raise ValueError(f"a network of {encoder.spatial_dims} dimensions has a plan of {space.spatial_dims}")
-        if encoder.in_channels != len(space.channels):
-            raise ValueError(f"a network of {encoder.in_channels} input channels has a plan of {len(space.channels)}")
+        if encoder.in_channels != len(space.inputs):
+            raise ValueError(f"a network of {encoder.in_channels} input channels has a plan of {len(space.inputs)}")
         if self.kind == "segmenter" and (self.target is None or not self.labels):
             raise ValueError("a segmenter needs its target and labels")
         return self

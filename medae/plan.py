@@ -57,7 +57,8 @@ class SpacePlan(Config):
     first that a case has is taken. brain_extraction: what finds the brain of a case without such a target: ``medae`` (its
     own network, for MR), ``deepbet`` (of the package of that name, for MR) or nothing: then the case is refused.
     bias_correction: ``n4`` evens out the slow shading of MR inside the foreground.
-    channels: names, in the order of the network's input.
+    channels: names of the images. slices: that the network sees at a time, of a plan of slices: the one that it answers for,
+    and its neighbours on both sides as further channels (2.5D).
     """
 
     spatial_dims: Literal[2, 3] = 3
@@ -70,14 +71,26 @@ class SpacePlan(Config):
     brain_extraction: BrainFinder = "none"
     bias_correction: Literal["none", "n4"] = "none"
     channels: tuple[str, ...] = ("image",)
+    slices: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _slices(self) -> SpacePlan:
         if (self.spatial_dims == 2) != (self.slice_axis is not None):
             raise ValueError("slice_axis is needed for 2 spatial dimensions and must be absent for 3")
+        if self.slices % 2 == 0:
+            raise ValueError("slices is odd: the slice itself, and as many on both sides")
+        if self.slices > 1 and self.slice_axis is None:
+            raise ValueError("slices are neighbours in a plan of slices (spatial_dims: 2); volumes have them anyway")
         if self.bias_correction != "none" and self.intensity.kind == "ct_window":
             raise ValueError("bias_correction is for MR; a CT window needs the scanner's own HU")
         return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The network's input channels, slice by slice: those of the slice itself have the names of its images."""
+        beside = self.slices // 2
+        places = range(-beside, beside + 1)
+        return tuple(name if not place else f"{name} {place:+d}" for place in places for name in self.channels)
 
 
 class NetworkPlan(Config):

@@ -29,7 +29,7 @@ ENCODER, DECODER = "encoder.", "decoder."
 
 # What the whole encoder computes hangs on these, in the encoder's configuration and in the space of its input.
 WHOLE = ("spatial_dims", "stem", "block", "blocks", "norm", "activation")
-SPACE = ("spatial_dims", "slice_axis", "spacing", "intensity", "foreground", "bias_correction", "channels")
+SPACE = ("spatial_dims", "slice_axis", "spacing", "intensity", "foreground", "bias_correction", "channels", "slices")
 # These have an entry a level: levels finer than the first that differs compute what they did.
 BY_LEVEL = ("widths", "strides", "kernels")
 
@@ -118,7 +118,7 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
             remedy="Give a model that was trained alone.",
         )
     differences = compare(source, model, target_space, decoder=config.decoder)
-    channels = (source.meta.plan.space.channels, target_space.channels)
+    channels = (source.meta.plan.space.inputs, target_space.inputs)
     tensors = source.tensors()
     own = model.state_dict()
     parts = (ENCODER, DECODER) if config.decoder else (ENCODER,)

@@ -62,6 +62,6 @@ def show_augmentation(
 
 def _patches(batches: Sequence[Batch], target: str | None, turned: bool = False) -> Patches:
     """The first channel."""
-    images = torch.cat([batch.image[:, 0] for batch in batches])
+    images = torch.cat([batch.centre[:, 0] for batch in batches])
     labels = None if target is None else torch.cat([batch.target[target][:, 0] for batch in batches]).numpy()
     return Patches(images.numpy(), labels, turned)

@@ -14,7 +14,7 @@ from medae.objectives.registry import SEGMENTERS
 from medae.plan import Plan
 from medae.seeding import seed_for
 
-OF_THE_PLAN = ("spatial_dims", "in_channels", "stem", "widths", "strides", "kernels", "downsampling")
+OF_THE_PLAN = ("spatial_dims", "in_channels", "slices", "stem", "widths", "strides", "kernels", "downsampling")
 
 NetworkChoice = dict[str, Any]
 """The keys of a NetworkConfig, less those of the encoder that the plan decides."""
@@ -34,7 +34,9 @@ def network_config(choice: NetworkChoice, plan: Plan, classes: int | None = None
         raise ConfigError(
             f"The plan decides the encoder's {', '.join(decided)}.", where="network.encoder", remedy="Set them under 'plan'."
         )
-    encoder |= to_dict(plan.network) | {"spatial_dims": plan.space.spatial_dims, "in_channels": len(plan.space.channels)}
+    space = plan.space
+    seen = {"spatial_dims": space.spatial_dims, "in_channels": len(space.inputs), "slices": space.slices}
+    encoder |= to_dict(plan.network) | seen
     content = {**choice, "encoder": encoder}
     if classes is not None and choice.get("kind") in SEGMENTERS:
         content["classes"] = classes

@@ -80,6 +80,7 @@ class PlanChoice(PlanHints):
             fixed: dict[str, Any] = {
                 "spatial_dims": space.spatial_dims,
                 "slice_axis": space.slice_axis,
+                "slices": space.slices,
                 "spacing": space.spacing,
             }
             fixed |= {"intensity": space.intensity, "foreground": space.foreground}

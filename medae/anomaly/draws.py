@@ -21,6 +21,7 @@ from medae.models.networks import StoredConfig
 from medae.models.output import Output
 from medae.models.vae import VAE
 from medae.objectives.denoising import DenoisingConfig, DenoisingObjective
+from medae.objectives.reconstruction import voxel_weights
 from medae.plan import Plan
 from medae.preprocessing.batch import Batch
 from medae.preprocessing.prepare import Prepared
@@ -70,7 +71,11 @@ def drawn(model: nn.Module, prepared: Prepared, plan: Plan, config: DrawsConfig,
     devices = [torch.device(how["device"])] if torch.device(how["device"]).type == "cuda" else []
     for number in range(config.number):
         draw = Draw(0, number, scope=("reconstruction", prepared.case_id))
-        noisy = replace(prepared, image=_noisy(prepared, plan.space.slice_axis, config, draw)) if config.noise else prepared
+        noisy = (
+            replace(prepared, image=_noisy(prepared, plan.space.slice_axis, plan.space.slices, config, draw))
+            if config.noise
+            else prepared
+        )
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed_for(0, *draw.scope, number))
             made = predict_maps(varied, noisy, plan, activation="none", **how).cpu()
@@ -80,14 +85,18 @@ def drawn(model: nn.Module, prepared: Prepared, plan: Plan, config: DrawsConfig,
     return mean, (squares / (config.number - 1)).clamp(min=0).sqrt()
 
 
-def _noisy(prepared: Prepared, slice_axis: int | None, config: DrawsConfig, draw: Draw) -> Tensor:
-    """The scan with coarse noise inside its mask; in a plan of slices each has noise of its own."""
+def _noisy(prepared: Prepared, slice_axis: int | None, slices: int, config: DrawsConfig, draw: Draw) -> Tensor:
+    """The scan with coarse noise inside its mask; in a plan of slices each has noise of its own, but where the network sees
+    several at a time: those share theirs, as in training."""
     noise = DenoisingObjective(validate(DenoisingConfig, {"sigma": [config.noise] * 2, "cell": config.cell}))
     image, mask = prepared.image[None], prepared.mask[None]
     if slice_axis is not None:
         image, mask = (each[0].movedim(1 + slice_axis, 0) for each in (image, mask))
     batch = Batch(image, prepared.present.expand(len(image), -1), mask)
-    noisy = noise.corrupt(batch, draw)
+    if slices > 1:
+        noisy = image + noise.noise(batch.first(1), draw, "coarse") * voxel_weights(batch, "foreground")
+    else:
+        noisy = noise.corrupt(batch, draw)
     return noisy[0] if slice_axis is None else noisy.movedim(0, 1 + slice_axis)
 
 

@@ -161,11 +161,12 @@ class Augmentation:
         if not happens.any():
             return batch
         image = batch.image.clone()
-        mask = batch.mask & batch.present.view(*batch.present.shape, *[1] * (image.ndim - 2))
+        present = batch.present.view(*batch.present.shape, *[1] * (image.ndim - 2))
+        mask = batch.in_every_slice(batch.mask & present)
         for name, part in parts.items():
             places = happens[:, GATES.index(name)].nonzero().flatten().tolist()
             if places:
-                draws = Draws(draw.scoped(type(part).__name__), places, image.device)
+                draws = Draws(draw.scoped(type(part).__name__), places, image.device, batch.slices)
                 image[places] = part.apply(image[places], mask[places], draws, self.pitch)
         return replace(batch, image=image)
 

@@ -111,4 +111,4 @@ class Noise(Config):
 
 def _one_a_channel(x: Tensor, draws: Draws) -> Tensor:
     """Uniform numbers ``[B, C, 1, ..]``."""
-    return draws.uniform(x.shape[1]).view(*x.shape[:2], *[1] * (x.ndim - 2))
+    return draws.by_channel(x.shape[1]).view(*x.shape[:2], *[1] * (x.ndim - 2))

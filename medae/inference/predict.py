@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medae.errors import GeometryError
 from medae.plan import Plan
@@ -30,8 +31,9 @@ def predict_maps(
 ) -> Tensor:
     """The maps of a scan, float32 ``[K, I, J, K]`` on the CPU, on the voxels of ``prepared``.
 
-    model: takes ``[B, C, *S]`` and returns an Output, whose finest map counts; it is put into evaluation mode for the
-    time of the call. device: where it is and where windows are put together.
+    model: takes ``[B, C, *S]`` (``[B, slices x C, *S]`` where the plan has several slices at a time) and returns an Output,
+    whose finest map counts; it is put into evaluation mode for the time of the call. device: where it is and where windows
+    are put together.
     patch: the window along the spatial dimensions, default that of the plan. A scan smaller than the window is padded with
     zeros on both sides, as in training. One larger is covered by windows that overlap by the share ``overlap``
     and are blended with Gaussian weights; where one window suffices, its values are the result, bit for bit.
@@ -47,7 +49,7 @@ def predict_maps(
             f"A window of {len(window)} entries does not fit {space.spatial_dims} spatial dimensions.",
             remedy="Give one entry a spatial dimension of the plan.",
         )
-    image = prepared.image[None] if space.slice_axis is None else prepared.image.movedim(1 + space.slice_axis, 0)
+    image = prepared.image[None] if space.slice_axis is None else by_slice(prepared.image, space.slice_axis, space.slices)
     fits = all(size <= extent for size, extent in zip(image.shape[2:], window, strict=True))
     inferer = SlidingWindowInferer(
         roi_size=window,
@@ -69,6 +71,13 @@ def predict_maps(
         maps = inferer(image, lambda x: _with_mirror_images(of_windows, x, axes))
     assembled = torch.as_tensor(maps).cpu()
     return assembled[0] if space.slice_axis is None else assembled.movedim(0, 1 + space.slice_axis)
+
+
+def by_slice(image_CIJK: Tensor, axis: int, slices: int) -> Tensor:
+    """A volume's slices ``[N, slices x C, *S]``, each with its neighbours on both sides, zero beyond the ends."""
+    planes, beside = image_CIJK.movedim(1 + axis, 0), slices // 2
+    padded = functional.pad(planes, (*(0, 0) * (planes.ndim - 1), beside, beside))
+    return torch.cat([padded[place : place + len(planes)] for place in range(slices)], dim=1)
 
 
 def _with_mirror_images(predict: Callable[[Tensor], Tensor], x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,8 @@ INPUT_ADDED = "the input itself, added to the output (residual)"
 
 
 class AutoencoderConfig(Config):
-    """out_channels: of the output, the input's if None. residual: the head adds the network's input to its output."""
+    """out_channels: of the output, those of an input's slice if None. residual: the head adds the network's
+    input to its output."""
 
     kind: Literal["autoencoder"] = "autoencoder"
     encoder: EncoderConfig
@@ -32,7 +33,7 @@ class AutoencoderConfig(Config):
     def _fits(self) -> AutoencoderConfig:
         self.decoder.check(self.encoder)
         check_bottleneck(self.bottleneck, self.encoder)
-        if self.residual and self.out_channels not in (None, self.encoder.in_channels):
+        if self.residual and self.out_channels not in (None, self.encoder.channels):
             raise ValueError("residual adds the input to the output, so leave out_channels out")
         return self
 
@@ -50,7 +51,7 @@ class Autoencoder(Network):
         super().__init__(config, config.encoder)
         self.bottleneck = Bottleneck(config.bottleneck, config.encoder)
         self.decoder = Decoder(config.encoder, config.decoder)
-        outputs = config.out_channels or config.encoder.in_channels
+        outputs = config.out_channels or config.encoder.channels
         self.head = head_convolution(self.decoder.channels[0], outputs, config.encoder.spatial_dims)
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Output:
@@ -60,5 +61,6 @@ class Autoencoder(Network):
         maps = self.decoder(self.bottleneck.expand(latent), features)
         output = self.head(maps[0]).float()
         if self.config.residual:
-            output = output + hide(image, visible).float()
+            slices = self.config.encoder.slices
+            output = output + hide(image.chunk(slices, dim=1)[slices // 2], visible).float()
         return Output((output,), latent)

@@ -20,6 +20,7 @@ from medae.models.pooling import max_pool
 class EncoderConfig(Config):
     """Shape of an encoder; tuples have one entry a level, the finest first, and per entry one number a spatial axis.
 
+    in_channels: of the input. slices: that these are of, one after the other, each with its own channels (2.5D).
     stem: ``plain`` (a convolution at full resolution; strides[0] is all ones) or ``space_to_depth`` (the voxels of each
     cell of strides[0] become channels first, which saves nearly all work at full resolution).
     strides: from the level above to this one. kernels: odd; a strided convolution must not skip voxels.
@@ -30,6 +31,7 @@ class EncoderConfig(Config):
 
     spatial_dims: Literal[2, 3] = 3
     in_channels: int = Field(default=1, ge=1)
+    slices: int = Field(default=1, ge=1)
     stem: Literal["plain", "space_to_depth"] = "plain"
     widths: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
@@ -49,6 +51,8 @@ class EncoderConfig(Config):
             raise ValueError("an encoder needs at least two levels")
         if any(len(entry) != self.spatial_dims for entry in (*self.strides, *self.kernels)):
             raise ValueError(f"each entry of strides and kernels needs {self.spatial_dims} numbers, one a spatial axis")
+        if self.in_channels % self.slices or self.slices % 2 == 0:
+            raise ValueError(f"{self.in_channels} input channels are not those of {self.slices} slices, an odd number")
         if min(self.widths) < 1 or min(map(min, self.strides)) < 1:
             raise ValueError("widths and strides must be 1 or more")
         if any(k < 1 or k % 2 == 0 for kernel in self.kernels for k in kernel):
@@ -71,6 +75,11 @@ class EncoderConfig(Config):
                     "make the kernel at least as large as the stride, or downsample by maxpool"
                 )
         return self
+
+    @property
+    def channels(self) -> int:
+        """Of one slice, or of the volume."""
+        return self.in_channels // self.slices
 
     @property
     def levels(self) -> int:

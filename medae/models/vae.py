@@ -20,7 +20,7 @@ LOGVAR_RANGE = (-20.0, 10.0)
 
 
 class VAEConfig(Config):
-    """latent: a vector or a map. out_channels: of the output, the input's if None."""
+    """latent: a vector or a map. out_channels: of the output, those of an input's slice if None."""
 
     kind: Literal["vae"] = "vae"
     encoder: EncoderConfig
@@ -52,7 +52,7 @@ class VAE(Network):
         super().__init__(config, config.encoder)
         self.bottleneck = Bottleneck(config.latent, config.encoder, parts=2)
         self.decoder = Decoder(config.encoder, config.decoder)
-        outputs = config.out_channels or config.encoder.in_channels
+        outputs = config.out_channels or config.encoder.channels
         self.head = head_convolution(self.decoder.channels[0], outputs, config.encoder.spatial_dims)
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Output:

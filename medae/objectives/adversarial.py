@@ -37,12 +37,12 @@ class DiscriminatorConfig(Config):
     widths: tuple[int, ...] = Field(default=(32, 64, 128), min_length=2)
 
     def encoder(self, network: EncoderConfig) -> EncoderConfig:
-        """Its convolutions: for images that the network takes, with the usual kernels of 3."""
+        """Its convolutions: for images that the network makes, with the usual kernels of 3."""
         dims, levels = network.spatial_dims, len(self.widths)
         halves = ((2,) * dims,) * levels
         return EncoderConfig(
             spatial_dims=dims,
-            in_channels=network.in_channels,
+            in_channels=network.channels,
             stem="space_to_depth",
             widths=self.widths,
             strides=halves,
@@ -108,7 +108,7 @@ class AdversarialObjective(Objective):
         judge, listening = self._mixed[0], _Listening(model)
         first, *others = self.of(listening, batch, draw)
         inside = voxel_weights(batch, "foreground")
-        real, fakes = batch.image * inside, [made * inside for made in listening.heard]
+        real, fakes = batch.centre * inside, [made * inside for made in listening.heard]
         generator = torch.stack([softplus(-judge(fake).finest).mean() for fake in fakes]).mean()
         taken = softplus(-judge(real).finest).mean()
         seen_through = torch.stack([softplus(judge(fake.detach()).finest).mean() for fake in fakes]).mean()

@@ -85,7 +85,7 @@ class CombinedObjective(Objective):
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """``input``, then what each part shows beside it, by the part's name."""
-        shown = {"input": batch.image}
+        shown = {"input": batch.centre}
         for name, part in zip(self.names, self.parts, strict=True):
             own = part.example(model, batch, draw.scoped(name))  # type: ignore[operator]
             shown |= {f"{name}: {key}": value for key, value in own.items() if key != "input"}

@@ -57,16 +57,19 @@ class DenoisingObjective(Objective):
         self.config = config
 
     def corrupt(self, batch: Batch, draw: Draw) -> Tensor:
-        """The noisy image ``[B, C, *S]``; noise is added inside the mask and in present channels only."""
+        """The noisy image, shaped as the batch's; noise is added inside the mask and in present channels only.
+
+        All slices of an image have the same noise: what one of them lacks, another could give away.
+        """
         if self.config.noise == "both":
             noise = self.noise(batch, draw.scoped("coarse"), "coarse") + self.noise(batch, draw.scoped("white"), "white")
         else:
             noise = self.noise(batch, draw, self.config.noise)
-        return batch.image + noise * voxel_weights(batch, "foreground")
+        return batch.image + batch.in_every_slice(noise * voxel_weights(batch, "foreground"))
 
     def noise(self, batch: Batch, draw: Draw, kind: str) -> Tensor:
         """One kind of noise, everywhere, ``[B, C, *S]``."""
-        image = batch.image
+        image = batch.centre
         size = tuple(image.shape[2:])
         count, channels = image.shape[:2]
         low, high = self.config.sigma
@@ -95,10 +98,11 @@ class DenoisingObjective(Objective):
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over the batch."""
         output = model(self.corrupt(batch, draw)).finest
-        total, terms = compare(output, batch.image, voxel_weights(batch, self.config.region), self.config)
+        total, terms = compare(output, batch.centre, voxel_weights(batch, self.config.region), self.config)
         return [Loss(total, terms)]
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """``input``, ``corrupted`` and ``output``."""
         corrupted = self.corrupt(batch, draw)
-        return {"input": batch.image, "corrupted": corrupted, "output": model(corrupted).finest.float()}
+        output = model(corrupted).finest.float()
+        return {"input": batch.centre, "corrupted": batch.middle(corrupted), "output": output}

@@ -32,17 +32,19 @@ def mirror(x: Tensor, chosen: Tensor, axis: Tensor) -> Tensor:
     return x
 
 
-def nonlinear(x: Tensor, inside: Tensor, chosen: Tensor, draw: Draw) -> Tensor:
+def nonlinear(x: Tensor, inside: Tensor, chosen: Tensor, draw: Draw, slices: int = 1) -> Tensor:
     """Intensities through a random monotone curve, a channel its own, that keeps the foreground's range.
+
+    slices: that the channels are of, one after the other; a channel has one curve in all of them.
 
     The curve is a cubic Bézier from (0, 0) to (1, 1) whose control points lie anywhere in the unit square, which makes it
     monotone; half of the curves are turned over, so that bright becomes dark.
     """
-    count, channels = x.shape[:2]
+    count, channels = x.shape[0], x.shape[1] // slices
     controls = draw.scoped("curve").uniform(count, (channels, 2, 2))
     falling = draw.scoped("falling").uniform(count, (channels, 1)) < 0.5
     rising = _monotone(controls)
-    curve = torch.where(falling, 1 - rising, rising).to(x.device)
+    curve = torch.where(falling, 1 - rising, rising).repeat(1, slices, 1).to(x.device)
     lowest, highest = foreground_range(x, inside)
     share = ((x - lowest) / (highest - lowest).clamp_min(TINY)).clamp(0, 1).flatten(2)
     place = share * (CURVE_POINTS - 1)

@@ -52,7 +52,7 @@ class Branch(nn.Module):
         super().__init__()
         thin = (*(max(THINNEST, width // THINNER) for width in encoder.widths[:-1]), encoder.widths[-1])
         self.decoder = Decoder(encoder.model_copy(update={"widths": thin}), AutoencoderConfig(encoder=encoder).decoder)
-        self.head = head_convolution(self.decoder.channels[0], encoder.in_channels, encoder.spatial_dims)
+        self.head = head_convolution(self.decoder.channels[0], encoder.channels, encoder.spatial_dims)
 
 
 class SharedAutoencoder(nn.Module):

@@ -106,7 +106,7 @@ class MaskedObjective(Objective):
         """One loss over the batch."""
         hidden = self.hidden(batch, draw)
         _, output = self.predict(model, batch, hidden)
-        difference = output - batch.image
+        difference = output - batch.centre
         distance = difference.abs() if self.config.distance == "l1" else difference.square()
         total = weighted_mean(distance, voxel_weights(batch, self.config.region) * hidden)
         return [Loss(total, {f"masked_{self.config.distance}": total})]
@@ -114,4 +114,4 @@ class MaskedObjective(Objective):
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """``input``, ``corrupted`` and ``output``."""
         corrupted, output = self.predict(model, batch, self.hidden(batch, draw))
-        return {"input": batch.image, "corrupted": corrupted, "output": output}
+        return {"input": batch.centre, "corrupted": batch.middle(corrupted), "output": output}

@@ -44,7 +44,7 @@ def voxel_weights(batch: Batch, region: Literal["all", "foreground"]) -> Tensor:
     """1 where a voxel counts, else 0: float32 ``[B, C, *S]``. Absent channels never count."""
     present = batch.present.reshape(*batch.present.shape, *[1] * (batch.image.ndim - 2))
     weights = present if region == "all" else present & batch.mask
-    return weights.expand(batch.image.shape).float()
+    return weights.expand(batch.centre.shape).float()
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ class ReconstructionObjective(Objective):
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over the batch."""
         output = model(batch.image).finest
-        total, terms = compare(output, batch.image, voxel_weights(batch, self.config.region), self.config)
+        total, terms = compare(output, batch.centre, voxel_weights(batch, self.config.region), self.config)
         return [Loss(total, terms)]
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """``input`` and ``output``."""
-        return {"input": batch.image, "output": model(batch.image).finest.float()}
+        return {"input": batch.centre, "output": model(batch.image).finest.float()}

@@ -64,7 +64,7 @@ class RestorationObjective(Objective):
         return draw.scoped("flip").uniform(count) < self.config.flip, axis
 
     def distort(self, batch: Batch, draw: Draw) -> tuple[Batch, Tensor]:
-        """The batch to restore, some samples mirrored, and its distorted image ``[B, C, *S]``."""
+        """The batch to restore, some samples mirrored, and its distorted image, of the same shape."""
         config, count = self.config, len(batch)
         chosen = {
             name: draw.scoped(name).uniform(count) < getattr(config, name) for name in ("shuffling", "nonlinear", "painting")
@@ -72,21 +72,21 @@ class RestorationObjective(Objective):
         flipped, axis = self.flips(batch, draw)
         image, mask = (mirror(each, flipped, axis) for each in (batch.image, batch.mask))
         clean = replace(batch, image=image, mask=mask)
-        inside = voxel_weights(clean, "foreground").bool()
+        inside = clean.in_every_slice(voxel_weights(clean, "foreground").bool())
         x = shuffle(image, inside, chosen["shuffling"], draw.scoped("shuffle"), config.window)
-        x = nonlinear(x, inside, chosen["nonlinear"], draw.scoped("intensity"))
+        x = nonlinear(x, inside, chosen["nonlinear"], draw.scoped("intensity"), batch.slices)
         return clean, paint(x, inside, chosen["painting"], draw.scoped("paint"), config.outpainting)
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over the batch."""
         clean, distorted = self.distort(batch, draw)
         output = model(distorted).finest
-        total, terms = compare(output, clean.image, voxel_weights(clean, self.config.region), self.config)
+        total, terms = compare(output, clean.centre, voxel_weights(clean, self.config.region), self.config)
         return [Loss(total, terms)]
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """``input``, ``corrupted`` and ``output``; mirrored samples turned back, so that a figure's sides are the body's."""
         _, distorted = self.distort(batch, draw)
         output = model(distorted).finest.float()
-        corrupted, output = (mirror(each, *self.flips(batch, draw)) for each in (distorted, output))
-        return {"input": batch.image, "corrupted": corrupted, "output": output}
+        corrupted, output = (mirror(each, *self.flips(batch, draw)) for each in (batch.middle(distorted), output))
+        return {"input": batch.centre, "corrupted": corrupted, "output": output}

@@ -72,7 +72,7 @@ class SegmentationObjective(Objective):
         """``input``, ``target`` and ``output`` (the label of the largest logit)."""
         logits = model(batch.image).finest
         return {
-            "input": batch.image,
+            "input": batch.centre,
             "target": batch.target[self.config.target].float(),
             "output": logits.argmax(dim=1, keepdim=True).float(),
         }

@@ -48,10 +48,10 @@ class VariationalObjective(Objective):
         """One loss over the batch."""
         output = model(batch.image)
         weights = voxel_weights(batch, self.config.region)
-        total, terms = compare(output.finest, batch.image, weights, self.config)
+        total, terms = compare(output.finest, batch.centre, weights, self.config)
         terms["kl"] = kl_per_voxel(output.extras["mu"], output.extras["logvar"], weights)
         return [Loss(total + self.config.kl * terms["kl"], terms)]
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """``input`` and ``output``."""
-        return {"input": batch.image, "output": model(batch.image).finest.float()}
+        return {"input": batch.centre, "output": model(batch.image).finest.float()}

@@ -16,13 +16,15 @@ T = TypeVar("T")
 class PlanHints(Config):
     """What the user fixes; None leaves it to the rules.
 
-    slice_axis: implies 2 spatial dimensions. spacing: mm along I, J, K, None within it keeps an axis as it is.
+    slice_axis: implies 2 spatial dimensions. slices: that a network of slices sees at a time, its own in the middle.
+    spacing: mm along I, J, K, None within it keeps an axis as it is.
     widths: one entry a level. patch: along the spatial dimensions. memory: that a training step may take, such as 8G
     (or 8GiB, 8192M, 8GB for 8 billion bytes); patch and batch are made to fit.
     """
 
     spatial_dims: Literal[2, 3] | None = None
     slice_axis: Literal[0, 1, 2] | None = None
+    slices: int | None = Field(default=None, ge=1)
     spacing: tuple[Millimetres | None, Millimetres | None, Millimetres | None] | None = None
     intensity: IntensityScheme | None = None
     foreground: Foreground | None = None

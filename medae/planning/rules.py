@@ -65,9 +65,11 @@ def _space(found: Fingerprint, hints: PlanHints) -> tuple[SpacePlan, dict[str, s
     brain_from = or_default(hints.brain_from, default.brain_from, "targets that hold the brain, for foreground: brain")
     extraction = or_default(hints.brain_extraction, default.brain_extraction, "or medae, deepbet: for cases without one")
     bias = or_default(hints.bias_correction, default.bias_correction, "or n4, against the shading of MR: 10 to 40 s a scan")
+    slices = or_default(hints.slices, default.slices, "of 2D: or 3, 5, ... with the neighbours as further channels")
     content = {
         "spatial_dims": dims.value,
         "slice_axis": across.value,
+        "slices": slices.value,
         "spacing": steps.value,
         "intensity": scheme.value,
         "foreground": rule.value,
@@ -81,6 +83,7 @@ def _space(found: Fingerprint, hints: PlanHints) -> tuple[SpacePlan, dict[str, s
     reasons = {
         "spatial_dims": dims.reason,
         "slice_axis": across.reason,
+        "slices": slices.reason,
         "orientation": f"fixed: right, anterior, superior; stored as {stored or 'unknown'}",
         "spacing": steps.reason,
         "intensity": scheme.reason,

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
+from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
 from medae.config import Config
@@ -47,11 +48,12 @@ class PatchSampler:
     Cases come in shuffled passes, so that each is seen equally often however many voxels or slices it has. In 2D a
     labelled patch takes the slice of a voxel of the label, so slices count by their labelled area; otherwise the
     slices of a case are equally likely. An image smaller than the patch lies in its middle, with zeros around it and
-    the mask false there.
+    the mask false there. Where the plan has several slices at a time, the image has the neighbours of the slice as further
+    channels, with zeros beyond the ends.
 
     target: label map that batches carry (int64) and patches are centred on; every case needs it. exclude_target: label
-    map without which a slice has to be (lesion-free slices); 2D only, every case needs it, and ``foreground`` has no
-    effect on slices that it leaves out.
+    map without which a slice, and what is seen with it, has to be (lesion-free slices); 2D only, every case needs it, and
+    ``foreground`` has no effect on slices that it leaves out.
     margin: voxels along the spatial dimensions that are read beyond the patch on each side, for augmentation to move in;
     the batch is so much larger, and its patches are those that are drawn without.
     case_ids: the cases that are drawn from. left_out: those without an eligible slice.
@@ -87,6 +89,7 @@ class PatchSampler:
         self.seed = seed
         self.target = target
         self._axis = space.slice_axis
+        self._seen = space.slices
         self._size = self._spatial(config.patch, 1)
         self._margin = self._spatial(margin or (0,) * len(config.patch), 0)
         self._slices = {case_id: self._eligible(case_id, exclude_target) for case_id in case_ids}
@@ -168,7 +171,8 @@ class PatchSampler:
         others = tuple(axis for axis in range(4) if axis != 1 + self._axis)
         keep = entry.mask.mean(axis=others) >= max(self.config.slice_foreground, 1e-12)
         if exclude_target is not None:
-            keep &= ~(entry.targets[exclude_target] != 0).any(axis=others)
+            marked = (entry.targets[exclude_target] != 0).any(axis=others)
+            keep &= ~ndimage.binary_dilation(marked, np.ones(self._seen, dtype=bool))
         return np.flatnonzero(keep)
 
     def _sample(self, step: int, place: int) -> Batch:
@@ -179,11 +183,12 @@ class PatchSampler:
         start = self._start(entry, numpy_generator(self.seed, "patch", step, place))
         target = {} if self.target is None else {self.target: self._cut(entry.targets[self.target], start, np.int64)}
         return Batch(
-            image=self._cut(entry.image, start, np.float32),
+            image=self._cut(entry.image, start, np.float32, self._seen),
             present=torch.from_numpy(entry.present)[None],
             mask=self._cut(entry.mask, start, np.bool_),
             target=target,
             keys=(case_id,),
+            slices=self._seen,
         )
 
     def _start(self, entry: Entry, generator: np.random.Generator) -> np.ndarray:
@@ -220,16 +225,19 @@ class PatchSampler:
         plane[:, self._axis] = number
         return plane
 
-    def _cut(self, array_CIJK: np.ndarray, start: np.ndarray, dtype: type[np.generic]) -> torch.Tensor:
-        """``[1, C, *S]``: the patch and its margin, read from the mapped file, with zeros beyond the image."""
-        shape, size = np.asarray(array_CIJK.shape[1:]), self._size + 2 * self._margin
-        start = start - self._margin
+    def _cut(self, array_CIJK: np.ndarray, start: np.ndarray, dtype: type[np.generic], slices: int = 1) -> torch.Tensor:
+        """``[1, slices x C, *S]``: the patch and its margin, read from the mapped file, with zeros beyond the image."""
+        beside = self._spatial((0,) * len(self.config.patch), slices // 2)
+        shape, size = np.asarray(array_CIJK.shape[1:]), self._size + 2 * (self._margin + beside)
+        start = start - self._margin - beside
         low, high = np.maximum(start, 0), np.minimum(start + size, shape)
         i, j, k = (slice(a, b) for a, b in zip(low, high, strict=True))
         inner = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
         patch = np.zeros((array_CIJK.shape[0], *size), dtype=dtype)
         patch[(slice(None), *inner)] = piece(array_CIJK, (i, j, k))
-        return torch.from_numpy(patch if self._axis is None else patch.squeeze(1 + self._axis))[None]
+        if self._axis is None:
+            return torch.from_numpy(patch)[None]
+        return torch.from_numpy(np.moveaxis(patch, 1 + self._axis, 0).reshape(-1, *np.delete(size, self._axis)))[None]
 
 
 class _Steps(Dataset[Batch | MedaeError]):
@@ -254,4 +262,5 @@ def _stack(samples: Sequence[Batch]) -> Batch:
         mask=torch.cat([sample.mask for sample in samples]),
         target={name: torch.cat([sample.target[name] for sample in samples]) for name in samples[0].target},
         keys=tuple(key for sample in samples for key in sample.keys),
+        slices=samples[0].slices,
     )

@@ -191,5 +191,8 @@ def _batch(network: NetworkConfig, objective: ObjectiveConfig, patch: tuple[int,
     target = (
         {objective.target: torch.empty(samples, 1, *patch, dtype=torch.int64)} if objective.kind == "segmentation" else {}
     )
-    present, mask = torch.empty(samples, channels, dtype=torch.bool), torch.empty(samples, 1, *patch, dtype=torch.bool)
-    return Batch(torch.empty(samples, channels, *patch), present, mask, target)
+    present, mask = (
+        torch.empty(samples, network.encoder.channels, dtype=torch.bool),
+        torch.empty(samples, 1, *patch, dtype=torch.bool),
+    )
+    return Batch(torch.empty(samples, channels, *patch), present, mask, target, slices=network.encoder.slices)

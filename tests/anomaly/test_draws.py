@@ -16,6 +16,7 @@ from medae.models.autoencoder import AutoencoderConfig
 from medae.models.networks import build_network
 from medae.models.output import Output
 from medae.models.vae import VAEConfig
+from tests.anomaly.conftest import PLAN
 
 ENCODER = {"spatial_dims": 2, "widths": [4, 6], "strides": [[1, 1], [2, 2]], "kernels": [[3, 3], [3, 3]]}
 IMAGE = np.where(np.indices((1, 12, 10, 3))[1] > 2, 1.5, 0.0)
@@ -134,3 +135,21 @@ def test_a_detection_is_refused_before_it_trains():
     for changes in ('{"latent": true}', '{"dropout": true}'):
         with pytest.raises(ConfigError, match=r"draws\.(latent|dropout)"):
             validate(detect.Config, read_config("phantoms", "detect", [f"scoring.map={{kind: residual, draws: {changes}}}"]))
+
+
+def test_slices_that_are_seen_together_share_their_noise(scan_of):
+    plan = PLAN.model_copy(update={"space": PLAN.space.model_copy(update={"slices": 3})})
+
+    class Middle(Identity):
+        def forward(self, image):
+            return Output((super().forward(image).finest[:, 1:2],))
+
+    model = Middle()
+    flat = np.where(np.indices((1, 12, 10, 3))[1] > 2, 1.0, 0.0)
+    mean, _ = scan_of(flat, model=model, plan=plan).drawn(draws(number=2, noise=0.5, cell=4))
+    assert mean.shape == (1, 12, 10, 3)
+    below, own, above = torch.cat(model.seen)[1]  # the middle one of three slices, which are alike but for noise
+    assert own.std() > 0.1
+    assert torch.equal(below, own) and torch.equal(above, own)
+    first, _, _ = torch.cat(model.seen)[0]
+    assert not first.any(), "there is nothing below the first slice, no noise either"

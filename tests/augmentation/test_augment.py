@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -362,3 +363,15 @@ def test_the_page_on_augmentation_tells_the_presets():
             if name == "noise":
                 values.insert(1, 0.0)  # the least strength
             assert numbers == (values if values[0] else [0.0]), name
+
+
+def test_a_channel_changes_alike_in_all_slices_that_a_network_sees():
+    one = batch_of(8, (24, 20), channels=2, border=3)
+    stacked = replace(one, image=one.image.repeat(1, 3, 1, 1), slices=3)
+    config = only(rotation=1.0, bias_field=1.0, gamma=1.0, contrast=1.0, brightness=1.0, blur=1.0, low_resolution=1.0)
+    augment = Augmentation(config, 2)
+    alone, together = augment(one, Draw(0, 0)), augment(stacked, Draw(0, 0))
+    assert together.image.shape == (8, 6, 24, 20)
+    torch.testing.assert_close(together.image, alone.image.repeat(1, 3, 1, 1))
+    assert not torch.allclose(alone.image, one.image, atol=0.1)
+    assert torch.equal(together.mask, alone.mask)

@@ -230,3 +230,28 @@ def test_bf16_runs_the_network_in_bfloat16_and_returns_float32():
 def test_window_of_the_wrong_dimension_is_an_error():
     with pytest.raises(GeometryError, match="does not fit 3 spatial dimensions"):
         predict_maps(Identity(), scan((4, 4, 4)), plan_of((4, 4, 4)), device="cpu", patch=(4, 4))
+
+
+class OneOf(nn.Module):
+    """Answers with the channels of one of the slices that it sees."""
+
+    def __init__(self, slices: int, place: int) -> None:
+        super().__init__()
+        self.slices, self.place = slices, place
+
+    def forward(self, x: torch.Tensor) -> Output:
+        return Output((x.chunk(self.slices, dim=1)[self.place],))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_network_of_several_slices_sees_the_neighbours_in_their_order(axis):
+    case = scan((5, 6, 7))
+    plan = plan_of((8, 8), axis)
+    plan = plan.model_copy(update={"space": plan.space.model_copy(update={"slices": 3, "channels": ("a", "b")})})
+    assert plan.space.inputs == ("a -1", "b -1", "a", "b", "a +1", "b +1")
+    for place, shift in ((0, 1), (1, 0), (2, -1)):
+        made = predict_maps(OneOf(3, place), case, plan, device="cpu", activation="none")
+        expected = torch.roll(case.image, shift, dims=1 + axis)
+        if shift:
+            expected.select(1 + axis, 0 if shift > 0 else -1).zero_()
+        assert torch.equal(made, expected)

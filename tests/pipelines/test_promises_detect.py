@@ -187,6 +187,21 @@ def sliced(smoke, tmp_path_factory) -> tuple[Slices, Finished]:
         return seen, run_stage("detect", config, tmp_path_factory.mktemp("slices"), Screen())
 
 
+def test_slices_are_scored_with_their_neighbours(smoke, work, tmp_path):
+    config = small(
+        "name=neighbours",
+        "plan.slices=3",
+        "objective.cell=4",
+        "scoring={map: {kind: residual, draws: {number: 2, noise: 0.5, cell: 4}}, compare: {features: {kind: perceptual}}}",
+    )
+    finished = run_stage("detect", config, tmp_path, Screen())
+    artifact = load_artifact(finished.folder / "model")
+    assert artifact.meta.plan.space.slices == 3
+    assert artifact.meta.network.encoder.in_channels == 3
+    assert artifact.tensors()["head.weight"].shape[0] == 1, "it answers for one slice"
+    assert {"detector", "features", "intensity", "voxelwise"} <= set(finished.result.metrics)
+
+
 def slice_of(store: Store, case: str, patch: torch.Tensor) -> int:
     """The slice that a patch shows: patches are larger than the phantoms, so it shows all of it, zeros around it."""
     image = np.asarray(store[case].image)[0]

@@ -3,6 +3,7 @@ import hashlib
 import mmap
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -251,7 +252,7 @@ def test_only_the_needed_part_of_the_files_is_read(store, monkeypatch):
 
     drawn = sampler(store, patch=(4, 4, 4), batch=1)
     cut = drawn._cut
-    monkeypatch.setattr(drawn, "_cut", lambda array, start, dtype: cut(array.view(Recorded), start, dtype))
+    monkeypatch.setattr(drawn, "_cut", lambda array, *how: cut(array.view(Recorded), *how))
     drawn.batch(0)
     assert read == [64, 64]
 
@@ -353,3 +354,38 @@ def test_a_margin_shows_the_scan_around_the_same_patches(store, scans, space, pa
             assert (step_along == torch.tensor([1, 0, 0])).all()
         beyond += int(wide.mask.sum() - batch.mask.sum())
     assert beyond > 0
+
+
+# --- several slices at a time ---
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_neighbours_of_a_slice_are_further_channels_and_the_slice_is_what_it_was(store, axis):
+    one = SPACE.model_copy(update={"spatial_dims": 2, "slice_axis": axis})
+    plain = sampler(store, space=one, patch=(8, 8), batch=12, target="label", margin=(1, 2))
+    seen = sampler(store, space=one.model_copy(update={"slices": 5}), patch=(8, 8), batch=12, target="label", margin=(1, 2))
+    below, above = 0, 0
+    for step in range(3):
+        alone, batch = plain.batch(step), seen.batch(step)
+        assert batch.slices == 5 and batch.image.shape == (12, 5, 10, 12)
+        assert equal(alone, replace(batch, image=batch.centre)), "the same places, masks and label maps"
+        for sample, mask, name in zip(batch.image, batch.mask, batch.keys, strict=True):
+            own = places(sample[2][mask[0]])
+            for number, offset in enumerate((-2, -1, 0, 1, 2)):
+                there = own[0, axis] + offset
+                values = sample[number][mask[0]]
+                if 0 <= there < store[name].shape[axis]:
+                    moved = own.clone()
+                    moved[:, axis] += offset
+                    assert torch.equal(places(values), moved)
+                else:
+                    below, above = below + (there < 0), above + (there >= 0)
+                    assert not values.any(), "there is nothing beyond the ends"
+    assert below and above, "both ends were drawn"
+
+
+def test_slices_that_see_an_excluded_one_are_left_out_too(store):
+    space = SLICES.model_copy(update={"slices": 3})
+    drawn = sampler(store, space=space, patch=(8, 8), batch=30, exclude="label", slice_foreground=0.0)
+    numbers = {int(places(sample[1].max())[2]) for step in range(6) for sample in drawn.batch(step).image}
+    assert numbers and not numbers & {1, 2, 3, 4}, "labels are in the slices 2 and 3"

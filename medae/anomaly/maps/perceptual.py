@@ -61,7 +61,7 @@ class PerceptualMap(SignedMap):
 
 
 class Distance(nn.Module):
-    """From images ``[B, 2C, *S]``, scan and reconstruction one after the other, to the distance ``[B, 1, *S]``.
+    """From images ``[B, slices x 2C, *S]``, in each slice scan and reconstruction, to the distance ``[B, 1, *S]``.
 
     Features are scaled to length 1 over the channels at each place; the squared lengths of their differences, from 0 to 4,
     are interpolated linearly to the image's size and averaged over levels.
@@ -74,7 +74,8 @@ class Distance(nn.Module):
 
     def forward(self, pairs: Tensor) -> Output:
         """The mean distance over levels."""
-        one, other = (self.encoder(half).levels for half in pairs.chunk(2, dim=1))
+        both = pairs.unflatten(1, (self.encoder.config.slices, 2, -1))
+        one, other = (self.encoder(both[:, :, place].flatten(1, 2)).levels for place in (0, 1))
         mode = "bilinear" if pairs.ndim == 4 else "trilinear"
         total = torch.zeros_like(pairs[:, :1])
         for level in self.levels:

@@ -12,8 +12,10 @@ from medae.anomaly.maps.perceptual import PerceptualConfig
 from medae.anomaly.maps.registry import build_map, needs_model
 from medae.config import validate
 from medae.errors import ConfigError
+from medae.inference.predict import by_slice
 from medae.models.autoencoder import AutoencoderConfig
 from medae.models.networks import build_network
+from tests.anomaly.conftest import PLAN
 
 ENCODER = {"spatial_dims": 2, "widths": [4, 6], "strides": [[1, 1], [2, 2]], "kernels": [[3, 3], [3, 3]]}
 SCAN = np.where(np.indices((1, 24, 20, 2))[1] > 4, 1.0, 0.0) * np.random.default_rng(0).uniform(0.5, 2, (1, 24, 20, 2))
@@ -70,3 +72,15 @@ def test_it_can_be_added_to_other_maps(scan_of, network):
     anomaly = build_map(scoring.map, "absolute", 1)
     anomaly.scale(lambda: [scan])
     assert anomaly(scan).shape == scan.mask.shape
+
+
+def test_of_several_slices_each_is_compared_with_its_own_reconstruction(scan_of):
+    plan = PLAN.model_copy(update={"space": PLAN.space.model_copy(update={"slices": 3})})
+    network = build_network(validate(AutoencoderConfig, {"encoder": {**ENCODER, "in_channels": 3, "slices": 3}})).eval()
+    scan = scan_of(SCAN, model=network, plan=plan)
+    found = build_map(PerceptualConfig(levels=(0,)), "absolute", 1)(scan)
+    with torch.no_grad():
+        made = torch.where(scan.mask, scan.reconstruction, scan.image)
+        by_hand = distance(network, *(by_slice(each, 2, 3) for each in (scan.image, made)), 0).movedim(0, 3)
+    torch.testing.assert_close(found, torch.where(scan.mask, by_hand, 0.0), atol=1e-5, rtol=1e-3)
+    assert float(found.max()) > 0.01
