@@ -46,6 +46,11 @@ class NativeGrid(BaseModel):
         """The affine as a float64 4x4 array."""
         return np.asarray(self.affine, dtype=np.float64)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Millilitres of a voxel of the file."""
+        return float(abs(np.linalg.det(self.matrix()[:3, :3]))) / 1000.0
+
     def ras(self) -> tuple[tuple[int, int, int], np.ndarray]:
         """Shape and affine (4x4, mm) of the nearest-RAS array of the whole file, before any crop."""
         orientation = io_orientation(self.matrix())

@@ -67,5 +67,5 @@ def _mask(network: MaskNetwork, scan: Scan, path: Path, doubtful: bool) -> dict[
     write_native(mask.astype(np.uint8), native, path, labels=True)
     if doubtful:
         write_native(unsure.astype(np.uint8), native, path.with_name(f"{stem(path)}_doubtful.nii.gz"), labels=True)
-    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
+    voxel_ml = native.voxel_ml
     return {"brain_ml": int(mask.sum()) * voxel_ml, "doubtful_ml": int(unsure.sum()) * voxel_ml}

@@ -191,8 +191,7 @@ def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
     }[plan.space.foreground]
     return (
         f"Scored is the {scoring.side} side of {_map_in_words(scoring)} inside {mask}, after a median filter of {across} "
-        f"slices by {within[0]} x {within[1]} voxels; a scan's score is the mean of its highest {scoring.top_share:.1%} of "
-        "voxels."
+        f"slices by {within[0]} x {within[1]} voxels; a scan's score is {scoring.scan_score.describe()}."
     )
 
 

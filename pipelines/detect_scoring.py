@@ -11,6 +11,7 @@ import torch
 
 from medae.anomaly.calibration import Calibration, Normals, calibrate
 from medae.anomaly.detector import DETECTOR, Rows, ScanMaps, reconstruction_error, scan_mask, slice_axis
+from medae.anomaly.findings import Finding, as_csv, findings_of
 from medae.anomaly.maps.registry import learn_maps, needs_model
 from medae.anomaly.scan import Scan
 from medae.data.case import Case, Manifest
@@ -19,6 +20,7 @@ from medae.metrics.anomaly import AnomalyEvaluation
 from medae.preprocessing.prepare import Prepared
 from medae.preprocessing.store import Store
 from pipelines.console import Screen
+from pipelines.files import write_text
 from pipelines.segmenting import reference
 
 
@@ -58,6 +60,7 @@ class Scorer:
         slices = self.normals == "lesion_free_slices"
         kept: list[str] = []
         subjects: list[str] = []
+        grids: list[tuple[int, float]] = []
         for case, scan in self.scans(normal, "Calibrating on normal scans"):
             found = scan_mask(scan)
             mask = found & lesion_free(self.lesion(normal, case, found.shape), slice_axis(scan)) if slices else found
@@ -68,14 +71,16 @@ class Scorer:
             np.save(self.scratch / f"{case.id}.mask.npy", mask)
             for row, own in self.rows.scored(scan):
                 np.save(self.scratch / f"{case.id}.map-{row}.npy", own.heat)
+            grids.append((slice_axis(scan), scan.prepared.native.voxel_ml))
 
         def stored(what: str) -> Iterator[np.ndarray]:
             return (np.load(self.scratch / f"{case}.{what}.npy") for case in kept)
 
         words = "lesion-free slices of patients" if slices else "scans without a lesion"
         phantoms = ", phantoms" if normal.phantom else ""
-        return {
-            row: calibrate(
+        calibrations = {}
+        for row in self.rows.maps:
+            calibration = calibrate(
                 stored(f"map-{row}"),
                 stored("mask"),
                 rate,
@@ -83,8 +88,11 @@ class Scorer:
                 normals=self.normals,
                 subjects=subjects,
             )
-            for row in self.rows.maps
-        }
+            scans = zip(stored(f"map-{row}"), stored("mask"), grids, strict=True)
+            normals = (ScanMaps(heat, heat, mask, *grid) for heat, mask, grid in scans)
+            scores = tuple(each.score(self.rows.scoring, calibration) for each in normals)
+            calibrations[row] = calibration.model_copy(update={"normal_scores": scores})
+        return calibrations
 
     def score(
         self, test: Manifest, calibrations: Mapping[str, Calibration]
@@ -110,7 +118,7 @@ class Scorer:
                         own.mask,
                         lesion,
                         voxel_ml=own.voxel_ml,
-                        scan_score=own.score(self.rows.scoring),
+                        scan_score=own.score(self.rows.scoring, calibrations[row]),
                         subject=case.subject,
                         error=error if asks[row] else None,
                     )
@@ -140,8 +148,12 @@ def lesion_free(lesion: np.ndarray, slice_axis: int) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(clean, lesion.shape))
 
 
-def write_maps(maps: ScanMaps, flagged: np.ndarray, prepared: Prepared, base: Path) -> None:
-    """Write ``<base>_heatmap``, ``_anomaly`` and ``_mask`` as NIfTI in the scan's own space."""
+def write_maps(maps: ScanMaps, flagged: np.ndarray, prepared: Prepared, base: Path) -> list[Finding]:
+    """Write ``<base>_heatmap``, ``_anomaly`` and ``_mask`` as NIfTI in the scan's own space, and ``_findings.csv``, the list
+    of what was flagged, which is returned."""
     write_native(maps.heat, prepared.native, base.with_name(f"{base.name}_heatmap.nii.gz"), labels=False)
     for kind, mask in (("anomaly", flagged), ("mask", maps.mask)):
         write_native(mask.astype(np.uint8), prepared.native, base.with_name(f"{base.name}_{kind}.nii.gz"), labels=True)
+    found = findings_of(maps.heat, flagged, prepared.native)
+    write_text(base.with_name(f"{base.name}_findings.csv"), as_csv(found))
+    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from medae.anomaly.calibration import Calibration
 from medae.anomaly.detector import Scoring, load_map, scan_maps
 from medae.anomaly.scan import Scan as Scored
 from medae.artifact import Artifact, load_artifact
@@ -118,7 +120,7 @@ class _Segmenter:
     def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
         labels = segment(self.model, prepared, self.meta.plan, self.device, self.mirrored)
         write_native(labels, prepared.native, path, labels=True)
-        voxel_ml = float(abs(np.linalg.det(prepared.native.matrix()[:3, :3]))) / 1000.0
+        voxel_ml = prepared.native.voxel_ml
         names = {value: name for value, name in self.meta.labels.items() if value}
         return {"volume_ml": {name: int(np.count_nonzero(labels == value)) * voxel_ml for value, name in names.items()}}
 
@@ -130,18 +132,23 @@ class _Detector:
         calibration = dict(artifact.meta.calibration or {})
         self.scoring = validate(Scoring, calibration.get("scoring", {}), where=artifact.folder)
         self.flips = flips or self.scoring.flips
-        self.threshold = float(calibration["threshold"])
+        self.calibration = validate(
+            Calibration, {key: value for key, value in calibration.items() if key != "scoring"}, where=artifact.folder
+        )
         self.plan, self.device = artifact.meta.plan, device_of(device)
         self.model = artifact.model().to(self.device)
         self.map = load_map(self.scoring, len(self.plan.space.channels), artifact.statistics())
 
     def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
         maps = scan_maps(Scored(prepared, self.plan, self.model, self.device, flips=self.flips), self.map, self.scoring)
-        flagged = maps.flagged(self.threshold, self.scoring)
-        write_maps(maps, flagged, prepared, path.with_name(stem(path)))
+        flagged = maps.flagged(self.calibration.threshold, self.scoring)
+        found = write_maps(maps, flagged, prepared, path.with_name(stem(path)))
+        score = maps.score(self.scoring, self.calibration)
         return {
-            "score": maps.score(self.scoring),
-            "threshold": self.threshold,
+            "score": score,
+            "percentile_among_normals": self.calibration.percentile(score),
+            "threshold": self.calibration.threshold,
+            "findings": [asdict(each) for each in found],
             "flagged_ml": int(flagged.sum()) * maps.voxel_ml,
             "flagged_share": float(flagged.sum() / maps.mask.sum()),
         }

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 from scipy import stats
 
+from medae.anomaly.score import LEVEL_SHARES
 from medae.config import Config
 from medae.errors import DataError
 from medae.metrics.voxelscores import N_BINS, at_least, bin_floor, check_same_grid, score_bins
@@ -29,6 +30,8 @@ class Calibration(Config):
     for one subject). left_out: that share of each subject at the threshold that all others give: what the calibration
     promises of subjects that it has not seen rests on these. threshold_low, threshold_high: range of thresholds when each
     subject in turn is left out; the threshold itself for one subject.
+    normal_levels: of each calibration subject, the levels of ``anomaly.score.LEVEL_SHARES``. normal_scores: of each
+    calibration scan, its score; where lesion-free slices are normal, that of these slices.
     normals: whether the cohort is of healthy subjects, or of patients' slices without a marked lesion.
     cohort: which scans, in words: data set, scanner or site if known, phantoms if they are.
     """
@@ -39,6 +42,8 @@ class Calibration(Config):
     achieved_sd: float | None
     achieved_max: float
     left_out: tuple[float, ...] = ()
+    normal_levels: tuple[tuple[float, ...], ...] = ()
+    normal_scores: tuple[float, ...] = ()
     threshold_low: float
     threshold_high: float
     n_scans: int = Field(ge=1)
@@ -59,6 +64,10 @@ class Calibration(Config):
         reach = stats.t.ppf(0.975, n - 1) * float(np.std(roots, ddof=1)) * np.sqrt(1 / n + 1 / n_subjects)
         low, high = max(float(roots.mean()) - reach, 0.0), float(roots.mean()) + reach
         return float(low**2), float(high**2)
+
+    def percentile(self, score: float) -> float | None:
+        """Share of the normal calibration scans whose score is at most this; None without their scores."""
+        return float(np.mean(np.asarray(self.normal_scores) <= score)) if self.normal_scores else None
 
     def describe(self) -> str:
         """Sentences for a report: what the threshold rests on and where it does not hold."""
@@ -125,6 +134,7 @@ def calibrate(
         achieved_sd=float(np.std(achieved, ddof=1)) if len(achieved) > 1 else None,
         achieved_max=max(achieved),
         left_out=tuple(left_out),
+        normal_levels=tuple(histogram.levels() for histogram in counts.values()),
         threshold_low=bin_floor(min(thresholds)),
         threshold_high=bin_floor(max(thresholds)),
         n_scans=n_scans,
@@ -150,6 +160,13 @@ class _Histogram:
         bins, place = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
         counts = np.bincount(place, weights=np.concatenate([self.counts, other.counts])).astype(np.int64)
         return _Histogram(bins, counts)
+
+    def levels(self) -> tuple[float, ...]:
+        """As `medae.anomaly.score.levels`, rounded down to the floors of bins."""
+        reached = np.cumsum(self.counts)
+        places = [int(np.ceil((1 - share) * reached[-1])) for share in LEVEL_SHARES]
+        found = np.searchsorted(reached, np.minimum(places, reached[-1] - 1), side="right")
+        return tuple(bin_floor(int(self.bins[place])) for place in found)
 
     def flagged_share(self) -> np.ndarray:
         """By bin, the share of voxels in it or above: float64 ``[N_BINS]``."""

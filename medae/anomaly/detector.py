@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from medae.anomaly.calibration import Calibration
 from medae.anomaly.maps.base import AnomalyMap
 from medae.anomaly.maps.perceptual import PerceptualConfig
 from medae.anomaly.maps.registry import BASELINES, MapConfig, Rarity, baselines, build_map, build_maps, parts_of
@@ -20,7 +21,7 @@ from medae.anomaly.place import PlaceConfig
 from medae.anomaly.postprocessing import RAW, PostprocessingConfig, native_slice_axis, process_map, threshold_map
 from medae.anomaly.residual import Side, residual_map
 from medae.anomaly.scan import Scan
-from medae.anomaly.score import scan_score
+from medae.anomaly.score import ScanScoreConfig, inside, largest_piece_ml, levels, top_mean, unlikeness
 from medae.artifact import STATISTICS
 from medae.config import Config
 from medae.errors import ArtifactError
@@ -41,7 +42,7 @@ class Scoring(Config):
     own units, as -log10: ``none``, among ``all`` normal voxels, or, for maps of a model, among those of its ``intensity``.
     compare: further maps
     by name, reported beside. place: how the voxel-wise baseline finds the same place in another head. postprocessing: of
-    all maps alike. top_share: share of the mask whose mean is the scan's score. flips: average reconstructions over
+    all maps alike. scan_score: how a map becomes the scan's score. flips: average reconstructions over
     mirrored copies.
     """
 
@@ -51,7 +52,7 @@ class Scoring(Config):
     compare: dict[str, MapConfig] = Field(default_factory=dict)
     place: PlaceConfig = PlaceConfig()
     postprocessing: PostprocessingConfig = PostprocessingConfig()
-    top_share: float = Field(default=0.01, gt=0, le=1)
+    scan_score: ScanScoreConfig = ScanScoreConfig()
     flips: bool = False
 
     @field_validator("compare")
@@ -122,9 +123,18 @@ class ScanMaps:
     slice_axis: int
     voxel_ml: float
 
-    def score(self, scoring: Scoring) -> float:
-        """The scan's score, see ``anomaly.score``."""
-        return scan_score(self.heat, self.mask, scoring.top_share)
+    def score(self, scoring: Scoring, calibration: Calibration) -> float:
+        """The scan's score, see ``ScanScoreConfig``. Raises DataError (empty mask, too few normals to learn from)."""
+        config, values = scoring.scan_score, inside(self.heat, self.mask)
+        match config.kind:
+            case "top":
+                return top_mean(values, config.share)
+            case "mean":
+                return top_mean(values, 1.0)
+            case "largest":
+                return largest_piece_ml(self.flagged(calibration.threshold, scoring), self.voxel_ml)
+            case "learned":
+                return unlikeness(levels(values), calibration.normal_levels)
 
     def flagged(self, threshold: float, scoring: Scoring) -> np.ndarray:
         """The mask of what is at or above a threshold, bool."""
@@ -163,7 +173,7 @@ def scan_maps(scan: Scan, anomaly: AnomalyMap, scoring: Scoring) -> ScanMaps:
         raw=process_map(raw, mask, RAW, axis),
         mask=mask,
         slice_axis=axis,
-        voxel_ml=float(abs(np.linalg.det(scan.prepared.native.matrix()[:3, :3]))) / 1000.0,
+        voxel_ml=scan.prepared.native.voxel_ml,
     )
 
 

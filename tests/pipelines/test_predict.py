@@ -86,6 +86,14 @@ def test_a_detector_applied_again_gives_the_maps_of_its_stage(smoke, tmp_path):
     result = predict_with(smoke.stage("detect") / "model", source, tmp_path)
     name = f"{case}_T1w"
     assert result["cases"][name]["score"] == pytest.approx(facts["score"], rel=1e-5)
+    assert 0 <= result["cases"][name]["percentile_among_normals"] <= 1
+    table, before = (
+        folder / f"{base}_findings.csv" for folder, base in ((tmp_path, name), (smoke.stage("detect") / "maps", case))
+    )
+    assert table.read_text().splitlines()[0] == before.read_text().splitlines()[0]
+    assert len(table.read_text().splitlines()) == 1 + len(result["cases"][name]["findings"])
+    flagged = sum(finding["volume_ml"] for finding in result["cases"][name]["findings"])
+    assert flagged == pytest.approx(result["cases"][name]["flagged_ml"])
     for kind in ("heatmap", "anomaly"):
         again = nib.load(tmp_path / f"{name}_{kind}.nii.gz").get_fdata()
         assert np.allclose(again, nib.load(smoke.stage("detect") / "maps" / f"{case}_{kind}.nii.gz").get_fdata(), atol=1e-5)
