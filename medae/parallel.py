@@ -36,6 +36,8 @@ def unordered(function: Callable[[T], R], items: Sequence[T], workers: int = 1) 
         return
     from joblib import Parallel, delayed, parallel_config
 
+    # loky replaces a process whose memory has grown, and says so from a thread of its own
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
     with parallel_config(backend="loky", inner_max_num_threads=1):
         pool = Parallel(n_jobs=min(workers, len(items)), return_as="generator_unordered")
         results = pool(delayed(_placed)(function, place, item) for place, item in enumerate(items))

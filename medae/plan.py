@@ -41,7 +41,17 @@ class RobustZ(Config):
     clip: float = Field(default=10.0, gt=0)
 
 
-IntensityScheme = Annotated[CTWindow | ZScore | RobustZ, Field(discriminator="kind")]
+class Percentile(Config):
+    """x over a percentile of the foreground of each image: air stays 0, as in much published work on MR; nothing is clipped.
+
+    percentile: of the intensities inside the foreground.
+    """
+
+    kind: Literal["percentile"] = "percentile"
+    percentile: float = Field(default=99.0, gt=0, le=100)
+
+
+IntensityScheme = Annotated[CTWindow | ZScore | RobustZ | Percentile, Field(discriminator="kind")]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Foreground = Literal["all", "nonzero", "head", "brain"]
 BrainFinder = Literal["none", "medae", "deepbet"]

@@ -18,8 +18,9 @@ class PlanHints(Config):
 
     slice_axis: implies 2 spatial dimensions. slices: that a network of slices sees at a time, its own in the middle.
     spacing: mm along I, J, K, None within it keeps an axis as it is.
-    widths: one entry a level. patch: along the spatial dimensions. memory: that a training step may take, such as 8G
-    (or 8GiB, 8192M, 8GB for 8 billion bytes); patch and batch are made to fit.
+    widths: one entry a level. kernel: of the convolutions, odd, where the rules have 3. patch: along the spatial dimensions.
+    memory: that a training step may take, such as 8G (or 8GiB, 8192M, 8GB for 8 billion bytes); patch and batch are made to
+    fit.
     """
 
     spatial_dims: Literal[2, 3] | None = None
@@ -35,6 +36,7 @@ class PlanHints(Config):
     downsampling: Literal["strided", "maxpool"] | None = None
     levels: int | None = Field(default=None, ge=1)
     widths: tuple[int, ...] | None = Field(default=None, min_length=1)
+    kernel: int | None = Field(default=None, ge=1)
     patch: tuple[int, ...] | None = Field(default=None, min_length=2, max_length=3)
     batch: int | None = Field(default=None, ge=1)
     memory: str | None = None
@@ -45,6 +47,13 @@ class PlanHints(Config):
         if memory is not None:
             bytes_of(memory)
         return memory
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int | None) -> int | None:
+        if kernel is not None and kernel % 2 == 0:
+            raise ValueError("kernel is odd, so that a convolution has a centre")
+        return kernel
 
 
 class Choice(NamedTuple, Generic[T]):

@@ -13,7 +13,7 @@ from medae.errors import ConfigError
 from medae.plan import Foreground, NetworkPlan
 from medae.planning.facts import Fingerprint
 from medae.planning.hints import PlanHints
-from medae.planning.strides import strides_for, total_strides
+from medae.planning.strides import WIDE, strides_for, total_strides
 
 MOST_LEVELS = 6
 FEWEST_LEVELS = 2
@@ -82,6 +82,8 @@ def network_for(patch: Sequence[int], pitch: Sequence[float | None], hints: Plan
     stem: Literal["plain", "space_to_depth"] = hints.stem or "plain"
     wanted = len(hints.widths) if hints.widths else hints.levels
     strides, kernels = strides_for(patch, pitch, wanted or MOST_LEVELS, stem)
+    if hints.kernel is not None:
+        kernels = tuple(tuple(hints.kernel if size == WIDE else size for size in kernel) for kernel in kernels)
     if wanted and len(strides) < wanted:
         raise ConfigError(
             f"A patch of {'x'.join(map(str, patch))} allows {len(strides)} levels, and {wanted} were asked for.",
@@ -109,7 +111,7 @@ def network_reasons(network: NetworkPlan, pitch: Sequence[float | None], hints: 
         "downsampling": (hints.downsampling, "strided; SegNet and max-unpooling decoders need maxpool"),
         "widths": (hints.widths, f"{FIRST_WIDTH}, doubled with every level, at most {LARGEST_WIDTH[len(pitch)]}"),
         "strides": (None, strides),
-        "kernels": (None, "3, but 1 along axes that are over twice as coarse as the finest"),
+        "kernels": (hints.kernel, "3, but 1 along axes that are over twice as coarse as the finest"),
     }
     return {key: reason if hint is None else "given" for key, (hint, reason) in rules.items()}
 

@@ -16,6 +16,10 @@ ANISOTROPY = 2.0
 """An axis this many times coarser than the finest is neither pooled nor convolved along."""
 
 
+WIDE = 3
+"""Of a kernel, along an axis that is convolved along."""
+
+
 def strides_for(
     patch: Sequence[int],
     spacing: Sequence[float | None],
@@ -76,8 +80,8 @@ def _pool(size: Sequence[float], pitch: Sequence[float]) -> tuple[int, ...]:
 
 def _kernel(size: Sequence[float], pitch: Sequence[float], finer: Sequence[int]) -> tuple[int, ...]:
     near = ANISOTROPY * min(pitch)
-    wide = [step < near or width == 3 for step, width in zip(pitch, finer, strict=True)]
-    return tuple(3 if extent > 1 and reaches else 1 for extent, reaches in zip(size, wide, strict=True))
+    wide = [step < near or width == WIDE for step, width in zip(pitch, finer, strict=True)]
+    return tuple(WIDE if extent > 1 and reaches else 1 for extent, reaches in zip(size, wide, strict=True))
 
 
 def _check(patch: Sequence[int], spacing: Sequence[float | None], levels: int) -> None:

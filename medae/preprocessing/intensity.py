@@ -1,8 +1,9 @@
 """Bringing intensities into a common scale: a window for CT, statistics of the foreground for MR.
 
-Zero is the centre of every scheme (the window's ``mean``, the image's mean or median) and at the same time the value
-of everything that is not the subject: the background outside the foreground, absent channels, and the padding of
-patches. A network therefore meets one neutral value there, whatever lies outside in the file.
+Zero is the centre of every scheme (the window's ``mean``, the image's mean or median; of ``percentile`` it is the file's
+own zero, air in MR) and at the same time the value of everything that is not the subject: the background outside the
+foreground, absent channels, and the padding of patches. A network therefore meets one neutral value there, whatever lies
+outside in the file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medae.errors import DataError
-from medae.plan import CTWindow, IntensityScheme, RobustZ, ZScore
+from medae.plan import CTWindow, IntensityScheme, Percentile, RobustZ, ZScore
 
 
 def normalise(image_CIJK: Tensor, mask_1IJK: Tensor, scheme: IntensityScheme) -> Tensor:
@@ -41,6 +42,8 @@ def _channel(image_IJK: Tensor, mask_IJK: Tensor, scheme: IntensityScheme) -> Te
             centre = float(inside.median())
             scale = 1.4826 * float((inside - centre).abs().median())
             return ((image_IJK - centre) / _contrast(scale, "median absolute deviation")).clamp(-scheme.clip, scheme.clip)
+        case Percentile():
+            return image_IJK / _contrast(_percentile(image_IJK[mask_IJK].double(), scheme.percentile), "chosen percentile")
 
 
 def _percentile(values: Tensor, percent: float) -> float:
@@ -52,7 +55,7 @@ def _percentile(values: Tensor, percent: float) -> float:
 def _contrast(scale: float, name: str) -> float:
     if not scale > 0:
         raise DataError(
-            f"The {name} of the image inside its foreground is 0, so it cannot be scaled.",
+            f"The {name} of the image inside its foreground is {scale:g}, so it cannot be scaled.",
             remedy="Leave a constant image out; if most of it is background, set space.foreground to nonzero or head.",
         )
     return scale

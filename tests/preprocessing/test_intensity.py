@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medae.errors import DataError
-from medae.plan import CTWindow, RobustZ, ZScore
+from medae.plan import CTWindow, Percentile, RobustZ, ZScore
 from medae.preprocessing.intensity import normalise
 
 
@@ -73,3 +73,12 @@ def test_a_constant_image_is_refused(scheme: ZScore | RobustZ) -> None:
 def test_an_empty_foreground_is_refused() -> None:
     with pytest.raises(DataError, match="no foreground"):
         normalise(column(0, 0), torch.zeros(1, 2, 1, 1, dtype=torch.bool), CTWindow())
+
+
+def test_percentile_keeps_zero_and_clips_nothing() -> None:
+    image = column(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1000)
+    mask = image < 1000
+    result = normalise(image, mask, Percentile(percentile=80))
+    assert result.flatten().tolist() == pytest.approx([value / 8 for value in range(11)] + [0])
+    with pytest.raises(DataError, match="percentile of the image inside its foreground is 0"):
+        normalise(column(0, 0, 0, 5), torch.ones(1, 4, 1, 1, dtype=torch.bool), Percentile(percentile=50))
