@@ -82,8 +82,10 @@ class Scoring(Config):
         """Raises ConfigError if a map asks for what a network cannot do."""
         for config in self.rows().values():
             for part in parts_of(config):
-                if isinstance(part, ResidualConfig) and part.draws is not None:
-                    part.draws.check(network)
+                if isinstance(part, ResidualConfig):
+                    for own in (part.draws, part.restore):
+                        if own is not None:
+                            own.check(network)
                 if isinstance(part, PerceptualConfig):
                     part.check(network)
 

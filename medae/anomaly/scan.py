@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from medae.anomaly.draws import DrawsConfig, drawn
-from medae.config import digest, to_dict
+from medae.anomaly.restore import RestoreConfig, restored
+from medae.config import Config, digest
 from medae.errors import ConfigError
 from medae.inference.predict import predict_maps
 from medae.plan import Plan
@@ -39,23 +41,19 @@ class Scan:
     ) -> None:
         self.prepared, self.plan, self.model, self.device = prepared, plan, model, device
         self.flips, self.kept = flips, kept
-        self._drawn: dict[str, Tensor] = {}
+        self._made: dict[Config | None, Tensor] = {}
         self.normal = prepared.mask if normal is None else normal & prepared.mask
 
     def drawn(self, config: DrawsConfig) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of several reconstructions, shaped as ``reconstruction``; made once, and kept."""
-        name = digest(to_dict(config))[:12]
-        if name not in self._drawn:
-            kept = None if self.kept is None else self.kept.with_suffix(f".{name}.npy")
-            if kept is not None and kept.is_file():
-                both = torch.from_numpy(np.load(kept))
-            else:
-                both = torch.stack(drawn(self.network(), self.prepared, self.plan, config, **self._how()))
-                if kept is not None:
-                    np.save(kept, both.numpy())
-            self._drawn[name] = both
-        mean, deviation = self._drawn[name]
+        """Mean and standard deviation of several reconstructions, shaped as ``reconstruction``."""
+        mean, deviation = self._once(
+            config, lambda: torch.stack(drawn(self.network(), self.prepared, self.plan, config, **self._how()))
+        )
         return mean, deviation
+
+    def restored(self, config: RestoreConfig) -> Tensor:
+        """The scan after steps towards what the model believes in, shaped as ``image``."""
+        return self._once(config, lambda: restored(self.network(), self.prepared, self.plan, config, **self._how()))
 
     @property
     def image(self) -> Tensor:
@@ -75,17 +73,11 @@ class Scan:
     @cached_property
     def reconstruction(self) -> Tensor:
         """What the model makes of the scan: float32 ``[C, I, J, K]`` on the CPU, in the units of the image."""
-        if self.kept is not None and self.kept.is_file():
-            return torch.from_numpy(np.load(self.kept))
-        found = self.through(self.network(), self.prepared)
-        if self.kept is not None:
-            np.save(self.kept, found.numpy())
-        return found
+        return self._once(None, lambda: self.through(self.network(), self.prepared))
 
     def through(self, network: nn.Module, prepared: Prepared) -> Tensor:
         """What a network on the model's device makes of images on the scan's grid: float32 ``[K, I, J, K]`` on the CPU."""
-        made = predict_maps(network, prepared, self.plan, activation="none", **self._how())
-        return made.cpu().clone()  # a tensor of its own: those of inference mode cannot be worked on
+        return predict_maps(network, prepared, self.plan, activation="none", **self._how()).cpu().clone()
 
     def network(self) -> nn.Module:
         """The model. Raises ConfigError if there is none."""
@@ -96,6 +88,21 @@ class Scan:
                 remedy="Give a model, or use maps that need none (kind: intensity or blur).",
             )
         return self.model
+
+    def _once(self, config: Config | None, make: Callable[[], Tensor]) -> Tensor:
+        """What is made for a configuration (None: the reconstruction): once, for it is slow; kept in memory and on disk."""
+        if config not in self._made:
+            file = self.kept
+            if file is not None and config is not None:
+                file = file.with_suffix(f".{digest(config)[:12]}.npy")
+            if file is not None and file.is_file():
+                self._made[config] = torch.from_numpy(np.load(file))
+            else:
+                # a tensor of its own: those of inference mode cannot be worked on
+                self._made[config] = make().cpu().clone()
+                if file is not None:
+                    np.save(file, self._made[config].numpy())
+        return self._made[config]
 
     def _how(self) -> dict[str, Any]:
         axes = range(self.plan.space.spatial_dims) if self.flips else ()

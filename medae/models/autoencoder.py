@@ -12,7 +12,7 @@ from medae.models.base import Network, head_convolution
 from medae.models.bottleneck import Bottleneck, BottleneckConfig, SpatialBottleneck, check_bottleneck
 from medae.models.cells import hide
 from medae.models.decoder import Decoder, DecoderConfig
-from medae.models.encoder import EncoderConfig
+from medae.models.encoder import EncoderConfig, Features
 from medae.models.output import Output
 
 INPUT_ADDED = "the input itself, added to the output (residual)"
@@ -58,9 +58,15 @@ class Autoencoder(Network):
         """image: ``[B, C, *S]``. visible: bool ``[B, 1, *S]`` for sparse encoding; hidden voxels reach no output."""
         features = self.encoder(image, visible)
         latent = self.bottleneck.squeeze(features.levels[-1])
-        maps = self.decoder(self.bottleneck.expand(latent), features)
-        output = self.head(maps[0]).float()
+        output = self.decode(latent, features)
         if self.config.residual:
             slices = self.config.encoder.slices
             output = output + hide(image.chunk(slices, dim=1)[slices // 2], visible).float()
         return Output((output,), latent)
+
+    def decode(self, latent: Tensor, features: Features) -> Tensor:
+        """The image of a latent, float32 ``[B, out_channels, *S]``, without the input that a residual network adds.
+
+        features: of the encoder, for sizes and skips.
+        """
+        return self.head(self.decoder(self.bottleneck.expand(latent), features)[0]).float()

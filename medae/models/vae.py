@@ -12,7 +12,7 @@ from medae.config import Config
 from medae.models.base import Network, head_convolution
 from medae.models.bottleneck import Bottleneck, BottleneckConfig, SpatialBottleneck, check_bottleneck
 from medae.models.decoder import Decoder, DecoderConfig
-from medae.models.encoder import EncoderConfig
+from medae.models.encoder import EncoderConfig, Features
 from medae.models.output import Output
 
 LOGVAR_RANGE = (-20.0, 10.0)
@@ -61,5 +61,8 @@ class VAE(Network):
         mu, logvar = self.bottleneck.squeeze(features.levels[-1]).float().chunk(2, 1)
         logvar = logvar.clamp(*LOGVAR_RANGE)
         latent = mu + torch.randn_like(mu) * (0.5 * logvar).exp() if self.training else mu
-        maps = self.decoder(self.bottleneck.expand(latent), features)
-        return Output((self.head(maps[0]).float(),), latent, {"mu": mu, "logvar": logvar})
+        return Output((self.decode(latent, features),), latent, {"mu": mu, "logvar": logvar})
+
+    def decode(self, latent: Tensor, features: Features) -> Tensor:
+        """The image of a latent, float32 ``[B, out_channels, *S]``. features: of the encoder, for sizes and skips."""
+        return self.head(self.decoder(self.bottleneck.expand(latent), features)[0]).float()
