@@ -33,9 +33,10 @@ BETAS = (0.0, 0.99)
 
 class RestoreConfig(Config):
     """over: what is changed: the ``image``, or the ``latent`` that it is decoded from, which takes a network without skips.
+    steps: of Adam, without momentum. rate: length of the first step, in normalised units for an image, in those of the latent
+    for a latent; it falls to 0. tv: weight of the total variation.
 
-    The steps are those of Adam without momentum; ``rate`` is the length of the first, in normalised units for an image, in
-    those of the latent for a latent, and falls to 0. The loss of an image: the squared difference to its own
+    The loss of an image: the squared difference to its own
     reconstruction, for a VAE the divergence of its latent from the prior, and ``tv`` times the total variation of what was
     changed. That of a latent: the absolute difference of scan and decoded image, for a VAE half the latent's square, and
     ``tv`` times the total variation of the difference. Sums over the mask.
