@@ -33,8 +33,8 @@ BETAS = (0.0, 0.99)
 
 class RestoreConfig(Config):
     """over: what is changed: the ``image``, or the ``latent`` that it is decoded from, which takes a network without skips.
-    steps: of Adam, without momentum. rate: length of the first step, in normalised units for an image, in those of the latent
-    for a latent; it falls to 0. tv: weight of the total variation.
+    steps: of Adam, without momentum. rate: length of the first step, in normalised units for an image, in those of the
+    latent for a latent; it falls to 0. tv: weight of the total variation.
 
     The loss of an image: the squared difference to its own
     reconstruction, for a VAE the divergence of its latent from the prior, and ``tv`` times the total variation of what was
