@@ -122,6 +122,7 @@ class AnomalyEvaluation:
         self.tallies: list[Tally] = []
         self.pooled = VoxelScores()
         self.dice_curves = np.zeros(N_BINS)
+        self._summary: dict[str, float | int | None] = {}
 
     def add(
         self,
@@ -172,7 +173,7 @@ class AnomalyEvaluation:
 
     def include(self, scan: ScanMetrics, tally: Tally) -> None:
         """Take in a scan that was evaluated before."""
-        counts = tally.scores()
+        counts, self._summary = tally.scores(), {}
         self.scans.append(scan)
         self.tallies.append(tally)
         self.pooled.merge(counts)
@@ -209,6 +210,11 @@ class AnomalyEvaluation:
         ``lesion_*``: lesion-wise. ``mask_recall_pooled``: the recall that the brain mask alone permits.
         ``prevalence``: the average precision of a random map.
         """
+        if not self._summary:
+            self._summary = self._summarised()
+        return dict(self._summary)
+
+    def _summarised(self) -> dict[str, float | int | None]:
         diseased = [scan for scan in self.scans if scan.has_lesion]
         rates = list(self.false_positive_rates().values())
         errors = [scan.error for scan in self.scans if scan.error is not None]

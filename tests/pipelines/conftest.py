@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import leave_blank
 
 from pipelines.run import run
 
@@ -39,6 +40,12 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         run(SMOKE, [], Path("runs"))
     return Smoke(folder, json.loads((folder / "runs" / "smoke" / "result.json").read_text()))
+
+
+@pytest.fixture(autouse=True)
+def _blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a test itself; what fixtures of modules and sessions run is drawn."""
+    leave_blank(monkeypatch)
 
 
 @pytest.fixture
