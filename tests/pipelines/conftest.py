@@ -38,6 +38,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr("medae.report.canvas.DPI", 40)
         run(SMOKE, [], Path("runs"))
     return Smoke(folder, json.loads((folder / "runs" / "smoke" / "result.json").read_text()))
 

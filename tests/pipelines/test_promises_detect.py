@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from pictures import leave_blank
 
 from medae.anomaly.calibration import calibrate
 from medae.artifact import load_artifact
@@ -105,6 +106,7 @@ def given(smoke, tmp_path_factory) -> Finished:
         "name=given",
     )
     with pytest.MonkeyPatch.context() as patch:
+        leave_blank(patch)
         patch.chdir(smoke.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(detect, "train", train)
@@ -179,6 +181,7 @@ def sliced(smoke, tmp_path_factory) -> tuple[Slices, Finished]:
         return calibrate(maps, masks, rate, subjects=subjects, **options)
 
     with pytest.MonkeyPatch.context() as patch:
+        leave_blank(patch)
         patch.chdir(smoke.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(pretrain, "PatchSampler", Recording)

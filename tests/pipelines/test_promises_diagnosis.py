@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pictures import leave_blank
 
 from medae.artifact import load_artifact
 from medae.config import validate
@@ -53,6 +54,7 @@ def healthy(smoke, tmp_path_factory) -> Finished:
         "scoring.postprocessing.median=[1, 1, 1]",
     )
     with pytest.MonkeyPatch.context() as patch:
+        leave_blank(patch)
         patch.chdir(smoke.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         return run_stage("detect", small("name=healthy", *overrides), tmp_path_factory.mktemp("healthy"), Screen())

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from pictures import leave_blank
 from typer.testing import CliRunner
 
 from medae.artifact import load_artifact
@@ -281,6 +282,7 @@ def by_run(smoke, tmp_path_factory):
     """A fine-tuning whose encoder is named by the run that made it."""
     folder = tmp_path_factory.mktemp("by-run")
     with pytest.MonkeyPatch.context() as patch:
+        leave_blank(patch)
         patch.chdir(smoke.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(finetune, "make_report", lambda *_, **__: Report("Fine-tuning", ""))
@@ -369,6 +371,7 @@ def balls(tmp_path_factory, smoke):
     for name in NAMES:
         write_case(root, name, ball(3.0 if name in TEST else 5.0 if name in TRAIN[:2] else 9.0))
     with pytest.MonkeyPatch.context() as patch:
+        leave_blank(patch)
         patch.chdir(smoke.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         config = own_data(root, "baseline=central_ball")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pictures import leave_blank
 
 from medae.artifact import load_artifact
 from medae.config import validate
@@ -36,6 +37,7 @@ SMALL = (
 def folded(smoke, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("folded")
     with pytest.MonkeyPatch.context() as patch:
+        leave_blank(patch)
         patch.chdir(smoke.folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         detect_folds.command("phantoms", SMALL, {"folds": 2}, out, False, False, True)
