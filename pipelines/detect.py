@@ -93,7 +93,8 @@ class Config(Autoencoding):
 
 def inputs(config: Config) -> dict[str, str]:
     """The models that the stage starts from."""
-    return {} if config.model is None else {"model": config.model}
+    found = {} if config.model is None else {"model": config.model}
+    return found | {f"features {number}": address for number, address in enumerate(config.scoring.features(), start=1)}
 
 
 def run(config: Config, stage: Stage) -> Outcome:
@@ -117,6 +118,9 @@ def run(config: Config, stage: Stage) -> Outcome:
         learning = _normal(learning, config)
     elif learning.cases:  # only baselines learn from them
         learning = learning.select(lambda case: _is_normal(learning, case, config))
+    for name, artifact in stage.inputs.items():
+        if name != "model":  # encoders that compare are trained, too
+            refuse_seen(dataset.subset(split.test), artifact, name, "test")
     stage.uses("training", learning)
     cohort = {
         "train": learning,
@@ -159,7 +163,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         network=model.config,
         plan=plan,
         target=config.target,
-        calibration={"scoring": to_dict(config.scoring), **to_dict(calibrations[DETECTOR])},
+        calibration={"scoring": to_dict(config.scoring.stored(maps[DETECTOR])), **to_dict(calibrations[DETECTOR])},
         provenance=stage.provenance | {"normals": config.normals, **objective},
         seen=_seen(config, stage, cohort),
         metrics=headline(evaluations[DETECTOR].summary()),

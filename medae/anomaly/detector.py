@@ -13,9 +13,20 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from medae.anomaly.calibration import Calibration
+from medae.anomaly.features import WEIGHT_FILES
 from medae.anomaly.maps.base import AnomalyMap
-from medae.anomaly.maps.perceptual import PerceptualConfig
-from medae.anomaly.maps.registry import BASELINES, MapConfig, Rarity, baselines, build_map, build_maps, parts_of
+from medae.anomaly.maps.perceptual import PerceptualConfig, PerceptualMap
+from medae.anomaly.maps.registry import (
+    BASELINES,
+    MapConfig,
+    PartConfig,
+    Rarity,
+    SumConfig,
+    baselines,
+    build_map,
+    build_maps,
+    parts_of,
+)
 from medae.anomaly.maps.residual import ResidualConfig
 from medae.anomaly.place import PlaceConfig
 from medae.anomaly.postprocessing import RAW, PostprocessingConfig, native_slice_axis, process_map, threshold_map
@@ -23,7 +34,7 @@ from medae.anomaly.residual import Side, residual_map
 from medae.anomaly.scan import Scan
 from medae.anomaly.score import ScanScoreConfig, inside, largest_piece_ml, levels, top_mean, unlikeness
 from medae.artifact import STATISTICS
-from medae.config import Config
+from medae.config import Config, digest
 from medae.errors import ArtifactError
 from medae.inference.native import labels_to_native, maps_to_native
 from medae.models.networks import StoredConfig
@@ -93,9 +104,36 @@ class Scoring(Config):
         """All maps that are reported, by name: the detector's own, those to compare, the baselines."""
         return {DETECTOR: self.map, **self.compare, **baselines(self.place)}
 
+    def stored(self, anomaly: AnomalyMap) -> Scoring:
+        """The scoring as it is kept beside the map that a detector ships with.
+
+        Features are named by their shape, for their weights are in the map; maps to compare that ask for a model's features
+        are left out, for those are not.
+        """
+        shapes = {digest(part.config): part.features for part in anomaly.modules() if isinstance(part, PerceptualMap)}
+
+        def kept(part: PartConfig) -> PartConfig:
+            return part.model_copy(update={"features": shapes[digest(part)]}) if isinstance(part, PerceptualConfig) else part
+
+        parts = tuple(kept(part) for part in parts_of(self.map))
+        own = self.map.model_copy(update={"of": parts}) if isinstance(self.map, SumConfig) else parts[0]
+        compare = {name: config for name, config in self.compare.items() if not _addresses(config)}
+        return self.model_copy(update={"map": own, "compare": compare})
+
+    def features(self) -> list[str]:
+        """Addresses of the models whose encoders compare, without those that are files of weights."""
+        named = [name for config in (self.map, *self.compare.values()) for name in _addresses(config)]
+        return list(dict.fromkeys(name for name in named if not name.endswith(WEIGHT_FILES)))
+
     def build(self, channels: int) -> dict[str, AnomalyMap]:
         """The maps of all rows, which have learnt nothing yet."""
         return build_maps(self.rows(), self.side, channels, self.rarity)
+
+
+def _addresses(config: MapConfig) -> list[str]:
+    """Of the features that the parts of a map ask for."""
+    parts = [part.features for part in parts_of(config) if isinstance(part, PerceptualConfig)]
+    return [features for features in parts if isinstance(features, str)]
 
 
 def load_map(scoring: Scoring, channels: int, statistics: Mapping[str, Tensor]) -> AnomalyMap:

@@ -86,6 +86,20 @@ def test_a_model_that_was_calibrated_on_a_test_scan_is_refused(smoke, work, tmp_
     assert "sub-phantom005" in caught.value.what
 
 
+def test_an_encoder_that_compares_has_not_seen_a_test_scan_and_travels_with_the_detector(smoke, work, tmp_path):
+    compared = f"scoring.map={{kind: perceptual, features: {smoke.stage('detect') / 'model'}}}"
+    with pytest.raises(DataError, match="features 1 has seen 1 of 2 test scans"):
+        run_stage("detect", small(compared, "split.salt='b:'"), tmp_path, Screen())
+    finished = run_stage("detect", small(compared, "name=compared"), tmp_path, Screen())
+    artifact = load_artifact(finished.folder / "model")
+    own = load_artifact(smoke.stage("detect") / "model")
+    kept = artifact.meta.calibration["scoring"]["map"]["features"]
+    assert kept["kind"] == "encoder" and kept["encoder"]["widths"] == list(own.meta.network.encoder.widths)
+    weights, statistics = own.tensors(), artifact.statistics()
+    name = "encoder.levels.0.0.conv.weight"
+    assert torch.equal(statistics[f"extractor.{name}"], weights[name])
+
+
 def test_a_segmenter_is_no_model_of_normal_anatomy(smoke, work, tmp_path):
     with pytest.raises(ConfigError, match="segmenter"):
         run_stage("detect", small(f"model={smoke.stage('finetune') / 'model-scratch'}"), tmp_path, Screen())
