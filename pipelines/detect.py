@@ -9,13 +9,14 @@ Labels of test subjects are used for scoring only; those of training and validat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from medae.anomaly.calibration import Normals
+from medae.anomaly.calibration import Calibration, Normals
 from medae.anomaly.detector import DETECTOR, Rows, Scoring
 from medae.anomaly.diagnosis import DiagnosisConfig
 from medae.anomaly.maps.base import AnomalyMap
@@ -25,6 +26,7 @@ from medae.config import to_dict
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.split import Split, fold_subjects
 from medae.errors import ConfigError, DataError
+from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import save_evaluation
 from medae.models.networks import Network
 from medae.plan import Plan
@@ -34,6 +36,9 @@ from pipelines.data import image_digests, preprocess, refuse_seen
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
+from pipelines.detect_masks import describe as describe_masks
+from pipelines.detect_masks import doubts_of
+from pipelines.detect_masks import facts as mask_facts
 from pipelines.detect_report import make_report
 from pipelines.detect_results import evaluation_file, headline, row_metrics
 from pipelines.detect_scoring import Scorer
@@ -148,15 +153,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         if config.diagnosis is not None and examined is not None:
             diagnosis = run_diagnosis(examined, rows, config.diagnosis, _left_out(config), stage.screen)
 
-    for kind, rows_of in (("filtered", evaluations), ("unfiltered", unfiltered)):
-        (stage.folder / "evaluations").mkdir(exist_ok=True)
-        for row, evaluation in rows_of.items():
-            save_evaluation(evaluation, evaluation_file(stage.folder, kind, row))
-    metrics = {}
-    for row, evaluation in evaluations.items():
-        metrics[row] = row_metrics(evaluation, unfiltered[row]) | {"threshold": calibrations[row].threshold}
-        numbers = {f"{row}/test/{key}": float(v) for key, v in metrics[row]["summary"].items() if v is not None}
-        stage.tracker.metrics(numbers, steps)
+    metrics = _kept(stage, evaluations, unfiltered, calibrations, steps)
     folder = stage.folder / "model"
     meta = ArtifactMeta(
         kind="detector",
@@ -172,10 +169,34 @@ def run(config: Config, stage: Stage) -> Outcome:
     scored = (evaluations, unfiltered, calibrations)
     report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, *scored)
     facts = {"normals": config.normals, "calibration": {row: to_dict(found) for row, found in calibrations.items()}}
+    doubts = doubts_of(test, plan.space, stage.folder / "maps", stage.screen)
+    if doubts:
+        describe_masks(report, doubts)
+        facts["doubtful_masks"] = mask_facts(doubts)
     if diagnosis is not None and config.diagnosis is not None:
         describe_diagnosis(report, stage.figure("diagnosis"), diagnosis, config.diagnosis)
         facts["diagnosis"] = diagnosis_facts(diagnosis)
     return Outcome(report, {"detector": folder}, metrics, facts)
+
+
+def _kept(
+    stage: Stage,
+    evaluations: Mapping[str, AnomalyEvaluation],
+    unfiltered: Mapping[str, AnomalyEvaluation],
+    calibrations: Mapping[str, Calibration],
+    steps: int,
+) -> dict[str, Any]:
+    """Write the evaluations and log their figures; what ``result.json`` says of each row."""
+    for kind, rows_of in (("filtered", evaluations), ("unfiltered", unfiltered)):
+        (stage.folder / "evaluations").mkdir(exist_ok=True)
+        for row, evaluation in rows_of.items():
+            save_evaluation(evaluation, evaluation_file(stage.folder, kind, row))
+    metrics = {}
+    for row, evaluation in evaluations.items():
+        metrics[row] = row_metrics(evaluation, unfiltered[row]) | {"threshold": calibrations[row].threshold}
+        numbers = {f"{row}/test/{key}": float(v) for key, v in metrics[row]["summary"].items() if v is not None}
+        stage.tracker.metrics(numbers, steps)
+    return metrics
 
 
 def _left_out(config: Config) -> str | None:
