@@ -100,7 +100,7 @@ def test_a_cell_is_known_by_what_it_measures_not_by_where_its_data_lie(program: 
     assert len(others | {program.identity(one)}) == 4
 
 
-@pytest.mark.parametrize("name", ["lgg", "lgg_vae", "lgg_cevae", "lgg_dense", "lgg_spatial", "lgg_anovaegan"])
+@pytest.mark.parametrize("name", ["lgg", "lgg_neighbours", "lgg_vae", "lgg_cevae", "lgg_dense", "lgg_spatial", "lgg_anovaegan"])
 def test_every_configuration_can_be_put_into_folds(program: ModuleType, tmp_path: Path, name: str) -> None:
     assert name in program.CONFIGURATIONS
     assert program.config_of(name, 0, 4, tmp_path).fold == 4
