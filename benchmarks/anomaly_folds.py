@@ -27,11 +27,12 @@ import torch
 
 import medae
 from medae.anomaly.maps.registry import BASELINES
-from medae.config import digest, to_dict
+from medae.config import digest
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import load_evaluation, merged, packed, unpacked
 from medae.metrics.pooled import pooled_difference
 from pipelines import stage
+from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.detect import Config
 from pipelines.detect_results import evaluation_file
@@ -56,17 +57,19 @@ def config_of(name: str, seed: int, fold: int, masks: Path) -> Config:
     return config
 
 
-def identity(config: Config) -> str:
-    """What a cell is made by, without the place of the data and of the masks."""
-    content = to_dict(config)
-    content["data"] = {key: value for key, value in content["data"].items() if key not in ("root", "brain_masks")}
-    return digest(content)
+def recipe(name: str) -> str:
+    """What all seeds and folds of a configuration have in common: its file, as it is written."""
+    return digest(read_config(name, "detect"))
 
 
-def measured(name: str, seed: int, fold: int, config: Config, runs: Path, screen: Screen) -> Line:
-    """Run a cell and collect what it measured."""
+def frozen(config: Config, screen: Screen) -> str:
+    """A digest of the masks."""
     masks = open_dataset(config, screen).manifest
-    frozen = digest({case.id: case.targets["brain_mask"].sha256 for case in masks.cases})  # type: ignore[union-attr]
+    return digest({case.id: case.targets["brain_mask"].sha256 for case in masks.cases})  # type: ignore[union-attr]
+
+
+def measured(name: str, seed: int, fold: int, config: Config, masks: str, runs: Path, screen: Screen) -> Line:
+    """Run a cell and collect what it measured. masks: their digest."""
     start = time.perf_counter()
     done = stage.run_stage("detect", config, runs / name, screen, resume=True, label=f"seed-{seed}-fold-{fold}")
     seconds = time.perf_counter() - start
@@ -75,8 +78,8 @@ def measured(name: str, seed: int, fold: int, config: Config, runs: Path, screen
         "configuration": name,
         "seed": seed,
         "fold": fold,
-        "digest": identity(config),
-        "masks": frozen,
+        "recipe": recipe(name),
+        "masks": masks,
         "seconds": round(seconds, 1),
         "rows": {
             row: {kind: packed(load_evaluation(evaluation_file(done.folder, kind, row)), BITS) for kind in KINDS}
@@ -100,6 +103,11 @@ def pooled(found: Sequence[Line]) -> Rows:
     """The rows whose folds are all there. Raises SystemExit if the lines are of different masks."""
     if len({line["masks"] for line in found}) > 1:
         raise SystemExit("The lines were measured in different masks: measure all of them in one set.")
+    recipes: dict[str, set[str]] = {}
+    for line in found:
+        recipes.setdefault(line["configuration"], set()).add(line["recipe"])
+    if changed := [name for name, own in recipes.items() if len(own) > 1]:
+        raise SystemExit(f"{', '.join(changed)} was measured as it is and as it was: take the older lines out.")
     parts: dict[tuple[str, str, int], dict[int, Mapping[str, Any]]] = {}
     for line in found:
         for row, kinds in line["rows"].items():
@@ -175,6 +183,10 @@ def facts(evaluation: AnomalyEvaluation) -> str:
     )
 
 
+def _place(line: Line) -> tuple[str, int, int]:
+    return line["configuration"], line["seed"], line["fold"]
+
+
 def mean_of(values: Sequence[float | int | None]) -> float | None:
     """Of those that are there."""
     present = [value for value in values if value is not None]
@@ -201,14 +213,19 @@ def main() -> None:
         return
     if chosen.masks is None:
         parser.error("--masks is needed, to measure")
-    screen = Screen()
+    screen, masks = Screen(), ""
     for seed in chosen.seed or [0]:
         for name in chosen.only or CONFIGURATIONS:
             for fold in chosen.fold if chosen.fold is not None else range(FOLDS):
                 config = config_of(name, seed, fold, chosen.masks)
-                if identity(config) in {line["digest"] for line in lines()}:
+                if any(_place(line) == (name, seed, fold) and line["recipe"] == recipe(name) for line in lines()):
                     continue
-                line = measured(name, seed, fold, config, chosen.runs, screen)
+                masks = masks or frozen(config, screen)
+                if any(line["masks"] != masks for line in lines()):
+                    raise SystemExit(
+                        "The lines that are there were measured in other masks: use those, or begin a new file."
+                    )
+                line = measured(name, seed, fold, config, masks, chosen.runs, screen)
                 with RESULTS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 print(f"{name}, seed {seed}, fold {fold}: {line['seconds']:.0f} s", flush=True)

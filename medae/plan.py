@@ -44,7 +44,8 @@ class RobustZ(Config):
 class Percentile(Config):
     """x over a percentile of the foreground of each image: air stays 0, as in much published work on MR; nothing is clipped.
 
-    percentile: of the intensities inside the foreground.
+    percentile: of the intensities inside the foreground. Images then lie between 0 and about 1, where the other schemes give
+    z-scores: SSIM and VGG, which take -3 to 3 for black to white, see little of it, and there is no dark side.
     """
 
     kind: Literal["percentile"] = "percentile"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from medae.anomaly.calibration import Calibration, Normals
+from medae.anomaly.calibration import FEWEST, Calibration, Normals
 from medae.anomaly.detector import DETECTOR, Rows, Scoring
 from medae.anomaly.diagnosis import DiagnosisConfig
 from medae.anomaly.maps.base import AnomalyMap
@@ -24,6 +24,7 @@ from medae.anomaly.maps.registry import learns
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Case, ImageRef, Manifest
+from medae.data.digests import sha256_of_files
 from medae.data.split import Split, fold_subjects
 from medae.errors import ConfigError, DataError
 from medae.metrics.anomaly import AnomalyEvaluation
@@ -77,6 +78,8 @@ class Config(Autoencoding):
             raise ValueError("normals: lesion_free_slices needs a plan of slices (plan.spatial_dims: 2)")
         if self.normals == "lesion_free_slices" and self.target is None:
             raise ValueError("normals: lesion_free_slices needs a target, to know which slices have a lesion")
+        if not self.scoring.asks():
+            raise ValueError("scoring: features are named by a model's address or a file of weights, not by their shape")
         if self.fold is not None and not self.fold < (self.folds or 0):
             raise ValueError("fold: is one of folds, counted from 0")
         if self.folds is not None and self.model is not None:
@@ -88,6 +91,12 @@ class Config(Autoencoding):
         super().check_network(plan)
         if self.model is None:
             self.scoring.check(network_config(self.network, plan))
+
+    def decisive(self) -> dict[str, Any]:
+        """A file of weights counts by what it holds."""
+        files = [Path(name).expanduser() for name in self.scoring.weight_files()]
+        found = [digest for digest in sha256_of_files(files).values() if isinstance(digest, str)]
+        return super().decisive() | ({"weights": found} if found else {})
 
     def divide(self, manifest: Manifest) -> Split:
         """The sides of a fold, else of the split."""
@@ -123,15 +132,14 @@ def run(config: Config, stage: Stage) -> Outcome:
         learning = _normal(learning, config)
     elif learning.cases:  # only baselines learn from them
         learning = learning.select(lambda case: _is_normal(learning, case, config))
-    for name, artifact in stage.inputs.items():
-        if name != "model":  # encoders that compare are trained, too
-            refuse_seen(dataset.subset(split.test), artifact, name, "test")
+    _refuse_seen_by_features(stage)
     stage.uses("training", learning)
     cohort = {
         "train": learning,
         "validation": _normal(dataset.subset(split.validation), config),
     }
     test = _scored(dataset.subset(split.test), config)
+    _enough_to_learn_scores(cohort["validation"], config)
     examined = None
     if config.diagnosis is not None:
         examined = diagnosed(test, config.target, config.normals)
@@ -162,7 +170,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         target=config.target,
         calibration={"scoring": to_dict(config.scoring.stored(maps[DETECTOR])), **to_dict(calibrations[DETECTOR])},
         provenance=stage.provenance | {"normals": config.normals, **objective},
-        seen=_seen(config, stage, cohort),
+        seen=_seen(stage, cohort),
         metrics=headline(evaluations[DETECTOR].summary()),
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
@@ -202,6 +210,26 @@ def _kept(
 def _left_out(config: Config) -> str | None:
     """The label map whose slices are left out; None where whole scans are normal."""
     return config.target if config.normals == "lesion_free_slices" else None
+
+
+def _refuse_seen_by_features(stage: Stage) -> None:
+    """Encoders that compare are trained, too: they have seen no test scan, and no calibration scan."""
+    dataset = stage.dataset
+    for name, artifact in stage.inputs.items():
+        if name != "model":
+            refuse_seen(dataset.subset(dataset.split.test), artifact, name, "test")
+            if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
+                refuse_seen(dataset.subset(dataset.split.validation), artifact, name, "calibration")
+
+
+def _enough_to_learn_scores(calibration: Manifest, config: Config) -> None:
+    subjects = {case.subject for case in calibration.cases}
+    if config.scoring.scan_score.kind == "learned" and len(subjects) < FEWEST:
+        raise ConfigError(
+            f"{len(subjects)} normal validation subjects do not say how much normal scans differ.",
+            where="scoring.scan_score",
+            remedy=f"Give {FEWEST} or more (split.validation), or take kind: top.",
+        )
 
 
 def _scored(manifest: Manifest, config: Config) -> Manifest:
@@ -282,6 +310,7 @@ def _model(
                 remedy="Use normals: lesion_free_scans, or a model of slices.",
             )
         config.scoring.check(artifact.meta.network)
+        config.scoring.check_features(artifact.meta.plan.space)
         refuse_seen(stage.dataset.subset(stage.dataset.split.test), artifact, "model", "test")
         if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
             refuse_seen(cohort["validation"], artifact, "model", "calibration")
@@ -294,6 +323,7 @@ def _model(
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(cohort["train"], stage.screen, estimator)
     config.check_network(plan)
+    config.scoring.check_features(plan.space)
     refuse_beyond_memory(plan, estimator, stage.device)
     store = prepared(plan)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
@@ -301,7 +331,7 @@ def _model(
     return plan, store, model, {"objective": config.objective.kind}, result.history
 
 
-def _seen(config: Config, stage: Stage, cohort: dict[str, Manifest]) -> tuple[str, ...]:
+def _seen(stage: Stage, cohort: dict[str, Manifest]) -> tuple[str, ...]:
     """Digests of the images that the weights, what the maps learnt, and the threshold were made with."""
-    before = stage.inputs["model"].meta.seen if config.model is not None else ()
+    before = [digest for artifact in stage.inputs.values() for digest in artifact.meta.seen]
     return tuple(sorted({*before, *image_digests(cohort["train"]), *image_digests(cohort["validation"])}))

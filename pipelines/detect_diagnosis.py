@@ -126,7 +126,7 @@ def _normal(manifest: Manifest, case: Case, plan: Plan, left_out: str | None) ->
     axis, ref = plan.space.slice_axis, case.targets.get(left_out or "")
     if axis is None or not isinstance(ref, ImageRef):
         return None
-    return lesion_free(read_array(manifest, ref)[0][0], axis)[None]
+    return lesion_free(read_array(manifest, ref)[0][0], axis, plan.space.slices)[None]
 
 
 def best_of(found: Diagnosis) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from medae.anomaly.calibration import Calibration, Normals, calibrate
 from medae.anomaly.detector import DETECTOR, Rows, ScanMaps, reconstruction_error, scan_mask, slice_axis
@@ -57,13 +58,13 @@ class Scorer:
 
     def calibrate(self, normal: Manifest, rate: float, name: str) -> dict[str, Calibration]:
         """A threshold a row from normal scans; memory holds one scan, the maps wait on disk. name: of the detection."""
-        slices = self.normals == "lesion_free_slices"
+        slices, seen = self.normals == "lesion_free_slices", self.rows.plan.space.slices
         kept: list[str] = []
         subjects: list[str] = []
         grids: list[tuple[int, float]] = []
         for case, scan in self.scans(normal, "Calibrating on normal scans"):
             found = scan_mask(scan)
-            mask = found & lesion_free(self.lesion(normal, case, found.shape), slice_axis(scan)) if slices else found
+            mask = found & lesion_free(self.lesion(normal, case, found.shape), slice_axis(scan), seen) if slices else found
             if not mask.any():
                 continue
             kept.append(case.id)
@@ -90,7 +91,8 @@ class Scorer:
             )
             scans = zip(stored(f"map-{row}"), stored("mask"), grids, strict=True)
             normals = (ScanMaps(heat, heat, mask, *grid) for heat, mask, grid in scans)
-            scores = tuple(each.score(self.rows.scoring, calibration) for each in normals)
+            others = (calibration.without(list(dict.fromkeys(subjects)).index(subject)) for subject in subjects)
+            scores = tuple(each.score(self.rows.scoring, own) for each, own in zip(normals, others, strict=True))
             calibrations[row] = calibration.model_copy(update={"normal_scores": scores})
         return calibrations
 
@@ -137,14 +139,18 @@ class Scorer:
         axis, target = self.rows.plan.space.slice_axis, prepared.targets.get(self.target or "")
         normal = None
         if self.normals == "lesion_free_slices" and axis is not None and target is not None:
-            normal = torch.from_numpy(lesion_free(target[0].numpy(), axis))[None]
+            normal = torch.from_numpy(lesion_free(target[0].numpy(), axis, self.rows.plan.space.slices))[None]
         return self.rows.scan(prepared, normal, self.scratch / f"{case.id}.reconstruction.npy")
 
 
-def lesion_free(lesion: np.ndarray, slice_axis: int) -> np.ndarray:
-    """True in the slices without a lesion voxel: bool, same shape as the label map."""
+def lesion_free(lesion: np.ndarray, slice_axis: int, slices: int = 1) -> np.ndarray:
+    """True in the slices without a lesion voxel: bool, same shape as the label map.
+
+    slices: that a model sees at a time; the neighbours of a slice with a lesion are left out with it, as in training.
+    """
     others = tuple(axis for axis in range(lesion.ndim) if axis != slice_axis)
-    clean = ~(lesion > 0).any(axis=others, keepdims=True)
+    seen = [slices if axis == slice_axis else 1 for axis in range(lesion.ndim)]
+    clean = ~ndimage.binary_dilation((lesion > 0).any(axis=others, keepdims=True), np.ones(seen, dtype=bool))
     return np.ascontiguousarray(np.broadcast_to(clean, lesion.shape))
 
 

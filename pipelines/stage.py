@@ -294,7 +294,7 @@ def _fingerprint(kind: str, config: StageConfig, dataset: Dataset, inputs: Mappi
     content = config.decisive()
     content |= {key: artifact.digest for key, artifact in inputs.items()}
     # where data and manifest file lie and how many read it does not matter; how it is read, and who is on which side, does
-    read = {key: value for key, value in content["data"].items() if key not in ("root", "file", "workers")}
+    read = {key: value for key, value in content["data"].items() if key not in ("root", "brain_masks", "file", "workers")}
     content["data"] = read | {"digest": dataset.digest}
     content["sides"] = [dataset.split.train, dataset.split.validation, dataset.split.test]
     return digest({"stage": kind, "config": content, "medae": medae.__version__, "source": source_digest()})

@@ -31,7 +31,7 @@ class Calibration(Config):
     promises of subjects that it has not seen rests on these. threshold_low, threshold_high: range of thresholds when each
     subject in turn is left out; the threshold itself for one subject.
     normal_levels: of each calibration subject, the levels of ``anomaly.score.LEVEL_SHARES``. normal_scores: of each
-    calibration scan, its score; where lesion-free slices are normal, that of these slices.
+    calibration scan, its score (learned from the other subjects); where lesion-free slices are normal, that of these slices.
     normals: whether the cohort is of healthy subjects, or of patients' slices without a marked lesion.
     cohort: which scans, in words: data set, scanner or site if known, phantoms if they are.
     """
@@ -64,6 +64,11 @@ class Calibration(Config):
         reach = stats.t.ppf(0.975, n - 1) * float(np.std(roots, ddof=1)) * np.sqrt(1 / n + 1 / n_subjects)
         low, high = max(float(roots.mean()) - reach, 0.0), float(roots.mean()) + reach
         return float(low**2), float(high**2)
+
+    def without(self, subject: int) -> Calibration:
+        """The same, as if the levels of one subject, by its place, were not known: it does not vouch for itself."""
+        kept = tuple(own for place, own in enumerate(self.normal_levels) if place != subject)
+        return self.model_copy(update={"normal_levels": kept})
 
     def percentile(self, score: float) -> float | None:
         """Share of the normal calibration scans whose score is at most this; None without their scores."""

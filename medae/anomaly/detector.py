@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from medae.anomaly.calibration import Calibration
-from medae.anomaly.features import WEIGHT_FILES
+from medae.anomaly.features import WEIGHT_FILES, EncoderFeatures, VGGFeatures, check_fits, extractor_of
 from medae.anomaly.maps.base import AnomalyMap
 from medae.anomaly.maps.perceptual import PerceptualConfig, PerceptualMap
 from medae.anomaly.maps.registry import (
@@ -38,7 +39,7 @@ from medae.config import Config, digest
 from medae.errors import ArtifactError
 from medae.inference.native import labels_to_native, maps_to_native
 from medae.models.networks import StoredConfig
-from medae.plan import Plan
+from medae.plan import Plan, SpacePlan
 from medae.preprocessing.prepare import Prepared
 
 DETECTOR = "detector"
@@ -65,6 +66,15 @@ class Scoring(Config):
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     scan_score: ScanScoreConfig = ScanScoreConfig()
     flips: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, content: Any) -> Any:
+        """Detectors that were stored before there was ``scan_score`` have ``top_share``."""
+        if isinstance(content, Mapping) and "top_share" in content:
+            others = {key: value for key, value in content.items() if key != "top_share"}
+            return {"scan_score": {"share": content["top_share"]}, **others}
+        return content
 
     @field_validator("compare")
     @classmethod
@@ -100,6 +110,15 @@ class Scoring(Config):
                 if isinstance(part, PerceptualConfig):
                     part.check(network)
 
+    def check_features(self, space: SpacePlan) -> None:
+        """Raises ConfigError, or ArtifactError, if features that a map asks for are not there or of other images."""
+        for config in self.rows().values():
+            for part in parts_of(config):
+                if isinstance(part, PerceptualConfig) and part.features is not None:
+                    extractor = extractor_of(part.features)
+                    check_fits(extractor, space.spatial_dims, space.slices, len(space.channels))
+                    part.check_levels(extractor.levels)
+
     def rows(self) -> dict[str, MapConfig]:
         """All maps that are reported, by name: the detector's own, those to compare, the baselines."""
         return {DETECTOR: self.map, **self.compare, **baselines(self.place)}
@@ -108,7 +127,7 @@ class Scoring(Config):
         """The scoring as it is kept beside the map that a detector ships with.
 
         Features are named by their shape, for their weights are in the map; maps to compare that ask for a model's features
-        are left out, for those are not.
+        are left out, for those are not. The form that features are stored in is no way to ask for them: see ``asks``.
         """
         shapes = {digest(part.config): part.features for part in anomaly.modules() if isinstance(part, PerceptualMap)}
 
@@ -117,23 +136,35 @@ class Scoring(Config):
 
         parts = tuple(kept(part) for part in parts_of(self.map))
         own = self.map.model_copy(update={"of": parts}) if isinstance(self.map, SumConfig) else parts[0]
-        compare = {name: config for name, config in self.compare.items() if not _addresses(config)}
+        compare = {name: config for name, config in self.compare.items() if not _features(config)}
         return self.model_copy(update={"map": own, "compare": compare})
 
     def features(self) -> list[str]:
         """Addresses of the models whose encoders compare, without those that are files of weights."""
-        named = [name for config in (self.map, *self.compare.values()) for name in _addresses(config)]
-        return list(dict.fromkeys(name for name in named if not name.endswith(WEIGHT_FILES)))
+        return [name for name in self._asked() if not name.endswith(WEIGHT_FILES)]
+
+    def weight_files(self) -> list[str]:
+        """The files of weights that maps compare by."""
+        return [name for name in self._asked() if name.endswith(WEIGHT_FILES)]
+
+    def _asked(self) -> list[str]:
+        every = [each for config in (self.map, *self.compare.values()) for each in _features(config)]
+        return list(dict.fromkeys(each for each in every if isinstance(each, str)))
+
+    def asks(self) -> bool:
+        """Whether features are asked for by a name, as a user does, and not by a shape without weights."""
+        every = [each for config in (self.map, *self.compare.values()) for each in _features(config)]
+        return all(isinstance(each, str) for each in every)
 
     def build(self, channels: int) -> dict[str, AnomalyMap]:
         """The maps of all rows, which have learnt nothing yet."""
         return build_maps(self.rows(), self.side, channels, self.rarity)
 
 
-def _addresses(config: MapConfig) -> list[str]:
-    """Of the features that the parts of a map ask for."""
+def _features(config: MapConfig) -> list[str | EncoderFeatures | VGGFeatures]:
+    """What the parts of a map compare by, where it is not the model's own encoder."""
     parts = [part.features for part in parts_of(config) if isinstance(part, PerceptualConfig)]
-    return [features for features in parts if isinstance(features, str)]
+    return [features for features in parts if features is not None]
 
 
 def load_map(scoring: Scoring, channels: int, statistics: Mapping[str, Tensor]) -> AnomalyMap:

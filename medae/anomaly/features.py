@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,7 +20,8 @@ from medae.errors import ArtifactError, ConfigError
 from medae.models.encoder import Encoder, EncoderConfig
 from medae.tracking.models import resolve_model
 
-WEIGHT_FILES = (".pth", ".pt", ".safetensors")
+WEIGHT_FILES = ".safetensors"
+"""Other formats of weights run the code that is in them."""
 VGG_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 """Channels of the convolutions of VGG-16; 0 is a max-pooling. Source: Simonyan and Zisserman 2015, configuration D."""
 
@@ -139,14 +140,13 @@ def check_fits(extractor: Extractor, spatial_dims: int, slices: int, channels: i
 
 
 def _vgg(file: Path) -> Extractor:
-    remedy = "Give the weights of VGG-16 as torchvision stores them (features.0.weight and so on)."
+    remedy = "Give the weights of VGG-16 by torchvision's names (features.0.weight and so on), saved by safetensors."
     try:
-        tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        kept = {name: value for name, value in tensors.items() if name.startswith("features.")}
+        kept = {name: value for name, value in load_file(file).items() if name.startswith("features.")}
         extractor = VGGExtractor()
         extractor.load_state_dict(kept)
     except OSError as error:
         raise ArtifactError(f"The file cannot be read: {error.strerror or error}", where=file, remedy=remedy) from error
-    except Exception as error:  # of torch's and of safetensors' readers, which have no common kind
+    except (SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"The file does not hold VGG-16: {error}", where=file, remedy=remedy) from error
     return extractor

@@ -58,16 +58,17 @@ class RestoreConfig(Config):
 
 
 def restored(model: nn.Module, prepared: Prepared, plan: Plan, config: RestoreConfig, **how: Any) -> Tensor:
-    """A scan as the model would rather have it, float32 ``[C, I, J, K]`` on the CPU; only the mask changes.
+    """A scan as the model would rather have it, float32 ``[C, I, J, K]`` on the CPU; present channels change, in the mask.
 
     model: in evaluation mode, on its device. how: further arguments of ``predict_maps``.
     """
-    with_mask = replace(prepared, image=torch.cat([prepared.image, prepared.mask.float()]))
+    counts = prepared.mask & prepared.present.view(-1, *[1] * (prepared.mask.ndim - 1))
+    with_mask = replace(prepared, image=torch.cat([prepared.image, counts.float()]))
     return predict_maps(_Restored(model, config, plan.space.slices), with_mask, plan, activation="none", **how).cpu()
 
 
 class _Restored(nn.Module):
-    """From images whose slices have their mask as last channel, ``[B, slices x (C + 1), *S]``, to the restored middle."""
+    """From images whose slices have what counts beside them, ``[B, slices x 2C, *S]``, to the restored middle."""
 
     def __init__(self, network: nn.Module, config: RestoreConfig, slices: int) -> None:
         super().__init__()
@@ -76,9 +77,9 @@ class _Restored(nn.Module):
     def forward(self, pairs: Tensor) -> Output:
         """The steps run outside of inference mode, for windows are predicted in it and have no gradients there."""
         with torch.inference_mode(False), torch.enable_grad():
-            stacked = pairs.clone().unflatten(1, (self.slices, -1))
-            inside = stacked[:, self.slices // 2, -1:] > 0.5
-            found = (self._image if self.config.over == "image" else self._latent)(stacked[:, :, :-1], inside)
+            stacked = pairs.clone().unflatten(1, (self.slices, 2, -1))
+            inside = stacked[:, self.slices // 2, 1] > 0.5
+            found = (self._image if self.config.over == "image" else self._latent)(stacked[:, :, 0], inside)
         return Output((found.detach(),))
 
     def _image(self, stacked: Tensor, inside: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from medae.data.case import Case, ImageRef, Manifest
@@ -17,12 +18,13 @@ BRAIN_MASK = "brain_mask"
 """The target that brain masks are, whatever they came with."""
 
 
-def with_brain_masks(manifest: Manifest, folder: Path) -> Manifest:
+def with_brain_masks(manifest: Manifest, folder: Path, aliases: Mapping[str, str]) -> Manifest:
     """The manifest with the masks of a folder as the target ``brain_mask``, which take the place of those that it had.
 
     folder: resolved as a data set's root. A mask has the name of its case, or of the file of one of its images, and any
-    image's ending. A case without one keeps what it has, and that is a finding.
-    Raises DataError for a file that cannot be read, two masks of one case, and if no case has a mask in the folder.
+    image's ending. aliases: other names of cases, by their id: their hashes. A case without a mask keeps what it has, and
+    that is a finding. Raises DataError for a file that cannot be read, two masks of one case, a mask of two, and if no case
+    has one.
     """
     place = resolve_root(folder)
     files: dict[str, Path] = {}
@@ -34,7 +36,17 @@ def with_brain_masks(manifest: Manifest, folder: Path) -> Manifest:
                 remedy="Keep one of them.",
             )
         files[stem(path)] = path
-    masks = {case.id: files[name] for case in manifest.cases if (name := _name(case, files)) is not None}
+    masks: dict[str, Path] = {}
+    for case in manifest.cases:
+        name = next((name for name in _names(case, aliases) if name in files), None)
+        if name is not None and files[name] in masks.values():
+            raise DataError(
+                f"{files[name].name} has the name of several cases' images.",
+                where=folder,
+                remedy="Name each mask after its case (medae check lists them).",
+            )
+        if name is not None:
+            masks[case.id] = files[name]
     if not masks:
         raise DataError(
             f"None of the {len(files)} masks in the folder belongs to a case of the data set.",
@@ -51,7 +63,8 @@ def with_brain_masks(manifest: Manifest, folder: Path) -> Manifest:
         if isinstance(digest, OSError):
             problem, remedy = why_unreadable(path, digest)
             raise DataError(f"A brain mask {problem}.", where=f"{folder}/{path.name}", remedy=remedy) from digest
-        file = Path(os.path.relpath(path, manifest.root)).as_posix()
+        # of the real places: the system follows links before it goes up, and the text of a path does not know them
+        file = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(manifest.root))).as_posix()
         ref = ImageRef(files=(file,), sha256=digest, kind="mask")
         return case.model_copy(update={"targets": {**case.targets, BRAIN_MASK: ref}})
 
@@ -69,7 +82,9 @@ def with_brain_masks(manifest: Manifest, folder: Path) -> Manifest:
     )
 
 
-def _name(case: Case, files: dict[str, Path]) -> str | None:
-    """The name of the case's mask, among those that are there."""
-    names = (case.id, *(stem(Path(file)) for ref in case.images.values() for file in ref.files))
-    return next((name for name in names if name in files), None)
+def _names(case: Case, aliases: Mapping[str, str]) -> Iterator[str]:
+    """What the case's mask may be called."""
+    yield case.id
+    if case.id in aliases:
+        yield aliases[case.id]
+    yield from (stem(Path(file)) for ref in case.images.values() for file in ref.files)

@@ -144,9 +144,16 @@ def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids
     if isinstance(source, FileSource) and source.structures:
         manifest = with_structures(manifest, source.structures)
     if isinstance(source, FileSource) and source.brain_masks is not None:
-        manifest = with_brain_masks(manifest, source.brain_masks)
+        hashed = {_contents(case): case.id for case in hash_ids(manifest).cases}
+        aliases = {case.id: hashed[_contents(case)] for case in manifest.cases}
+        manifest = with_brain_masks(manifest, source.brain_masks, aliases)
     is_plain = isinstance(source, FolderSource) and source.ids == "hashed"
     return hash_ids(manifest) if is_plain or case_ids == "hashed" else manifest
+
+
+def _contents(case: Case) -> str:
+    """What the case's images hold, which no hashing of names changes."""
+    return " ".join(sorted(f"{ref.files} {ref.identity()}" for ref in case.images.values()))
 
 
 def recognise(source: AutoSource) -> ConcreteSource:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from medae.config import digest
+from medae.config import digest, to_dict
 from medae.data.case import Case, ImageRef, Manifest
 from medae.errors import DataError, MedaeError
 from medae.parallel import unordered
@@ -126,7 +126,7 @@ def entry_key(case: Case, space: SpacePlan, targets: Sequence[str], brain: Brain
         mask = given.identity() if given is not None else brain.name if brain is not None else None
     parts = {
         "layout": LAYOUT,
-        "space": digest(space),
+        "space": digest({key: value for key, value in to_dict(space).items() if key != "slices"}),
         "images": _identities(case.images, space.channels),
         "targets": [list(targets), _identities(case.targets, targets)],
         "brain": mask,

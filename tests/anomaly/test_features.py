@@ -44,12 +44,12 @@ def other(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def vgg(tmp_path_factory) -> Path:
-    """Random weights of VGG-16, with the classifier that comes along in published files."""
+    """Random weights of VGG-16, with the classifier that comes along in published ones."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         tensors = VGGExtractor().state_dict()
-    file = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
-    torch.save({**tensors, "classifier.0.weight": torch.zeros(3, 3)}, file)
+    file = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
+    save_file({**tensors, "classifier.0.weight": torch.zeros(3, 3)}, file)
     return file
 
 
@@ -118,10 +118,10 @@ def test_features_of_other_images_are_refused(scan_of, other: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="levels 0 to 4"):
         build_map(PerceptualConfig(features=VGGFeatures(), levels=(5,)), "bright", 1)
     with pytest.raises(ArtifactError, match="cannot be read"):
-        extractor_of(str(tmp_path / "missing.pth"))
+        extractor_of(str(tmp_path / "missing.safetensors"))
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.safetensors")
     with pytest.raises(ArtifactError, match="does not hold VGG-16"):
         extractor_of(str(tmp_path / "part.safetensors"))
-    (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ArtifactError, match="does not hold VGG-16"):
-        extractor_of(str(tmp_path / "text.pth"))
+        extractor_of(str(tmp_path / "text.safetensors"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,18 @@ def test_of_several_slices_the_middle_one_is_restored(scan_of, array) -> None:
     plan = PLAN.model_copy(update={"space": PLAN.space.model_copy(update={"slices": 3})})
     found = scan_of(array, model=Middle(), plan=plan).restored(restore(steps=120, tv=0.0))
     assert torch.allclose(found[LESION], torch.ones(1), atol=0.15)
+
+
+def test_an_absent_channel_stays_empty(scan_of, array) -> None:
+    class Shifted(nn.Module):
+        def forward(self, image: torch.Tensor) -> Output:
+            return Output((image + 1.0,))
+
+    both = np.concatenate([array, np.zeros_like(array)])
+    scan = scan_of(both, model=Shifted(), mask=array > 0)
+    scan.prepared = replace(scan.prepared, present=torch.tensor([True, False]))
+    found = scan.restored(restore(steps=5, tv=0.0))
+    assert not found[1].any() and not torch.equal(found[0], scan.image[0])
 
 
 def test_it_is_made_once_and_kept(scan_of, array, tmp_path) -> None:

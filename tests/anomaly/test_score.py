@@ -88,6 +88,15 @@ def test_percentile_among_normals() -> None:
     assert calibration().percentile(1.0) is None
 
 
+def test_a_subject_does_not_vouch_for_itself() -> None:
+    own = calibration(normal_levels=((1.0,) * 4, (2.0,) * 4, (3.0,) * 4))
+    assert own.without(1).normal_levels == ((1.0,) * 4, (3.0,) * 4)
+
+
+def test_a_detector_of_before_is_read() -> None:
+    assert validate(Scoring, {"top_share": 0.05}).scan_score.share == 0.05
+
+
 def test_refusals() -> None:
     with pytest.raises(DataError, match="empty"):
         score(np.ones(ONES.shape), ~ONES)

@@ -55,7 +55,7 @@ def lines() -> list[dict]:
                 }
                 for row, signal in signals.items()
             }
-            found.append({"configuration": "lgg", "seed": seed, "fold": fold, "masks": "m", "rows": rows})
+            found.append({"configuration": "lgg", "seed": seed, "fold": fold, "masks": "m", "recipe": "r", "rows": rows})
     return found
 
 
@@ -92,15 +92,21 @@ def test_lines_of_other_masks_are_refused(program: ModuleType, lines: list[dict]
         program.pooled([*lines, {**lines[0], "masks": "n"}])
 
 
-def test_a_cell_is_known_by_what_it_measures_not_by_where_its_data_lie(program: ModuleType, tmp_path: Path) -> None:
-    one, moved = (program.config_of("lgg", 0, 1, tmp_path / name) for name in ("here", "there"))
-    assert one.fold == 1 and one.folds == 5 and one.data.brain_masks == (tmp_path / "here").resolve()
-    assert program.identity(one) == program.identity(moved)
-    others = {program.identity(program.config_of("lgg", *cell, tmp_path)) for cell in ((0, 0), (1, 1), (1, 0))}
-    assert len(others | {program.identity(one)}) == 4
+def test_lines_of_a_configuration_as_it_was_are_refused(program: ModuleType, lines: list[dict]) -> None:
+    with pytest.raises(SystemExit, match="as it was"):
+        program.pooled([*lines, {**lines[0], "recipe": "other"}])
 
 
-@pytest.mark.parametrize("name", ["lgg", "lgg_neighbours", "lgg_vae", "lgg_cevae", "lgg_dense", "lgg_spatial", "lgg_anovaegan"])
+def test_a_recipe_is_what_the_configuration_says(program: ModuleType, tmp_path: Path) -> None:
+    config = program.config_of("lgg", 3, 1, tmp_path)
+    assert (config.fold, config.folds, config.fit.seed, config.registered) == (1, 5, 3, False)
+    assert config.data.brain_masks == tmp_path.resolve()
+    assert program.recipe("lgg") == program.recipe("lgg") != program.recipe("lgg_vae")
+
+
+@pytest.mark.parametrize(
+    "name", ["lgg", "lgg_neighbours", "lgg_vae", "lgg_cevae", "lgg_dense", "lgg_spatial", "lgg_anovaegan"]
+)
 def test_every_configuration_can_be_put_into_folds(program: ModuleType, tmp_path: Path, name: str) -> None:
     assert name in program.CONFIGURATIONS
     assert program.config_of(name, 0, 4, tmp_path).fold == 4

@@ -10,6 +10,8 @@ import pytest
 
 from medae.config import validate
 from medae.data.check import check_manifest
+from medae.data.folder import FolderSource
+from medae.data.reading import read_array
 from medae.data.sources import AutoSource, ManifestSource, open_manifest, write_manifest
 from medae.errors import ConfigError, DataError
 from medae.plan import SpacePlan
@@ -95,6 +97,38 @@ def test_what_cannot_be_used_is_refused(world: Path) -> None:
         path.rename(path.with_name(f"other-{path.name}"))
     with pytest.raises(DataError, match="None of the 2 masks"):
         opened(world)
+
+
+def test_a_data_set_behind_a_link(world: Path) -> None:
+    (world / "far" / "away").mkdir(parents=True)
+    (world / "set").rename(world / "far" / "away" / "set")
+    (world / "set").symlink_to(world / "far" / "away" / "set")
+    manifest = opened(world)
+    for case in manifest.cases:
+        assert np.asarray(read_array(manifest, case.targets["brain_mask"])[0]).sum() == 100
+
+
+def test_masks_by_the_hashed_names_that_medae_shows(world: Path) -> None:
+    source = validate(AutoSource, {"root": world / "set"})
+    names = {ref.files[0]: case.id for case in open_manifest(source, "hashed").cases for ref in case.images.values()}
+    for file, name in names.items():
+        (world / "masks" / f"{file.split('/')[0]}.nii.gz").rename(world / "masks" / f"{name}.nii.gz")
+    assert all("masks/case-" in case.targets["brain_mask"].files[0] for case in opened(world).cases)
+
+
+def test_one_mask_for_two_cases_is_refused(tmp_path: Path) -> None:
+    for number in range(2):
+        image = np.random.default_rng(number).normal(size=(8, 9, 10)).astype(np.float32)
+        save(tmp_path / "set" / f"p{number}" / "T1.nii.gz", image)
+    save(tmp_path / "masks" / "T1.nii.gz", np.ones((8, 9, 10), dtype=np.uint8))
+    content = {
+        "format": "folder",
+        "root": tmp_path / "set",
+        "image_pattern": "*/T1.nii.gz",
+        "brain_masks": tmp_path / "masks",
+    }
+    with pytest.raises(DataError, match="name of several cases"):
+        open_manifest(validate(FolderSource, content))
 
 
 def test_phantoms_have_no_use_for_them(world: Path, tmp_path: Path) -> None:

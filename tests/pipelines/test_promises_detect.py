@@ -273,6 +273,8 @@ def test_lesion_free_is_a_whole_slice_by_hand():
         assert free.shape == lesion.shape
         assert not np.take(free, place, axis).any()
         assert np.delete(free, place, axis).all()
+    seen = lesion_free(lesion, 2, slices=3)
+    assert [bool(seen[:, :, k].all()) for k in range(4)] == [True, False, False, False], "what sees it is left out with it"
 
 
 def test_the_report_says_that_normals_are_slices_of_patients(sliced):

@@ -30,8 +30,8 @@ TINY = 1e-6
 
 class PerceptualConfig(Config):
     """features: whose encoder compares: the detector's own model's (null), that of another trained model (a folder,
-    ``runs:/...`` or ``models:/...``), or VGG-16 by a file of its weights (.pth, .pt or .safetensors, as torchvision names
-    them; of slices). levels: of the encoder, 0 the finest; all of them unless given. place: take the distance that normal
+    ``runs:/...`` or ``models:/...``), or VGG-16 by a file of its weights (.safetensors, with torchvision's names; of
+    slices). levels: of the encoder, 0 the finest; all of them unless given. place: take the distance that normal
     training scans have at the same place for granted, in deviations of it.
     """
 
@@ -77,8 +77,9 @@ class PerceptualMap(SignedMap):
         else:
             check_fits(extractor, space.spatial_dims, space.slices, len(space.channels))
             extractor.to(scan.device)
-        # nothing trains what a model makes outside the mask
-        made = torch.where(scan.mask, scan.reconstruction, scan.image)
+        # nothing trains what a model makes outside the mask, or of an absent channel
+        counts = scan.mask & scan.prepared.present.view(-1, *[1] * (scan.mask.ndim - 1))
+        made = torch.where(counts, scan.reconstruction, scan.image)
         both = replace(scan.prepared, image=torch.cat([scan.image, made]))
         found = scan.through(Distance(extractor, self.config.levels, space.slices), both)
         return found.expand(len(scan.image), *found.shape[1:])
