@@ -147,14 +147,15 @@ class Scoring(Config):
         """The files of weights that maps compare by."""
         return [name for name in self._asked() if name.endswith(WEIGHT_FILES)]
 
-    def _asked(self) -> list[str]:
-        every = [each for config in (self.map, *self.compare.values()) for each in _features(config)]
-        return list(dict.fromkeys(each for each in every if isinstance(each, str)))
-
     def asks(self) -> bool:
         """Whether features are asked for by a name, as a user does, and not by a shape without weights."""
-        every = [each for config in (self.map, *self.compare.values()) for each in _features(config)]
-        return all(isinstance(each, str) for each in every)
+        return all(isinstance(each, str) for each in self._every())
+
+    def _asked(self) -> list[str]:
+        return list(dict.fromkeys(each for each in self._every() if isinstance(each, str)))
+
+    def _every(self) -> list[str | EncoderFeatures | VGGFeatures]:
+        return [each for config in (self.map, *self.compare.values()) for each in _features(config)]
 
     def build(self, channels: int) -> dict[str, AnomalyMap]:
         """The maps of all rows, which have learnt nothing yet."""

@@ -62,8 +62,7 @@ def restored(model: nn.Module, prepared: Prepared, plan: Plan, config: RestoreCo
 
     model: in evaluation mode, on its device. how: further arguments of ``predict_maps``.
     """
-    counts = prepared.mask & prepared.present.view(-1, *[1] * (prepared.mask.ndim - 1))
-    with_mask = replace(prepared, image=torch.cat([prepared.image, counts.float()]))
+    with_mask = replace(prepared, image=torch.cat([prepared.image, prepared.counted.float()]))
     return predict_maps(_Restored(model, config, plan.space.slices), with_mask, plan, activation="none", **how).cpu()
 
 

@@ -164,21 +164,15 @@ class Augmentation:
         present = batch.present.view(*batch.present.shape, *[1] * (image.ndim - 2))
         mask = batch.mask & present
         if batch.slices > 1:  # of the neighbours, the foreground is what is not 0
-            mask = batch.in_every_slice(present.expand_as(mask)) & torch.where(
-                _is_middle(batch.slices, mask, image), batch.in_every_slice(mask), image != 0
-            )
+            seen = [(part != 0) & present for part in image.chunk(batch.slices, dim=1)]
+            seen[batch.slices // 2] = mask
+            mask = torch.cat(seen, dim=1)
         for name, part in parts.items():
             places = happens[:, GATES.index(name)].nonzero().flatten().tolist()
             if places:
                 draws = Draws(draw.scoped(type(part).__name__), places, image.device, batch.slices)
                 image[places] = part.apply(image[places], mask[places], draws, self.pitch)
         return replace(batch, image=image)
-
-
-def _is_middle(slices: int, mask: Tensor, image: Tensor) -> Tensor:
-    """True in the channels of the middle slice: bool ``[1, slices x C, 1, ..]``."""
-    own = torch.arange(image.shape[1], device=image.device) // mask.shape[1] == slices // 2
-    return own.view(1, -1, *[1] * (image.ndim - 2))
 
 
 def _middle(x: Tensor, shape: Sequence[int]) -> Tensor:

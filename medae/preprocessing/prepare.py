@@ -51,6 +51,11 @@ class Prepared:
     affine: np.ndarray
 
     @property
+    def counted(self) -> Tensor:
+        """Where voxels count, in the channels that are present: bool ``[C, I, J, K]``."""
+        return self.mask & self.present.view(-1, 1, 1, 1)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along I, J, K."""
         i, j, k = self.mask.shape[1:]

@@ -78,8 +78,7 @@ class PerceptualMap(SignedMap):
             check_fits(extractor, space.spatial_dims, space.slices, len(space.channels))
             extractor.to(scan.device)
         # nothing trains what a model makes outside the mask, or of an absent channel
-        counts = scan.mask & scan.prepared.present.view(-1, *[1] * (scan.mask.ndim - 1))
-        made = torch.where(counts, scan.reconstruction, scan.image)
+        made = torch.where(scan.prepared.counted, scan.reconstruction, scan.image)
         both = replace(scan.prepared, image=torch.cat([scan.image, made]))
         found = scan.through(Distance(extractor, self.config.levels, space.slices), both)
         return found.expand(len(scan.image), *found.shape[1:])
