@@ -160,7 +160,7 @@ def medae() -> Extraction:
 
     def run(path: Path) -> np.ndarray:
         array, native = read_array([path], "intensity")
-        return from_ras(network(torch.from_numpy(array), native.ras()[1]).numpy(), native.matrix())[0]
+        return from_ras(network(torch.from_numpy(array), native.ras()[1]).mask.numpy(), native.matrix())[0]
 
     run.version = f", network {network.name.split()[1]}"  # type: ignore[attr-defined]
     return run

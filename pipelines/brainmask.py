@@ -62,7 +62,8 @@ def _mask(network: MaskNetwork, scan: Scan, path: Path, doubtful: bool) -> dict[
                 where=scan.name,
                 remedy="Resample them onto one grid, or mask them one by one.",
             )
-    found = network.extract(torch.from_numpy(np.concatenate([array for array, _ in images])), affine)
+    found = network(torch.from_numpy(np.concatenate([array for array, _ in images])), affine)
+    assert found.doubtful is not None  # this network says
     mask, unsure = (from_ras(part.numpy(), native.matrix())[0] for part in (found.mask, found.doubtful))
     write_native(mask.astype(np.uint8), native, path, labels=True)
     if doubtful:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from medae.artifact import Artifact
 from medae.config import Config, digest, validate
+from medae.data.brain_masks import BRAIN_MASK
 from medae.data.case import Manifest
 from medae.data.check import Check, check_manifest
 from medae.data.digests import cache_folder, reporting
@@ -159,6 +160,20 @@ def preprocess(
     brain = extraction_of(space)
     with screen.progress("Preprocessing") as report:
         return build_store(manifest, space, cache_folder(), targets, workers, report, brain=brain, starting=starting)
+
+
+def refuse_idle_masks(config: DataConfig, space: SpacePlan) -> None:
+    """Raises ConfigError if the configuration gives brain masks that the plan has no use for."""
+    if getattr(config.data, "brain_masks", None) is None or (space.foreground == "brain" and BRAIN_MASK in space.brain_from):
+        return
+    used = f"the foreground is '{space.foreground}'"
+    if space.foreground == "brain":
+        used = f"the brain is taken from {', '.join(space.brain_from)}"
+    raise ConfigError(
+        f"The brain masks that are given would not be used: {used}.",
+        where="data.brain_masks",
+        remedy=f"Set plan.foreground to brain and plan.brain_from to [{BRAIN_MASK}], or leave the masks out.",
+    )
 
 
 def image_digests(manifest: Manifest) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from medae.models.networks import Network
 from medae.plan import Plan
 from medae.preprocessing.store import Store
 from pipelines.apart import keep_apart
-from pipelines.data import image_digests, preprocess, refuse_seen
+from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_seen
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
@@ -177,7 +177,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     scored = (evaluations, unfiltered, calibrations)
     report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, *scored)
     facts = {"normals": config.normals, "calibration": {row: to_dict(found) for row, found in calibrations.items()}}
-    doubts = doubts_of(test, plan.space, stage.folder / "maps", stage.screen)
+    doubts = doubts_of(test, store, stage.folder / "maps")
     if doubts:
         describe_masks(report, doubts)
         facts["doubtful_masks"] = mask_facts(doubts)
@@ -291,6 +291,7 @@ def _model(
     everyone = stage.dataset.manifest.select(lambda case: case.id in used)
 
     def prepared(plan: Plan) -> Store:
+        refuse_idle_masks(config, plan.space)
         return preprocess(
             everyone, plan.space, () if config.target is None else (config.target,), stage.screen, config.workers
         )

@@ -10,19 +10,15 @@ import numpy as np
 import torch
 
 from medae.data.case import Manifest
-from medae.data.reading import read_array
-from medae.inference.brainmask import MaskNetwork, extraction_of
-from medae.plan import SpacePlan
-from medae.preprocessing.prepare import brain_mask_of
+from medae.inference.native import labels_to_native
+from medae.preprocessing.store import Store
 from medae.report.html import Report
-from medae.volume import from_ras
-from pipelines.console import Screen
 from pipelines.segmenting import read_native
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """Of a scan: what the network is not sure of, inside and outside its mask; what was flagged, in all and there."""
+    """Of a scan: how much of its mask the network is not sure of, what was flagged in all, and there."""
 
     case: str
     doubtful_ml: float
@@ -30,24 +26,17 @@ class Doubt:
     flagged_in_doubt_ml: float
 
 
-def doubts_of(test: Manifest, space: SpacePlan, maps: Path, screen: Screen) -> list[Doubt]:
-    """Of the scans whose mask was made; none if the plan's masks are given. maps: where those of the scans were written."""
-    network = extraction_of(space)
-    if not isinstance(network, MaskNetwork):
-        return []
-    made, found = [case for case in test.cases if brain_mask_of(case, space) is None], []
-    with screen.progress("Looking at the brain masks") as report:
-        for done, case in enumerate(made, start=1):
-            scans = [read_array(test, case.images[name]) for name in space.channels if name in case.images]
-            native = scans[0][1]
-            doubtful = network.extract(
-                torch.from_numpy(np.concatenate([array for array, _ in scans])), native.ras()[1]
-            ).doubtful
-            unsure = from_ras(doubtful.numpy(), native.matrix())[0]
-            flagged = read_native(maps / f"{case.id}_anomaly.nii.gz", "labels")[0] > 0
-            volumes = [int(np.count_nonzero(part)) * native.voxel_ml for part in (unsure, flagged, unsure & flagged)]
-            found.append(Doubt(case.id, *volumes))
-            report(done, len(made))
+def doubts_of(test: Manifest, store: Store, maps: Path) -> list[Doubt]:
+    """Of the scans whose mask was made by a network that says what is doubtful. maps: where their maps were written."""
+    found = []
+    for case in test.cases:
+        prepared = store[case.id].prepared()
+        if prepared.doubtful is None:
+            continue
+        unsure = labels_to_native(prepared.doubtful.to(torch.int16), prepared) > 0
+        flagged = read_native(maps / f"{case.id}_anomaly.nii.gz", "labels")[0] > 0
+        parts = [unsure, flagged, unsure & flagged]
+        found.append(Doubt(case.id, *(int(np.count_nonzero(part)) * prepared.native.voxel_ml for part in parts)))
     return found
 
 

@@ -16,7 +16,7 @@ from medae.data.case import Manifest
 from medae.errors import ConfigError
 from medae.plan import Plan
 from medae.preprocessing.store import Store
-from pipelines.data import preprocess
+from pipelines.data import preprocess, refuse_idle_masks
 from pipelines.files import write_text
 from pipelines.finetune_config import Config
 from pipelines.finetune_report import make_report
@@ -64,6 +64,7 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     _say_of_the_arms(config, stage, sides)
     labels = label_names(sides.labelled, config.target)
     plan = _plan(config, stage, sides.labelled, len(labels))
+    refuse_idle_masks(config, plan.space)
     refuse_mirrored_sides(config.augmentation.flip, plan, labels)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     store = preprocess(sides.labelled, plan.space, (config.target,), stage.screen, config.workers)

@@ -24,7 +24,7 @@ from medae.training.loop import FitResult, fit
 from medae.training.probes.registry import ProbeConfig
 from pipelines.apart import keep_apart
 from pipelines.augmenting import show_augmentation
-from pipelines.data import description, image_digests, preprocess
+from pipelines.data import description, image_digests, preprocess, refuse_idle_masks
 from pipelines.files import write_text
 from pipelines.memory import estimator_of, refuse_beyond_memory
 from pipelines.networks import NetworkChoice, fits_some, network_config, seeded_network
@@ -96,6 +96,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(training, stage.screen, estimator)
     config.check_network(plan)
+    refuse_idle_masks(config, plan.space)
     refuse_beyond_memory(plan, estimator, stage.device)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     prober = None if config.probe is None else _prober(config, config.probe, stage, plan)

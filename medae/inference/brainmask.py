@@ -6,7 +6,6 @@ heads in random contrasts. What it does and where it fails is in docs/decisions/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from medae.errors import ArtifactError, DataError
 from medae.inference.native import maps_to_native
 from medae.inference.predict import predict_maps
 from medae.plan import SpacePlan
-from medae.preprocessing.brain import BrainExtraction, DeepBet
+from medae.preprocessing.brain import BrainExtraction, DeepBet, Extracted
 from medae.preprocessing.prepare import prepare_array
 
 SHIPPED = Path(__file__).with_name("brain_network")
@@ -31,15 +30,6 @@ SURE = 0.9
 
 LEAST_ML = 50.0
 """A brain is larger, that of a newborn too; a part of one in a few slices is larger as well."""
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """A brain mask. mask: bool ``[1, I, J, K]``, one piece, without holes. doubtful: bool, same shape: voxels of which the
-    network is not sure, inside and outside."""
-
-    mask: Tensor
-    doubtful: Tensor
 
 
 class MaskNetwork:
@@ -53,12 +43,9 @@ class MaskNetwork:
         """The digest of the network with its weights."""
         return f"medae {_artifact(self.folder).digest[:12]}"
 
-    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Tensor:
-        """As in `BrainExtraction`."""
-        return self.extract(image_CIJK, affine).mask
-
-    def extract(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
-        """The mask and where it is doubtful; of several channels, by the average of their probabilities.
+    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
+        """The mask, one piece without holes, and where it is doubtful; of several channels, by the average of their
+        probabilities.
 
         image: float32, on nearest-RAS axes, in the file's units. affine: 4x4, voxel -> world mm.
         Raises DataError if there is no brain.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -17,6 +18,15 @@ from medae.errors import DataError
 from medae.plan import SpacePlan
 
 
+@dataclass(frozen=True)
+class Extracted:
+    """A brain mask. mask: bool ``[1, I, J, K]``. doubtful: bool, same shape: what the extraction is not sure of, inside the
+    mask and near it; None if it does not say."""
+
+    mask: Tensor
+    doubtful: Tensor | None = None
+
+
 class BrainExtraction(Protocol):
     """Finds the brain in a scan that comes without a mask; has to be picklable."""
 
@@ -24,8 +34,8 @@ class BrainExtraction(Protocol):
     def name(self) -> str:
         """What it is, with its version, such as the digest of a network's weights; part of a stored entry's key."""
 
-    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Tensor:
-        """Bool ``[1, I, J, K]``. Raises DataError if there is no brain.
+    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
+        """Raises DataError if there is no brain.
 
         image: float32, the channels that are there, on nearest-RAS axes, in the file's units. affine: 4x4, mm.
         """
@@ -50,7 +60,7 @@ class DeepBet:
                 remedy="pip install 'medae[brain]', or add brain masks to the data set.",
             ) from error
 
-    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Tensor:
+    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
         """As in `BrainExtraction`."""
         network = _deepbet(self.name)
         try:
@@ -59,7 +69,7 @@ class DeepBet:
             raise DataError(
                 "deepbet finds no brain in the image.", remedy="Look at the image; give a brain mask, or leave it out."
             ) from error
-        return torch.from_numpy(np.asarray(mask.dataobj) > 0)[None]
+        return Extracted(torch.from_numpy(np.asarray(mask.dataobj) > 0)[None])
 
 
 @lru_cache(maxsize=1)

@@ -33,7 +33,7 @@ class Entry:
     image: float32 ``[C, I, J, K]``. present: bool ``[C]``. mask: bool ``[1, I, J, K]``. targets: int16
     ``[1, I, J, K]`` by name. mask_voxels: int16 ``[n, 3]``, places (I, J, K) inside the mask, all or a fixed random
     sample of 10,000. foreground: the same by target and by label, for the labels above 0 that occur. native, affine,
-    shape, spacing: as in `Prepared`. Every array holds an open file: keep entries no longer than needed.
+    doubtful, shape, spacing: as in `Prepared`. Every array holds an open file: keep entries no longer than needed.
     """
 
     case_id: str
@@ -46,6 +46,7 @@ class Entry:
     foreground: dict[str, dict[int, np.ndarray]]
     native: NativeGrid
     affine: np.ndarray
+    doubtful: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,6 +69,7 @@ class Entry:
             {name: torch.from_numpy(np.array(values)) for name, values in self.targets.items()},
             self.native,
             self.affine,
+            None if self.doubtful is None else torch.from_numpy(np.array(self.doubtful)),
         )
 
 
@@ -78,6 +80,8 @@ def write_entry(folder: Path, prepared: Prepared, contents: str, slice_axis: int
     """
     arrays = {"image": prepared.image.numpy(), "mask": prepared.mask.numpy()}
     arrays |= {f"target{place}": target.numpy() for place, target in enumerate(prepared.targets.values())}
+    if prepared.doubtful is not None:
+        arrays["doubtful"] = prepared.doubtful.numpy()
     sample = _Sample(contents)
     record: dict[str, Any] = {
         "present": prepared.present.tolist(),
@@ -125,6 +129,7 @@ def open_entry(folder: Path, case_id: str, subject: str) -> Entry:
         {name: {int(label): voxels(span) for label, span in spans.items()} for name, spans in record["foreground"].items()},
         NativeGrid.model_validate(record["native"]),
         np.asarray(record["affine"], dtype=np.float64),
+        arrays.get("doubtful"),
     )
 
 

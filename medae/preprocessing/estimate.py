@@ -38,7 +38,8 @@ def entry_bytes(manifest: Manifest, case: Case, space: SpacePlan, targets: Seque
     i, j, k = plan_grid(shape, affine, space.spacing)[0]
     maps = [name for name in targets if isinstance(case.targets.get(name), ImageRef)]
     regions = 1 + sum(max(1, len(manifest.labels.get(name, {}))) for name in maps)
-    return i * j * k * (4 * len(space.channels) + 1 + 2 * len(maps)) + regions * min(VOXELS, i * j * k) * PLACE + RECORD
+    masks = 2 if space.foreground == "brain" and space.brain_extraction == "medae" else 1  # and where it is doubtful
+    return i * j * k * (4 * len(space.channels) + masks + 2 * len(maps)) + regions * min(VOXELS, i * j * k) * PLACE + RECORD
 
 
 def free_bytes(folder: Path) -> int:

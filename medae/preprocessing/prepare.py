@@ -18,7 +18,7 @@ from medae.formats import read
 from medae.formats.raw import rows_of
 from medae.plan import SpacePlan
 from medae.preprocessing.bias import correct_bias
-from medae.preprocessing.brain import BrainExtraction, given_mask, no_mask
+from medae.preprocessing.brain import BrainExtraction, Extracted, given_mask, no_mask
 from medae.preprocessing.foreground import foreground_mask
 from medae.preprocessing.intensity import normalise
 from medae.preprocessing.resample import plan_grid, resample_linear, resample_nearest
@@ -40,6 +40,7 @@ class Prepared:
     image: float32 ``[C, I, J, K]``, normalised, zero outside the mask and in absent channels. present: bool ``[C]``.
     mask: bool ``[1, I, J, K]``, the foreground. targets: int16 ``[1, I, J, K]`` by name, only those that the case has.
     native: the grid of the first present channel's file, with the crop. affine: 4x4, voxel of these arrays -> world mm.
+    doubtful: bool ``[1, I, J, K]``, the part of a made mask that its extraction is not sure of; None if it does not say.
     """
 
     case_id: str
@@ -49,6 +50,7 @@ class Prepared:
     targets: dict[str, Tensor]
     native: NativeGrid
     affine: np.ndarray
+    doubtful: Tensor | None = None
 
     @property
     def counted(self) -> Tensor:
@@ -171,14 +173,15 @@ def _prepare(
     raw = torch.from_numpy(np.concatenate(channels))
     try:
         if brain_mask is not None:
-            mask = given_mask(_on_grid(brain_mask, grid, "brain mask", first))
+            found = Extracted(given_mask(_on_grid(brain_mask, grid, "brain mask", first)))
         elif space.foreground != "brain":
-            mask = foreground_mask(raw, space.foreground)
+            found = Extracted(foreground_mask(raw, space.foreground))
         elif brain is not None:
             _refuse_ct(images[first], "finds brains in MR", "Give brain masks.")
-            mask = brain(raw, grid[1])
+            found = brain(raw, grid[1])
         else:
             raise no_mask(case_id, space)
+        mask = found.mask
         if space.bias_correction == "n4":
             _refuse_ct(images[first], "corrects the shading of MR (N4)", "Set space.bias_correction to none.")
             raw = correct_bias(raw, mask, spacing_of(grid[1]))
@@ -194,12 +197,13 @@ def _prepare(
     size, affine = native.cropped()
     shape, onto = plan_grid(size, affine, space.spacing)
     mask = resample_nearest(_cut(mask, box), affine, shape, onto)
+    unsure = None if found.doubtful is None else mask & resample_nearest(_cut(found.doubtful, box), affine, shape, onto)
     present = torch.tensor([name in images for name in space.channels])
     image = torch.zeros((len(present), *shape))
     resampled = resample_linear(_cut(normalised, box), affine, shape, onto, extrapolate=True, smooth=True)
     image[present] = torch.where(mask, resampled, 0.0)
     labels = {name: resample_nearest(_cut(values, box), affine, shape, onto) for name, values in maps.items()}
-    return Prepared(case_id, image, present, mask, labels, native, onto)
+    return Prepared(case_id, image, present, mask, labels, native, onto, unsure)
 
 
 def _on_grid(source: _Source, grid: tuple[tuple[int, int, int], np.ndarray], name: str, first: str) -> np.ndarray:

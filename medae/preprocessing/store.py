@@ -29,7 +29,7 @@ from medae.preprocessing.entry import Entry, is_intact, open_entry, write_entry
 from medae.preprocessing.estimate import entry_bytes, refuse_small_disk
 from medae.preprocessing.prepare import brain_mask_of, prepare_case
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised whenever the preparation or the files of an entry change, so that older entries are not taken for newer."""
 
 ABANDONED = 24 * 3600.0

@@ -30,7 +30,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def found(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    return MaskNetwork()(torch.from_numpy(np.asarray(image, dtype=np.float32))[None], affine)[0].numpy()
+    return MaskNetwork()(torch.from_numpy(np.asarray(image, dtype=np.float32))[None], affine).mask[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_network_is_small_and_was_made_with_nobody_of_the_test_side():
 
 def test_the_mask_is_one_piece_without_holes(phantom):
     image = torch.from_numpy(phantom.t1.astype(np.float32))[None]
-    result = MaskNetwork().extract(image, phantom.affine)
+    result = MaskNetwork()(image, phantom.affine)
     mask, doubtful = result.mask[0].numpy(), result.doubtful[0].numpy()
     assert ndimage.label(mask)[1] == 1
     assert np.array_equal(ndimage.binary_fill_holes(mask), mask)
@@ -59,9 +59,9 @@ def test_the_mask_is_one_piece_without_holes(phantom):
 def test_channels_are_averaged_and_the_result_does_not_depend_on_units(phantom):
     image = torch.from_numpy(phantom.t1.astype(np.float32))[None]
     network = MaskNetwork()
-    one = network(image, phantom.affine)
-    assert torch.equal(network(torch.cat([image, image]), phantom.affine), one)
-    assert dice(network(1000 * image, phantom.affine).numpy(), one.numpy()) > 0.999
+    one = network(image, phantom.affine).mask
+    assert torch.equal(network(torch.cat([image, image]), phantom.affine).mask, one)
+    assert dice(network(1000 * image, phantom.affine).mask.numpy(), one.numpy()) > 0.999
 
 
 def test_where_there_is_no_brain_it_is_said_so():
@@ -91,7 +91,7 @@ def test_heads_that_it_was_not_made_with(data_root: Path):
     image, native = read_array(manifest, case.images["T1w"])
     labels, _ = read_array(manifest, case.targets["label"])
     brain, affine = np.asarray(ndimage.binary_fill_holes(labels[0] > 0)), native.ras()[1]
-    result = MaskNetwork().extract(torch.from_numpy(image), affine)
+    result = MaskNetwork()(torch.from_numpy(image), affine)
     assert dice(result.mask[0].numpy(), brain) > 0.95
     core = ndimage.binary_erosion(brain, iterations=5)
     assert 0.01 < float(result.doubtful.sum() / result.mask.sum()) < 0.3

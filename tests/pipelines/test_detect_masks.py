@@ -1,4 +1,4 @@
-"""Doubtful edges of masks that medae made: found again beside the maps of a detection, none where masks are given."""
+"""Doubtful edges of masks that medae made: kept with the prepared scan, none where masks are given; idle masks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pytest
 
 from medae.config import validate
 from medae.data.sources import AutoSource, open_manifest
+from medae.errors import ConfigError
+from medae.inference.brainmask import extraction_of
 from medae.plan import SpacePlan
+from medae.preprocessing.store import build_store
 from medae.report.html import Report
 from pipelines import brainmask
-from pipelines.console import Screen
+from pipelines.data import DataConfig, refuse_idle_masks
 from pipelines.detect_masks import Doubt, describe, doubts_of, facts
 
 
@@ -34,23 +37,22 @@ def test_what_is_flagged_in_doubt_is_counted(head: Path) -> None:
     manifest = open_manifest(validate(AutoSource, {"root": head / "scans"}))
     (case,) = manifest.cases
     doubtful = nib.load(head / "masks" / "head_T1w_doubtful.nii.gz")
-    unsure = np.asarray(doubtful.dataobj) > 0
+    mask = np.asarray(nib.load(head / "masks" / "head_T1w.nii.gz").dataobj) > 0
+    unsure = (np.asarray(doubtful.dataobj) > 0) & mask
     flagged = np.zeros(unsure.shape, dtype=np.uint8)
     flagged[: unsure.shape[0] // 2] = 1
     (head / "maps").mkdir()
     nib.save(nib.Nifti1Image(flagged, doubtful.affine), head / "maps" / f"{case.id}_anomaly.nii.gz")
     space = SpacePlan(foreground="brain", brain_extraction="medae", channels=manifest.channels)
-    (found,) = doubts_of(manifest, space, head / "maps", Screen(True))
+    store = build_store(manifest, space, head / "store", brain=extraction_of(space))
+    (found,) = doubts_of(manifest, store, head / "maps")
     voxel = abs(np.linalg.det(doubtful.affine[:3, :3])) / 1000
     assert found.doubtful_ml == pytest.approx(unsure.sum() * voxel, rel=0.01)
     assert found.flagged_ml == pytest.approx(flagged.sum() * voxel)
     assert found.flagged_in_doubt_ml == pytest.approx((unsure & (flagged > 0)).sum() * voxel, rel=0.02)
     assert 0 < found.flagged_in_doubt_ml < found.doubtful_ml
-    for given in (
-        SpacePlan(foreground="head", channels=manifest.channels),
-        space.model_copy(update={"brain_extraction": "none"}),
-    ):
-        assert doubts_of(manifest, given, head / "maps", Screen(True)) == []
+    given = build_store(manifest, SpacePlan(foreground="head", channels=manifest.channels), head / "store")
+    assert doubts_of(manifest, given, head / "maps") == []
 
 
 def test_the_report_says_how_much_lies_there(tmp_path: Path) -> None:
@@ -64,3 +66,19 @@ def test_the_report_says_how_much_lies_there(tmp_path: Path) -> None:
     describe(empty, [])
     empty.write(tmp_path / "empty.html")
     assert "Brain masks" not in (tmp_path / "empty.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (SpacePlan(foreground="head"), "the foreground is 'head'"),
+        (SpacePlan(foreground="brain", brain_from=("label",)), "the brain is taken from label"),
+    ],
+)
+def test_masks_that_the_plan_has_no_use_for_are_refused(space: SpacePlan, said: str) -> None:
+    config = validate(DataConfig, {"data": {"format": "nnunet", "root": "heads", "brain_masks": "masks"}})
+    with pytest.raises(ConfigError, match=f"would not be used: {said}") as caught:
+        refuse_idle_masks(config, space)
+    assert caught.value.where == "data.brain_masks"
+    refuse_idle_masks(config, SpacePlan(foreground="brain"))
+    refuse_idle_masks(validate(DataConfig, {"data": {"format": "nnunet", "root": "heads"}}), space)

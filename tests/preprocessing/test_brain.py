@@ -17,7 +17,7 @@ from medae.data.case import Case, ImageKind, ImageRef, Manifest, Modality
 from medae.errors import DataError, GeometryError
 from medae.inference.brainmask import extraction_of
 from medae.plan import RobustZ, SpacePlan
-from medae.preprocessing.brain import DeepBet, given_mask
+from medae.preprocessing.brain import DeepBet, Extracted, given_mask
 from medae.preprocessing.prepare import prepare_case, prepare_files
 from medae.preprocessing.store import build_store, entry_key
 
@@ -36,10 +36,10 @@ class Middle:
 
     name: str = "middle 1"
 
-    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Tensor:
+    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
         assert image_CIJK.shape == (1, 14, 14, 14)
         assert affine.shape == (4, 4)
-        return torch.from_numpy(box(5, 9) > 0)[None]
+        return Extracted(torch.from_numpy(box(5, 9) > 0)[None])
 
 
 @pytest.fixture
@@ -123,6 +123,23 @@ def test_a_store_of_brains(root: Path, tmp_path: Path) -> None:
     manifest, _ = case_of(root)
     store = build_store(manifest, SPACE, tmp_path / "store", brain=Middle())
     assert store["a"].shape == (4, 4, 4)
+    assert store["a"].doubtful is None, "nothing is said to be certain or not"
+
+
+@pytest.mark.parametrize("axis", [None, 2])
+def test_what_is_doubtful_of_a_mask_is_kept_with_the_case(root: Path, tmp_path: Path, axis: int | None) -> None:
+    class Unsure(Middle):
+        def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
+            edge = torch.from_numpy(box(5, 9) + box(8, 12) == 2)[None]  # one voxel of the mask
+            return Extracted(super().__call__(image_CIJK, affine).mask, edge | torch.from_numpy(box(10, 12) > 0)[None])
+
+    manifest, case = case_of(root)
+    space = SPACE.model_copy(update={"slice_axis": axis})
+    prepared = prepare_case(manifest, case, space, brain=Unsure())
+    assert torch.nonzero(prepared.doubtful[0]).tolist() == [[3, 3, 3]], "inside the mask"
+    kept = build_store(manifest, space, tmp_path / "store", brain=Unsure())["a"]
+    assert np.array_equal(kept.doubtful, prepared.doubtful.numpy())
+    assert torch.equal(kept.prepared().doubtful, prepared.doubtful)
 
 
 def test_a_mask_on_another_grid_is_refused(root: Path) -> None:
