@@ -30,6 +30,7 @@ from medae.errors import ArtifactError, ConfigError
 from medae.modelcard import model_card
 from medae.models.networks import Network, StoredConfig, build_network
 from medae.plan import Plan
+from medae.preprocessing.domain import Domain
 from medae.tracking.privacy import public
 
 WEIGHTS = "weights.safetensors"
@@ -48,7 +49,8 @@ class ArtifactMeta(Config):
 
     calibration: of a detector, threshold and what it was calibrated on. provenance: data, run, code and versions;
     a ``format: phantom`` or ``phantom: true`` anywhere in it puts a notice on the model card. seen: the first 16 digits of
-    the SHA-256 of every image that the weights were made with, an encoder's included. metrics: by name.
+    the SHA-256 of every image that the weights were made with, an encoder's included. domain: what the training scans were
+    like; None in models that were stored before it was recorded. metrics: by name.
     """
 
     kind: ArtifactKind
@@ -59,6 +61,7 @@ class ArtifactMeta(Config):
     calibration: dict[str, Any] | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
     seen: tuple[str, ...] = ()
+    domain: Domain | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -99,7 +102,10 @@ class _Record(Config):
 
     def as_dict(self) -> dict[str, Any]:
         """As it is stored; what is not there is not named, so that the digest of a model does not change."""
-        return self.model_dump(mode="json", exclude=None if self.statistics else {"statistics"})
+        content = self.model_dump(mode="json", exclude=None if self.statistics else {"statistics"})
+        if self.meta.domain is None:
+            del content["meta"]["domain"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,9 @@ def save_artifact(
             meta=meta,
         ).as_dict()
         (beside / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        (beside / CARD).write_text(model_card(record["meta"], sum(t.numel() for t in model.parameters())), encoding="utf-8")
+        words = None if meta.domain is None else meta.domain.in_words()
+        card = model_card(record["meta"], sum(t.numel() for t in model.parameters()), words)
+        (beside / CARD).write_text(card, encoding="utf-8")
         for file in beside.iterdir():
             _sync(file)
         _put_in_place(beside, folder)

@@ -34,8 +34,12 @@ PHANTOM = (
 )
 
 
-def model_card(meta: Mapping[str, Any], parameters: int) -> str:
-    """The card of a model as Markdown. meta: an ArtifactMeta as plain JSON types. parameters: how many the network has."""
+def model_card(meta: Mapping[str, Any], parameters: int, domain: Mapping[str, str] | None = None) -> str:
+    """The card of a model as Markdown.
+
+    meta: an ArtifactMeta as plain JSON types. parameters: how many the network has. domain: what the training scans were
+    like, in words.
+    """
     kind, network, plan = meta["kind"], meta["network"], meta["plan"]
     channels = ", ".join(plan["space"]["channels"])
     title = f"{kind.capitalize()} ({network['kind']})" + (f" of {meta['target']}" if meta["target"] else "")
@@ -47,6 +51,7 @@ def model_card(meta: Mapping[str, Any], parameters: int) -> str:
         "## Intended use\n\nResearch only. It is not a medical device and must not be used for diagnosis or treatment.\n",
         f"## Limits\n\n{LIMITS[kind]}\n",
         "## Trained on\n\n" + (_table(meta["provenance"]) or "Not recorded.\n"),
+        "## What the training scans were like\n\n" + _table(domain) if domain else "",
         f"## Input\n\nChannels, in this order: {channels}. Images are brought to this space first:\n",
         _table(plan["space"]),
         "## Network\n\n" + _table({"parameters": f"{parameters:,}", **network}),

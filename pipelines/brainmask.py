@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from medae.config import Config, apply_overrides, validate
+from medae.config import Config, apply_overrides, digest, validate
 from medae.errors import DataError, GeometryError
 from medae.export.nifti import write_native
 from medae.formats.endings import stem
 from medae.inference.brainmask import MaskNetwork
-from medae.volume import from_ras
+from medae.preprocessing.brain import Extracted
+from medae.volume import NativeGrid, from_ras
 from pipelines.console import Screen
-from pipelines.inputs import Scan, find_inputs, work_through
+from pipelines.inputs import Scan, Work, find_inputs, work_through
 from pipelines.networks import device_of
 
 SAME_PLACE_MM = 0.1
@@ -34,39 +35,64 @@ class Options(Config):
 
 
 def run(
-    source: Path, output: Path, options: Mapping[str, Any], overrides: Sequence[str] = (), as_json: bool = False
+    source: Path,
+    output: Path,
+    options: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    as_json: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Mask every scan. A scan that fails is listed at the end, and the others are done."""
+    """Mask every scan that is not done yet. A scan that fails is listed at the end, and the others are done.
+
+    force: take the place of results of other options.
+    """
     screen = Screen(as_json)
     choice = validate(Options, apply_overrides(options, overrides), where="--set")
     inputs = find_inputs(source, output, screen, choice.format, choice.data)
-    network = MaskNetwork(device=str(device_of(choice.device)))
-
-    def masked(scan: Scan, path: Path) -> dict[str, Any]:
-        return _mask(network, scan, path, choice.doubtful)
-
-    return work_through(inputs, output, screen, "Finding brains", masked, {"stage": "brainmask", "network": network.name})
+    work = _Masking(MaskNetwork(device=str(device_of(choice.device))), output, inputs.single, choice.doubtful)
+    result = {"stage": "brainmask", "network": work.network.name}
+    return work_through(inputs, output, screen, "Finding brains", work, result, force=force)
 
 
-def _mask(network: MaskNetwork, scan: Scan, path: Path, doubtful: bool) -> dict[str, Any]:
-    """Write the mask of a scan, on the grid of its first image."""
-    if scan.modality == "CT":
-        raise DataError("The network finds brains in MR, and this image is CT.", where=scan.name, remedy="Leave it out.")
-    images = scan.images()
-    native = images[0][1]
-    affine = native.ras()[1]
-    for array, grid in images[1:]:
-        if array.shape != images[0][0].shape or np.abs(grid.ras()[1] - affine).max() > SAME_PLACE_MM:
-            raise GeometryError(
-                "The images of the scan lie on different grids.",
-                where=scan.name,
-                remedy="Resample them onto one grid, or mask them one by one.",
-            )
-    found = network(torch.from_numpy(np.concatenate([array for array, _ in images])), affine)
-    assert found.doubtful is not None  # this network says
-    mask, unsure = (from_ras(part.numpy(), native.matrix())[0] for part in (found.mask, found.doubtful))
-    write_native(mask.astype(np.uint8), native, path, labels=True)
-    if doubtful:
-        write_native(unsure.astype(np.uint8), native, path.with_name(f"{stem(path)}_doubtful.nii.gz"), labels=True)
-    voxel_ml = native.voxel_ml
-    return {"brain_ml": int(mask.sum()) * voxel_ml, "doubtful_ml": int(unsure.sum()) * voxel_ml}
+Images = list[tuple[np.ndarray, NativeGrid]]
+
+
+class _Masking(Work[Images, tuple[Extracted, NativeGrid]]):
+    """Writes the mask of each scan, on the grid of its first image."""
+
+    def __init__(self, network: MaskNetwork, output: Path, single: bool, doubtful: bool) -> None:
+        self.network, self.output, self.single, self.doubtful = network, output, single, doubtful
+        self.key = digest({"network": network.name, "doubtful": doubtful})[:16]
+
+    def main_file(self, scan: Scan) -> Path:
+        return self.output if self.single else self.output / f"{scan.name}.nii.gz"
+
+    def read(self, scan: Scan) -> Images:
+        if scan.modality == "CT":
+            raise DataError("The network finds brains in MR, and this image is CT.", where=scan.name, remedy="Leave it out.")
+        images = scan.images()
+        affine = images[0][1].ras()[1]
+        for array, grid in images[1:]:
+            if array.shape != images[0][0].shape or np.abs(grid.ras()[1] - affine).max() > SAME_PLACE_MM:
+                raise GeometryError(
+                    "The images of the scan lie on different grids.",
+                    where=scan.name,
+                    remedy="Resample them onto one grid, or mask them one by one.",
+                )
+        return images
+
+    def make(self, scan: Scan, images: Images) -> tuple[Extracted, NativeGrid]:
+        native = images[0][1]
+        return self.network(torch.from_numpy(np.concatenate([array for array, _ in images])), native.ras()[1]), native
+
+    def write(self, scan: Scan, made: tuple[Extracted, NativeGrid]) -> dict[str, Any]:
+        found, native = made
+        assert found.doubtful is not None  # this network says
+        mask, unsure = (from_ras(part.numpy(), native.matrix())[0] for part in (found.mask, found.doubtful))
+        files = [self.main_file(scan)]
+        write_native(mask.astype(np.uint8), native, files[0], labels=True)
+        if self.doubtful:
+            files.append(files[0].with_name(f"{stem(files[0])}_doubtful.nii.gz"))
+            write_native(unsure.astype(np.uint8), native, files[1], labels=True)
+        volumes = {"brain_ml": int(mask.sum()) * native.voxel_ml, "doubtful_ml": int(unsure.sum()) * native.voxel_ml}
+        return {**volumes, "files": [file.name for file in files]}

@@ -13,7 +13,8 @@ import typer
 from medae.errors import Interrupted, MedaeError
 from pipelines import cli_data
 from pipelines.cli_curve import curve
-from pipelines.cli_options import RUNS, Commands, Format, Json, Out, announce, sets
+from pipelines.cli_options import RUNS, Commands, Device, Format, Json, Out, announce, sets
+from pipelines.cli_predict import brainmask, predict
 
 
 class _Commands(Commands):
@@ -70,7 +71,6 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes that read and prepare scans (default: 4, or fewer cores).")
 ]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 GO_ON = dict.fromkeys(("pretrain", "finetune", "detect"), " goes on with --resume.")
 GO_ON |= dict.fromkeys(("run", "demo", "curve"), " goes on where it was.")
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
@@ -208,42 +208,8 @@ def diagnose(
     program.run(model, data, out, {"format": format, "target": target, "device": device}, overrides or [], as_json)
 
 
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(help="A model folder, runs:/… or models:/name@alias.")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data set.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the results (a file name for a single image).")],
-    format: Format = "auto",
-    brain_mask: Annotated[
-        Path | None,
-        typer.Option("--brain-mask", help="Brain mask of the image, or the folder of masks with the images' names."),
-    ] = None,
-    flips: Annotated[bool, typer.Option("--flips", help="Average over mirror images of the input.")] = False,
-    device: Device = "auto",
-    overrides: Annotated[list[str] | None, sets("data.modality=CT")] = None,
-    as_json: Json = False,
-) -> None:
-    """Apply a trained model to scans; results overlay the scans in their own space."""
-    from pipelines import predict as program
-
-    options = {"format": format, "flips": flips, "device": device, "brain_mask": brain_mask}
-    program.run(model, source, output, options, overrides or [], as_json)
-
-
-@app.command()
-def brainmask(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, or a data set; MR.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the masks (a file name for a single image).")],
-    format: Format = "auto",
-    doubtful: Annotated[bool, typer.Option("--doubtful", help="Write where the network is not sure, too.")] = False,
-    device: Device = "auto",
-    overrides: Annotated[list[str] | None, sets("data.modality=MR")] = None,
-    as_json: Json = False,
-) -> None:
-    """Find the brain in MR of heads, whatever the contrast."""
-    from pipelines import brainmask as program
-
-    program.run(source, output, {"format": format, "doubtful": doubtful, "device": device}, overrides or [], as_json)
+app.command()(predict)
+app.command()(brainmask)
 
 
 @app.command()

@@ -28,6 +28,7 @@ def sets(example: str) -> Any:
 
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone, on stdout.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Format = Annotated[
     str,
     typer.Option("--format", help="Layout: auto, msd, nnunet, bids, folder, table, dicom, manifest, phantom."),

@@ -31,6 +31,7 @@ from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import save_evaluation
 from medae.models.networks import Network
 from medae.plan import Plan
+from medae.preprocessing.domain import Domain, domain_of
 from medae.preprocessing.store import Store
 from pipelines.apart import keep_apart
 from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_seen
@@ -171,6 +172,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         calibration={"scoring": to_dict(config.scoring.stored(maps[DETECTOR])), **to_dict(calibrations[DETECTOR])},
         provenance=stage.provenance | {"normals": config.normals, **objective},
         seen=_seen(stage, cohort),
+        domain=_domain(stage, cohort, store),
         metrics=headline(evaluations[DETECTOR].summary()),
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
@@ -330,6 +332,13 @@ def _model(
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, _left_out(config))
     return plan, store, model, {"objective": config.objective.kind}, result.history
+
+
+def _domain(stage: Stage, cohort: Mapping[str, Manifest], store: Store) -> Domain:
+    """Of the scans that the model was trained on, as far as they are known; else of those that it is calibrated on."""
+    if "model" in stage.inputs:
+        return stage.inputs["model"].meta.domain or domain_of(cohort["validation"], store)
+    return domain_of(cohort["train"], store)
 
 
 def _seen(stage: Stage, cohort: dict[str, Manifest]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from medae.config import to_dict
 from medae.data.case import Manifest
 from medae.metrics.segmentation import LabelScore, case_dice, summarise
 from medae.metrics.statistics import ONE_DRAW, PairedDifference, paired_difference
+from medae.preprocessing.domain import domain_of
 from pipelines.baselines import ball_scores
 from pipelines.data import image_digests
 from pipelines.finetune_config import PRETRAINED, SCRATCH
@@ -157,6 +158,7 @@ def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
         labels=dict(setting.labels),
         provenance=stage.provenance | {"arm": arm.name, **facts},
         seen=tuple(sorted(seen)),
+        domain=domain_of(setting.sides.training, setting.store, config.target),
         metrics=summary(metrics),
     )
     folder = stage.folder / f"model-{arm.name}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from medae.config import digest
 from medae.data.case import Case, Manifest, Modality
+from medae.data.digests import sha256_of_files
+from medae.data.nnunet import CHANNEL_NUMBER
 from medae.data.reading import read_array
 from medae.data.sources import detect_format
 from medae.errors import DataError, MedaeError
@@ -18,41 +21,66 @@ from medae.formats import read
 from medae.formats.endings import NIFTI, image_files, stem
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction
-from medae.preprocessing.prepare import Prepared, prepare_case, prepare_files
+from medae.preprocessing.prepare import Change, Prepared, prepare_case, prepare_files
 from medae.tracking.privacy import public
 from medae.volume import NativeGrid
 from pipelines.console import Screen, shown
 from pipelines.data import open_folder
-from pipelines.files import write_json
+from pipelines.overlap import Steps, overlapped
+from pipelines.record import Record
+
+Read = TypeVar("Read")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan. name: of its results. case: of a data set, with its manifest; else file: the only image that it is."""
+    """One scan. name: of its results. case: of a data set, with its manifest; else files: by channel, each image a file."""
 
     name: str
     case: Case | None = None
     manifest: Manifest | None = None
-    file: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
 
-    def prepare(self, space: SpacePlan, brain: BrainExtraction | None, mask: Path | None) -> Prepared:
-        """The scan in a plan's space. brain: makes the brain mask where none is given. mask: of a plain file."""
+    def prepare(
+        self, space: SpacePlan, brain: BrainExtraction | None, mask: Path | None, change: Change | None = None
+    ) -> Prepared:
+        """The scan in a plan's space. brain: makes the brain mask where none is given. mask: of a plain file. change: as in
+        ``prepare_case``."""
         if self.case is not None and self.manifest is not None:
-            return prepare_case(self.manifest, self.case, space, brain=brain)
-        assert self.file is not None  # one of them is there
-        return prepare_files({space.channels[0]: [self.file]}, space, self.name, mask, brain)
+            return prepare_case(self.manifest, self.case, space, brain=brain, change=change)
+        names = dict(zip(self.files, space.channels, strict=False)) if len(self.files) == 1 else {}
+        files = {names.get(name, name): [path] for name, path in self.files.items()}
+        return prepare_files(files, space, self.name, mask, brain, change)
 
     @property
     def modality(self) -> Modality:
         """Of its first image; a plain file does not say."""
         return "unknown" if self.case is None else next(iter(self.case.images.values())).modality
 
+    @property
+    def paths(self) -> dict[str, list[Path]]:
+        """The files of each image, by channel."""
+        if self.case is not None and self.manifest is not None:
+            return {name: self.manifest.paths(ref) for name, ref in self.case.images.items()}
+        return {name: [path] for name, path in self.files.items()}
+
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each image's contents. Raises DataError for a file that cannot be read."""
+        if self.case is not None:
+            return tuple(ref.sha256 for ref in self.case.images.values())
+        found = sha256_of_files(self.files.values())
+        for path, contents in found.items():
+            if not isinstance(contents, str):
+                text = f"The file cannot be read: {contents.strerror or contents}."
+                raise DataError(text, where=path.name, remedy="Check the file and who may read it.")
+        return tuple(str(found[path]) for path in self.files.values())
+
     def images(self) -> list[tuple[np.ndarray, NativeGrid]]:
         """Every image of the scan: float32 ``[1, I, J, K]`` on nearest-RAS axes, and the grid of its file."""
         if self.case is not None and self.manifest is not None:
             return [read_array(self.manifest, ref) for ref in self.case.images.values()]
-        assert self.file is not None  # one of them is there
-        return [read.read_array([self.file], "intensity")]
+        return [read.read_array([path], "intensity") for path in self.files.values()]
 
 
 @dataclass(frozen=True)
@@ -67,9 +95,15 @@ class Inputs:
 
 
 def find_inputs(
-    source: Path, output: Path, screen: Screen, format: str = "auto", keys: Mapping[str, Any] | None = None
+    source: Path,
+    output: Path,
+    screen: Screen,
+    format: str = "auto",
+    keys: Mapping[str, Any] | None = None,
+    channels: Sequence[str] = (),
 ) -> Inputs:
-    """List the scans. output: where results go, which is no folder of scans. format, keys: of a data set's layout.
+    """List the scans. output: where results go, which is no folder of scans. format, keys: of a data set's layout. channels:
+    that files which end in the numbers of nnU-Net (``NAME_0000``) are taken for, so that those of a NAME are one scan.
 
     Raises DataError if there is none, and if results would lie among the scans.
     """
@@ -89,7 +123,63 @@ def find_inputs(
     if not files:
         raise DataError("There is no image in the folder.", where=source, remedy="Give a folder of NIfTI files.")
     single = source.is_file() and output.name.endswith(NIFTI)
-    return Inputs([Scan(stem(file), file=file) for file in files], {}, is_data_set, single)
+    if source.is_dir() and channels and all(CHANNEL_NUMBER.fullmatch(stem(file)) for file in files):
+        return Inputs(_numbered(files, channels), {}, is_data_set, single)
+    return Inputs([Scan(stem(file), files={"image": file}) for file in files], {}, is_data_set, single)
+
+
+def _numbered(files: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
+    """The scans of a folder of ``NAME_0000``, ``NAME_0001`` and so on. Raises DataError for a number beyond the channels."""
+    found: dict[str, dict[str, Path]] = {}
+    for file in files:
+        match = CHANNEL_NUMBER.fullmatch(stem(file))
+        assert match is not None  # which the caller has seen
+        name, number = match[1], int(match[2])
+        if number >= len(channels):
+            raise DataError(
+                f"The file is channel {number} of a scan, and the model takes {len(channels)}: {', '.join(channels)}.",
+                where=file.name,
+                remedy="Leave out the channels that the model does not take, and number the others from 0000 in its order.",
+            )
+        found.setdefault(name, {})[channels[number]] = file
+    return [Scan(name, files=by_channel) for name, by_channel in found.items()]
+
+
+class Work(Steps[Scan, Read, Made, dict[str, Any]]):
+    """What is done to every scan: ``read``, ``make`` and ``write``, which returns what the summary says of the scan.
+
+    ``write`` names the files that it made under ``files``, relative to the folder of the summary. key: stands for all that
+    decides results beside the scan: model, options.
+    """
+
+    key: str = ""
+
+    def main_file(self, scan: Scan) -> Path:
+        """The first file that is written of a scan."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what the folder has beside the results; called once, when all is done."""
+
+    def input_of(self, scan: Scan) -> str:
+        """Stands for what is read of a scan."""
+        return digest({"images": list(scan.digests())})[:16]
+
+
+class _Recorded(Steps[Scan, Any, Any, None]):
+    """The same work, each scan recorded where it is written, so that a run that is stopped knows of every file."""
+
+    def __init__(self, work: Work[Any, Any], record: Record, keys: Mapping[str, str]) -> None:
+        self.work, self.record, self.keys = work, record, keys
+
+    def read(self, item: Scan) -> Any:
+        return self.work.read(item)
+
+    def make(self, item: Scan, read: Any) -> Any:
+        return self.work.make(item, read)
+
+    def write(self, item: Scan, made: Any) -> None:
+        self.record.add(item.name, self.keys[item.name], self.work.write(item, made))
 
 
 def work_through(
@@ -97,35 +187,74 @@ def work_through(
     output: Path,
     screen: Screen,
     title: str,
-    work: Callable[[Scan, Path], Mapping[str, Any]],
+    work: Work[Any, Any],
     result: Mapping[str, Any],
+    *,
+    force: bool = False,
+    readers: int = 1,
 ) -> dict[str, Any]:
-    """Do every scan. One that fails is listed at the end, and the others are done.
+    """Do every scan that is not done yet. One that fails is listed at the end, and the others are done.
 
-    work: from a scan and the path of its result, to what the summary says of it. result: what else the summary says; it is
-    returned, written beside what was made, and printed for programs. Raises DataError at the end if a scan failed.
+    result: what else the summary says; it is returned, written beside what was made, and printed for programs. force: take
+    the place of results that another model or other options gave. readers: see ``overlapped``.
+    Raises DataError at the end if a scan failed, and before anything if the output holds other results.
     """
     if not inputs.single:
         output.mkdir(parents=True, exist_ok=True)
-    cases: dict[str, Any] = {}
-    failed = dict(inputs.refused)
-    total = len(inputs.scans) + len(failed)
-    with screen.progress(title) as report:
-        for done, scan in enumerate(inputs.scans, start=len(failed) + 1):
-            try:
-                cases[scan.name] = work(scan, output if inputs.single else output / f"{scan.name}.nii.gz")
-            except MedaeError as error:
-                failed[scan.name] = str(public(str(error)))
-            report(done, total)
-    whole = {**result, "cases": cases, "failed": failed}
     # beside a single file may lie others' results
-    write_json(output.with_name(f"{stem(output)}_result.json") if inputs.single else output / "result.json", whole)
-    screen.say(f"{len(cases)} of {total} scans done, in {shown(output.parent if inputs.single else output)}")
+    summary = output.with_name(f"{stem(output)}_result.json") if inputs.single else output / "result.json"
+    record = Record.open(summary, work.key, force)
+    to_do, keys = [], dict[str, str]()
+    failed = dict(inputs.refused)
+    for scan in inputs.scans:
+        try:
+            keys[scan.name] = work.input_of(scan)
+        except MedaeError as error:
+            failed[scan.name] = str(public(str(error)))
+            continue
+        if not record.has(scan.name, keys[scan.name]):
+            to_do.append(scan)
+    if not force:
+        _refuse_foreign([path for path in map(work.main_file, to_do) if path.exists() and not record.made(path)])
+    skipped, total = len(record.cases), len(inputs.scans) + len(inputs.refused)
+    before = total - len(to_do)
+    results = overlapped(to_do, _Recorded(work, record, keys), readers)
+    with screen.progress(title) as report:
+        for done, (scan, found) in enumerate(results, start=before + 1):
+            if isinstance(found, MedaeError):
+                failed[scan.name] = str(public(str(found)))
+            report(done, total)
+    work.finish()
+    whole = record.close({**result, "key": work.key}, [scan.name for scan in inputs.scans], failed)
+    _say_remarks(whole["cases"], screen)
+    place = shown(output.parent if inputs.single else output)
+    earlier = f" ({skipped} of them before)" if skipped else ""
+    screen.say(f"{len(whole['cases'])} of {total} scans done{earlier}, in {place}")
     screen.json(whole)
     if failed:
         rows = "\n".join(f"    {name}: {reason}" for name, reason in failed.items())
         raise DataError(f"{len(failed)} of {total} scans failed:\n{rows}", remedy="The others are done; mend these.")
     return whole
+
+
+def _say_remarks(cases: Mapping[str, Any], screen: Screen) -> None:
+    """What is to be said of scans, each sentence once."""
+    named: dict[str, list[str]] = {}
+    for name, case in cases.items():
+        for remark in case.get("remarks", ()):
+            named.setdefault(remark, []).append(name)
+    for remark, names in named.items():
+        screen.warn(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {remark}")
+
+
+def _refuse_foreign(paths: Sequence[Path]) -> None:
+    if paths:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        raise DataError(
+            f"The file is there already{more}, and no run has recorded that it made it.",
+            where=shown(paths[0]),
+            remedy="Choose another folder, or give --force to replace it.",
+        )
 
 
 def _refused(manifest: Manifest) -> dict[str, str]:

@@ -1,39 +1,37 @@
-"""``medae predict``: a trained model on new scans, results in each scan's own space."""
+"""``medae predict``: trained models on new scans, results in each scan's own space."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from medae.anomaly.calibration import Calibration
-from medae.anomaly.detector import Scoring, load_map, scan_maps
-from medae.anomaly.scan import Scan as Scored
-from medae.artifact import Artifact, load_artifact
-from medae.config import Config, apply_overrides, validate
-from medae.errors import ArtifactError, ConfigError, DataError
-from medae.export.nifti import write_native
-from medae.formats.endings import stem
-from medae.inference.brainmask import extraction_of
+from medae.artifact import load_artifact
+from medae.config import Config, apply_overrides, digest, read_yaml, to_dict, validate
+from medae.errors import ConfigError, DataError
+from medae.export.at_work import AtWork, Given, Made, put_to_work
 from medae.plan import SpacePlan
-from medae.preprocessing.prepare import Prepared
 from medae.tracking.models import resolve_model
 from pipelines.console import Screen
-from pipelines.detect_scoring import write_maps
-from pipelines.inputs import Inputs, Scan, find_inputs, work_through
+from pipelines.data import DIGITS
+from pipelines.files import write_text
+from pipelines.inputs import Inputs, Scan, Work, find_inputs, work_through
 from pipelines.networks import device_of
-from pipelines.segmenting import segment
+from pipelines.predict_output import WRITERS, Form, Writer
+
+SEEN = "The model was trained with this scan, so the result says nothing about new ones."
 
 
 class Options(Config):
     """Choices of a prediction. format: layout of the input. data: further keys of that layout, such as the channels of a
     DICOM tree. flips: average over mirror images, even if the model's own recipe does not. brain_mask: of a plain file,
     or a folder with those of plain files, for a model whose foreground is the brain; a data set's masks are among its
-    targets.
+    targets. to: the form of the results. models: further segmenters, whose probabilities are averaged with the first's.
+    codes: what segments are in DICOM, by label name, before the shipped table.
+    anyway: predict scans that are refused because they are unlike the training scans. workers: threads that read scans
+    while others are predicted. force: take the place of other results.
     """
 
     format: str = "auto"
@@ -41,38 +39,53 @@ class Options(Config):
     flips: bool = False
     brain_mask: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    to: Form = "nifti"
+    models: tuple[str, ...] = ()
+    codes: dict[str, Any] = Field(default_factory=dict)
+    anyway: bool = False
+    workers: int = Field(default=1, ge=1)
+    force: bool = False
 
 
 def run(
     model: str, source: Path, output: Path, options: Mapping[str, Any], overrides: Sequence[str] = (), as_json: bool = False
 ) -> dict[str, Any]:
-    """Predict every scan. A scan that fails is listed at the end, and the others are done."""
+    """Predict every scan that is not done yet. A scan that fails is listed at the end, and the others are done."""
     screen = Screen(as_json)
     choice = validate(Options, apply_overrides(options, overrides), where="--set")
-    artifact = load_artifact(resolve_model(model))
-    if artifact.meta.kind == "autoencoder":
-        raise ArtifactError(
-            "A pretrained autoencoder segments nothing.",
-            where=model,
-            remedy="Fine-tune it (medae finetune), or score anomalies with it (medae detect --model).",
-        )
-    space = artifact.meta.plan.space
-    inputs = find_inputs(source, output, screen, choice.format, choice.data)
-    if not inputs.is_data_set and len(space.channels) != 1:
+    addresses = [model, *choice.models]
+    artifacts = [load_artifact(resolve_model(address)) for address in addresses]
+    models = put_to_work(artifacts, addresses, device_of(choice.device), choice.flips)
+    space = artifacts[0].meta.plan.space
+    inputs = find_inputs(source, output, screen, choice.format, choice.data, space.channels)
+    if not inputs.is_data_set and len(space.channels) != 1 and any(set(scan.files) == {"image"} for scan in inputs.scans):
         raise DataError(
             f"The model takes the channels {', '.join(space.channels)}; plain files have one.",
             where=source,
-            remedy="Lay the scans out as a data set (nnU-Net raw or BIDS) and give its folder.",
+            remedy="Name the files NAME_0000, NAME_0001 and so on in this order, or lay the scans out as a data set.",
         )
-    mask_of, brain = _mask_of(inputs, space, choice.brain_mask), extraction_of(space)
-    tool = _Segmenter if artifact.meta.kind == "segmenter" else _Detector
-    work = tool(artifact, choice.flips, choice.device)
+    mask_of = _mask_of(inputs, space, choice.brain_mask)
+    if inputs.single and choice.to != "nifti":
+        raise ConfigError("A single file is written as NIfTI.", where="--to", remedy="Give a folder for the results.")
+    writer = WRITERS[choice.to](output, inputs.single, artifacts, choice.codes)
+    work = _Predicting(models, choice, writer, mask_of)
+    result = {
+        "stage": "predict",
+        "metrics": {},
+        "kind": artifacts[0].meta.kind,
+        "models": [each.digest for each in artifacts],
+        "form": choice.to,
+    }
+    for scan in inputs.scans:
+        writer.check(scan)
+    return work_through(inputs, output, screen, "Predicting", work, result, force=choice.force, readers=choice.workers)
 
-    def predicted(scan: Scan, path: Path) -> dict[str, Any]:
-        return work(scan.prepare(space, brain, mask_of(scan)), path)
 
-    result = {"stage": "predict", "metrics": {}, "kind": artifact.meta.kind}
-    return work_through(inputs, output, screen, "Predicting", predicted, result)
+def read_codes(path: Path) -> dict[str, Any]:
+    """A user's table of codes: label name -> what it is. Raises ConfigError for what is none."""
+    from medae.export.dicom.codes import SegmentCode  # which takes seconds to import
+
+    return {name: to_dict(validate(SegmentCode, code, where=f"{path}: {name}")) for name, code in read_yaml(path).items()}
 
 
 def _mask_of(inputs: Inputs, space: SpacePlan, brain_mask: Path | None) -> Callable[[Scan], Path | None]:
@@ -92,7 +105,7 @@ def _mask_of(inputs: Inputs, space: SpacePlan, brain_mask: Path | None) -> Calla
             remedy="Leave it out, and keep the masks in the data set, or give the folder of images itself.",
         )
     if brain_mask.is_dir():
-        return lambda scan: None if scan.file is None else brain_mask / scan.file.name
+        return lambda scan: brain_mask / next(iter(scan.files.values())).name
     if len(inputs.scans) > 1:
         raise ConfigError(
             f"One brain mask is given for {len(inputs.scans)} scans.",
@@ -102,53 +115,50 @@ def _mask_of(inputs: Inputs, space: SpacePlan, brain_mask: Path | None) -> Calla
     return lambda scan: brain_mask
 
 
-class _Segmenter:
-    """Writes the label map; returns the volume of each label."""
+class _Predicting(Work[Given, Made]):
+    """Reads scans for models at work, and writes what they make of them."""
 
-    def __init__(self, artifact: Artifact, flips: bool, device: str) -> None:
-        self.meta, self.device = artifact.meta, device_of(device)
-        known = artifact.meta.provenance
-        self.mirrored = known.get("mirrored", ()) if flips or known.get("flips") else ()
-        if flips and not self.mirrored:
-            raise ConfigError(
-                "The model was shown no mirror images when it was trained, and would answer wrongly to them.",
-                where="--flips",
-                remedy="Leave it out, or fine-tune with augmentation.flip.",
-            )
-        self.model = artifact.model().to(self.device)
+    def __init__(self, models: AtWork, choice: Options, writer: Writer, mask_of: Callable[[Scan], Path | None]) -> None:
+        self.models, self.choice, self.writer, self.mask_of = models, choice, writer, mask_of
+        how = to_dict(choice.model_copy(update={"brain_mask": None}))
+        decisive = {key: value for key, value in how.items() if key not in ("device", "workers", "force", "anyway")}
+        self.key = digest({**decisive, "models": [each.digest for each in models.artifacts]})[:16]
 
-    def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
-        labels = segment(self.model, prepared, self.meta.plan, self.device, self.mirrored)
-        write_native(labels, prepared.native, path, labels=True)
-        voxel_ml = prepared.native.voxel_ml
-        names = {value: name for value, name in self.meta.labels.items() if value}
-        return {"volume_ml": {name: int(np.count_nonzero(labels == value)) * voxel_ml for value, name in names.items()}}
+    def main_file(self, scan: Scan) -> Path:
+        """That of the models' main layer."""
+        return self.writer.path(scan, self.models.main)
 
+    def finish(self) -> None:
+        """What a folder of results has beside them."""
+        if not self.writer.single:
+            self.writer.finish()
 
-class _Detector:
-    """Writes heat map, flagged mask and the mask that was scored; returns the scan's score."""
+    def input_of(self, scan: Scan) -> str:
+        """The images, and the brain mask that is given."""
+        mask = self.mask_of(scan)
+        if mask is None or not mask.is_file():
+            return super().input_of(scan)
+        return digest({"scan": super().input_of(scan), "mask": Scan("mask", files={"mask": mask}).digests()})[:16]
 
-    def __init__(self, artifact: Artifact, flips: bool, device: str) -> None:
-        calibration = dict(artifact.meta.calibration or {})
-        self.scoring = validate(Scoring, calibration.get("scoring", {}), where=artifact.folder)
-        self.flips = flips or self.scoring.flips
-        self.calibration = validate(
-            Calibration, {key: value for key, value in calibration.items() if key != "scoring"}, where=artifact.folder
+    def read(self, scan: Scan) -> Given:
+        """Prepare the scan. Raises DataError if it is not of the kind that the models are for."""
+        mask = self.mask_of(scan)
+        given = self.models.take(
+            lambda space, brain, look: scan.prepare(space, brain, mask, look), scan.modality, scan.name, self.choice.anyway
         )
-        self.plan, self.device = artifact.meta.plan, device_of(device)
-        self.model = artifact.model().to(self.device)
-        self.map = load_map(self.scoring, len(self.plan.space.channels), artifact.statistics())
+        digests = {each[:DIGITS] for each in scan.digests()}
+        seen = any(digests & set(artifact.meta.seen) for artifact in self.models.artifacts)
+        return Given(given.prepared, [*given.remarks, *([SEEN] if seen else [])])
 
-    def __call__(self, prepared: Prepared, path: Path) -> dict[str, Any]:
-        maps = scan_maps(Scored(prepared, self.plan, self.model, self.device, flips=self.flips), self.map, self.scoring)
-        flagged = maps.flagged(self.calibration.threshold, self.scoring)
-        found = write_maps(maps, flagged, prepared, path.with_name(stem(path)))
-        score = maps.score(self.scoring, self.calibration)
-        return {
-            "score": score,
-            "percentile_among_normals": self.calibration.percentile(score),
-            "threshold": self.calibration.threshold,
-            "findings": [asdict(each) for each in found],
-            "flagged_ml": int(flagged.sum()) * maps.voxel_ml,
-            "flagged_share": float(flagged.sum() / maps.mask.sum()),
-        }
+    def make(self, scan: Scan, given: Given) -> Made:
+        """Predict."""
+        return self.models.apply(given, scan.name)
+
+    def write(self, scan: Scan, made: Made) -> dict[str, Any]:
+        """Write all layers; returns what the summary says of the scan."""
+        files, said = self.writer.write(scan, made.prepared.native, made.layers)
+        if made.findings is not None:
+            files.append(self.writer.path(scan, "findings", ".csv"))
+            write_text(files[-1], made.findings.replace(",", "\t") if files[-1].suffix == ".tsv" else made.findings)
+        names = [file.relative_to(self.writer.folder).as_posix() for file in files]
+        return {**made.said, "remarks": [*made.remarks, *said], "files": names}

@@ -16,6 +16,7 @@ from medae.models.networks import Network
 from medae.objectives.base import Objective
 from medae.objectives.registry import SEGMENTERS, ObjectiveConfig, build_objective, check_objective
 from medae.plan import Plan
+from medae.preprocessing.domain import domain_of
 from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
 from medae.report.figures_training import loss_curves, reconstruction_grid
@@ -111,6 +112,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         plan=plan,
         provenance=provenance | ({} if prober is None else prober.provenance()),
         seen=image_digests(training),
+        domain=domain_of(training, store),
         metrics=metrics,
     )
     save_artifact(stage.folder / "model", model, meta)

@@ -17,11 +17,10 @@ from medae.errors import ConfigError, DataError
 from medae.export.nifti import write_native
 from medae.formats.read import read_volume
 from medae.inference.brainmask import extraction_of
-from medae.inference.native import labels_to_native
-from medae.inference.predict import predict_maps
+from medae.inference.combine import Segmenter, segment
 from medae.metrics.segmentation import LabelScore, case_metrics
 from medae.plan import Plan
-from medae.preprocessing.prepare import Prepared, prepare_case
+from medae.preprocessing.prepare import prepare_case
 from medae.volume import Volume, from_ras, spacing_of
 from pipelines.console import Screen
 from pipelines.data import name_of
@@ -111,12 +110,6 @@ def _native(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     return from_ras(np.asarray(volume.image), affine)[0], affine
 
 
-def segment(model: nn.Module, prepared: Prepared, plan: Plan, device: torch.device, mirrored: Sequence[int]) -> np.ndarray:
-    """The label map that a segmenter gives a scan, on its own grid and axes, int16. mirrored: see ``predict_maps``."""
-    maps = predict_maps(model, prepared, plan, device=device, mirrored=mirrored, activation="softmax")
-    return labels_to_native(maps.argmax(dim=0, keepdim=True).to(torch.int16), prepared)
-
-
 def score_arms(
     models: Mapping[str, nn.Module],
     test: Manifest,
@@ -137,7 +130,7 @@ def score_arms(
             prepared = prepare_case(test, case, plan.space, brain=extraction_of(plan.space))
             truth, spacing = reference(test, case, target)
             for arm, model in models.items():
-                found = segment(model, prepared, plan, device, mirrored)
+                found = segment([Segmenter(model, plan, device, mirrored)], [prepared]).labels
                 (folder / arm).mkdir(parents=True, exist_ok=True)
                 write_native(found, prepared.native, folder / arm / f"{case.id}.nii.gz", labels=True)
                 scores[arm][case.id] = case_metrics(found, truth, spacing, labels, tolerance)

@@ -62,9 +62,14 @@ def scan(root: Path, datatype: str) -> Iterator[BIDSFile]:
             session = None if folder == subject else folder.name
             for path in image_files(folder / datatype):
                 if path.name.lower().endswith(NIFTI):
-                    *entities, suffix = stem(path).split("_")
-                    values = dict(entity.split("-", 1) for entity in entities if "-" in entity)
-                    yield BIDSFile(path, subject.name, session, values, suffix)
+                    suffix = stem(path).rpartition("_")[2]
+                    yield BIDSFile(path, subject.name, session, entities_of(path), suffix)
+
+
+def entities_of(path: Path) -> dict[str, str]:
+    """Those that a file's name states, in its order: ``{"sub": "01", "ses": "1"}``; without the suffix."""
+    entities = stem(path).split("_")[:-1]
+    return dict(entity.split("-", 1) for entity in entities if "-" in entity)
 
 
 def misplaced(files: Iterable[BIDSFile]) -> list[BIDSFile]:

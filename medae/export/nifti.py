@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from medae.errors import DataError, GeometryError
+from medae.export.beside import written_beside
 from medae.volume import MM_PER_UNIT, NativeGrid
 
 
@@ -27,26 +27,17 @@ def write_native(array: np.ndarray, native: NativeGrid, path: Path, labels: bool
         raise GeometryError(f"An array of shape {array.shape} does not fit the scan's {native.shape}.", where=path.name)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError("Results are written as NIfTI.", where=path.name, remedy="Let the name end in .nii.gz or .nii.")
-    values = _as_labels(array, path) if labels else array.astype(np.float32)
+    values = as_labels(array, path) if labels else array.astype(np.float32)
     if values.ndim == 4:
         values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
     image = nib.Nifti1Image(values, None)
     _copy_geometry(image.header, native)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as beside:
-            new = Path(beside) / path.name
-            nib.save(image, new)
-            new.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"The result cannot be written: {error.strerror or error}.",
-            where=path,
-            remedy="Free space or choose another folder.",
-        ) from error
+    with written_beside(path) as new:
+        nib.save(image, new)
 
 
-def _as_labels(array: np.ndarray, path: Path) -> np.ndarray:
+def as_labels(array: np.ndarray, path: Path) -> np.ndarray:
+    """The label map as uint8, or uint16 if a label is above 255. Raises DataError, naming the path, for other values."""
     largest, smallest = array.max(), array.min()
     stored = array.astype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16)
     if smallest < 0 or not np.array_equal(stored, array):

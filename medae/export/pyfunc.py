@@ -9,12 +9,10 @@ import warnings
 from pathlib import Path
 
 import mlflow
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import Model
 
 from medae.artifact import CARD, RECORD, STATISTICS, WEIGHTS, Artifact, load_artifact
 from medae.errors import TrackingError
@@ -85,12 +83,11 @@ def save_pyfunc(artifact: Artifact, folder: Path, model_id: str | None = None, r
     files = {"weights": WEIGHTS, "statistics": STATISTICS, "config": RECORD, "card": CARD}
     present = {key: str(artifact.folder / file) for key, file in files.items() if (artifact.folder / file).is_file()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # asks for an input example, which the signature makes needless
+        warnings.simplefilter("ignore", UserWarning)  # asks for a signature, which cannot say "a path or an array"
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(CODE),
             artifacts=present,
-            signature=_signature(artifact),
             pip_requirements=[f"{package}=={package_version(package)}" for package in REQUIREMENTS],
         )
     record = Model.load(str(folder))
@@ -102,14 +99,3 @@ def save_pyfunc(artifact: Artifact, folder: Path, model_id: str | None = None, r
     record.model_id, record.run_id = model_id, run_id
     record.save(str(folder / "MLmodel"))
     return folder
-
-
-def _signature(artifact: Artifact) -> ModelSignature:
-    """Batch, spatial sizes and number of maps are free."""
-    encoder = artifact.meta.network.encoder
-    free = (-1,) * encoder.spatial_dims
-    kind = np.dtype(np.float32)
-    return ModelSignature(
-        inputs=Schema([TensorSpec(kind, (-1, encoder.in_channels, *free))]),
-        outputs=Schema([TensorSpec(kind, (-1, -1, *free))]),
-    )

@@ -1,8 +1,15 @@
 """The code that MLflow keeps with a logged model and runs to load it ("models from code"): no pickle. Needs medae installed.
 
-``predict`` takes a float32 array ``[B, C, *S]``: images on the plan's grid, normalised by its intensity scheme, channels in
-its order. It returns the network's finest map ``[B, K, *S]`` float32: logits of a segmenter, intensities of an autoencoder.
-Files, whole volumes and the way back to a scan's own space are the work of ``medae predict``.
+``predict`` takes one of
+
+- the path of a scan (a NIfTI file, or the folder of a DICOM series): it returns the label map of a segmenter (int16), or the
+  heat map of a detector (float32), on the voxels of the file;
+- a table with a column ``path``, and ``output`` if results are to be written there as NIfTI: it returns a table of the
+  numbers that ``medae predict`` gives. This is what ``mlflow models predict --content-type csv`` takes;
+- a float32 array ``[B, C, *S]``: images on the plan's grid, normalised by its intensity scheme, channels in its order. It
+  returns the network's finest map ``[B, K, *S]`` float32: logits of a segmenter, intensities of an autoencoder.
+
+A model of several channels takes paths in its own order, joined by ``;``.
 """
 
 from __future__ import annotations
@@ -12,32 +19,90 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from medae.artifact import load_artifact
+from medae.artifact import Artifact, load_artifact
+from medae.errors import DataError
+from medae.export.at_work import AtWork, Made, put_to_work
+from medae.export.nifti import write_native
 from medae.models.networks import Network
+from medae.preprocessing.prepare import prepare_files
 
 
-class NetworkModel(PythonModel):
-    """A medae network behind MLflow's interface."""
+class ScanModel(PythonModel):
+    """A medae model behind MLflow's interface."""
 
+    artifact: Artifact
     network: Network
+    device: torch.device
+    models: AtWork | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the artifact that lies beside this code, on the GPU if there is one."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.network = load_artifact(Path(context.artifacts["config"]).parent).model().to(device)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.artifact = load_artifact(Path(context.artifacts["config"]).parent)
+        self.network = self.artifact.model().to(self.device)
 
-    def predict(
-        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
-    ) -> np.ndarray:
-        """The finest map of a batch, ``[B, C, *S]`` to ``[B, K, *S]``."""
-        device = next(self.network.parameters()).device
-        image = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32)).to(device)
+    def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
+        """See the head of this file. Raises DataError for other input."""
+        given: Any = model_input  # MLflow warns of any other hint, and of none
+        match given:
+            case str() | Path():
+                return self._scan(str(given)).layers[0].array
+            case pd.DataFrame() if "path" in given:
+                return pd.DataFrame([self._row(row) for row in given.to_dict("records")])
+            case list() | np.ndarray():
+                return self._maps(np.asarray(given))
+        raise DataError(
+            "The input is neither a path, nor a table with a column 'path', nor an array.",
+            where="model_input",
+            remedy="Give the path of a scan, or images on the plan's grid as [B, C, *S].",
+        )
+
+    def _maps(self, images: np.ndarray) -> np.ndarray:
+        encoder = self.artifact.meta.network.encoder
+        if images.ndim != 2 + encoder.spatial_dims or images.shape[1] != encoder.in_channels:
+            raise DataError(
+                f"An array of the shape {images.shape} is no batch of images.",
+                where="model_input",
+                remedy=f"Give [B, {encoder.in_channels}, {', '.join('IJK'[: encoder.spatial_dims])}], float32.",
+            )
         with torch.inference_mode():
-            finest: np.ndarray = self.network(image).finest.cpu().numpy()
-        return finest
+            finest = self.network(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device)).finest
+        maps: np.ndarray = finest.cpu().numpy()
+        return maps
+
+    def _scan(self, path: str) -> Made:
+        if self.models is None:
+            self.models = put_to_work([self.artifact], ["the model"], self.device)
+        places = [Path(part).expanduser() for part in path.split(";")]
+        channels = self.artifact.meta.plan.space.channels
+        if len(places) != len(channels):
+            raise DataError(
+                f"{len(places)} paths are given, and the model takes {len(channels)}: {', '.join(channels)}.",
+                where="model_input",
+                remedy="Join the paths of the channels by ';', in this order.",
+            )
+        files = {
+            name: sorted(each for each in place.iterdir() if each.is_file()) if place.is_dir() else [place]
+            for name, place in zip(channels, places, strict=True)
+        }
+        given = self.models.take(
+            lambda space, brain, look: prepare_files(files, space, brain=brain, change=look), "unknown", places[0].name
+        )
+        return self.models.apply(given, places[0].name)
+
+    def _row(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The numbers of one scan; its main layer is written if that is asked for."""
+        made = self._scan(str(asked["path"]))
+        if output := asked.get("output"):
+            write_native(made.layers[0].array, made.prepared.native, Path(output), labels=made.layers[0].labels is not None)
+        rows: dict[str, Any] = dict(asked)
+        for key, value in made.said.items():
+            rows |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+        return {**rows, "findings": len(made.said.get("findings", ())), "remarks": " ".join(made.remarks)}
 
 
-mlflow.models.set_model(NetworkModel())
+mlflow.models.set_model(ScanModel())

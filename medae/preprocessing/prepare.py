@@ -119,14 +119,15 @@ def prepare_files(
     case_id: str = "scan",
     brain_mask: Path | None = None,
     brain: BrainExtraction | None = None,
+    change: Change | None = None,
 ) -> Prepared:
     """Prepare one scan for prediction. files: by channel name, the files of that image; channels may be absent.
 
-    brain_mask, brain: as in `prepare_case`, of use only if the plan's foreground is the brain.
+    brain_mask, brain: as in `prepare_case`, of use only if the plan's foreground is the brain. change: as in `prepare_case`.
     """
     images = {name: _Source(paths[0], partial(read.read_array, paths, "intensity")) for name, paths in files.items()}
     mask = None if brain_mask is None else _Source(brain_mask, partial(read.read_array, [brain_mask], "mask"))
-    return _prepare(case_id, images, {}, space, mask if space.foreground == "brain" else None, brain)
+    return _prepare(case_id, images, {}, space, mask if space.foreground == "brain" else None, brain, change)
 
 
 def prepare_array(image_1IJK: Tensor, affine: np.ndarray, space: SpacePlan, where: str = "image") -> Prepared:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from medae.artifact import Artifact, ArtifactMeta, load_artifact, save_artifact
-from medae.errors import ArtifactError, TrackingError
+from medae.errors import ArtifactError, DataError, TrackingError
 from medae.export.pyfunc import log_pyfunc
 from medae.models.networks import build_network
 from medae.plan import Plan
@@ -91,9 +91,10 @@ def test_mlflow_loads_and_runs_the_registered_model(stored: Artifact, logged: st
     assert predicted.dtype == np.float32
 
 
-def test_a_wrong_number_of_channels_is_refused(logged: str) -> None:
-    with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
-        mlflow.pyfunc.load_model(logged).predict(np.zeros((1, 1, 16, 16), np.float32))
+@pytest.mark.parametrize("given", [np.zeros((1, 1, 16, 16), np.float32), np.zeros((16, 16), np.float32), 3, None])
+def test_what_is_no_batch_of_its_images_is_refused(logged: str, given) -> None:
+    with pytest.raises(DataError, match=r"is no batch of images|neither a path"):
+        mlflow.pyfunc.load_model(logged).predict(given)
 
 
 def test_nothing_in_it_is_pickled(logged: str) -> None:

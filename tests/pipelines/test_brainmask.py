@@ -49,7 +49,11 @@ def test_a_folder_of_scans_is_masked_in_the_scans_own_space_and_failures_are_lis
 def test_one_image_has_the_name_that_is_asked_for(empty, phantom):
     write(empty / "scan.nii.gz", phantom.t1, phantom.affine)
     brainmask.run(Path("scan.nii.gz"), Path("out/brain.nii.gz"), {"device": "cpu"})
-    assert sorted(path.name for path in (empty / "out").iterdir()) == ["brain.nii.gz", "brain_result.json"]
+    assert sorted(path.name for path in (empty / "out").iterdir()) == [
+        "brain.nii.gz",
+        "brain_cases.csv",
+        "brain_result.json",
+    ]
 
 
 def test_ct_of_a_data_set_is_refused(empty, phantom):

@@ -13,9 +13,10 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
 
 from dicomfiles import SECRETS, Geometry, Writer, world
+from highdicom.seg import segread
 
 from medae.artifact import ArtifactMeta, save_artifact
-from medae.errors import DataError
+from medae.errors import ConfigError, DataError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
 from pipelines import check, predict
 from pipelines.networks import network_config, seeded_network
@@ -112,3 +113,35 @@ def test_check_reads_every_series_and_names_nobody(writer, tmp_path, capsys):
     assert "Mustermann_Erika/s3/0001 and 11 more" in shown.out, "where it lies is named on the screen"
     said = shown.out.replace("Mustermann_Erika/", "") + shown.err
     assert not any(word in said + written for word in SECRETS)
+
+
+def test_dicom_in_dicom_out_at_the_same_places(writer, model, tmp_path):
+    geometry = Geometry(orientation=(0.96, 0.28, 0, 0, 0, -1), spacing=(1.5, 1.25), step=2.0)
+    writer.series(brain(), geometry, SeriesDescription="COR T1")
+    run(model, writer.folder, tmp_path / "nifti")
+    result = run(model, writer.folder, tmp_path / "dicom", to="dicom")
+    ((name, case),) = result["cases"].items()
+    assert case["files"] == [f"{name}_seg.dcm"]
+    assert any("Label 'a': in no table of codes" in remark for remark in case["remarks"])
+    plain = nib.load(tmp_path / "nifti" / f"{name}.nii.gz")
+    labels = np.asarray(plain.dataobj)
+    volume = segread(tmp_path / "dicom" / f"{name}_seg.dcm").get_volume(combine_segments=True)
+    lps = volume.affine.copy()
+    lps[:2] *= -1
+    found, expected = (
+        {tuple(np.round(place, 2)) for place in nib.affines.apply_affine(affine, np.argwhere(array == 1))}
+        for affine, array in ((lps, volume.array), (plain.affine, labels))
+    )
+    assert found == expected and expected
+
+
+def test_codes_of_a_user_go_before_the_shipped_ones(writer, model, tmp_path):
+    writer.series(brain(), SeriesDescription="T1")
+    (tmp_path / "codes.yaml").write_text("a: {type: SCT 10200004 Liver}\n")
+    codes = predict.read_codes(tmp_path / "codes.yaml")
+    ((name, _),) = run(model, writer.folder, tmp_path / "out", to="dicom", codes=codes)["cases"].items()
+    (segment,) = segread(tmp_path / "out" / f"{name}_seg.dcm").SegmentSequence
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver" and segment.SegmentLabel == "a"
+    (tmp_path / "codes.yaml").write_text("a: {type: liver}\n")
+    with pytest.raises(ConfigError, match="scheme value meaning"):
+        predict.read_codes(tmp_path / "codes.yaml")
