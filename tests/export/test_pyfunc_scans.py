@@ -1,0 +1,99 @@
+"""The registered model on the path of a scan, as MLflow's own programs call it, far from where it was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from medae.artifact import ArtifactMeta, save_artifact
+from medae.errors import DataError
+from medae.export.pyfunc import log_pyfunc
+from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
+from medae.preprocessing.domain import Domain
+from medae.tracking.mlflow import MlflowTracker
+from pipelines import predict
+from pipelines.networks import network_config, seeded_network
+
+AFFINE = np.diag([-1.5, 1.5, 1.5, 1.0])
+DOMAIN = Domain(scans=2, modalities=("MR",), spacing=((1.0, 2.0),) * 3, extent=((10.0, 30.0),) * 3)
+
+
+def make_model(folder: Path, channels: tuple[str, ...]) -> Path:
+    plan = Plan(
+        space=SpacePlan(channels=channels, foreground="all"),
+        network=NetworkPlan(widths=(4, 4), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3), (3, 3, 3))),
+        sampling=SamplingPlan(patch=(8, 8, 8)),
+    )
+    model = seeded_network(network_config({"kind": "unet"}, plan, classes=2), 0)
+    labels = {0: "background", 1: "organ"}
+    meta = ArtifactMeta(kind="segmenter", network=model.config, plan=plan, target="label", labels=labels, domain=DOMAIN)
+    save_artifact(folder, model, meta)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with two models, whose folders are gone, and scans."""
+    folder = tmp_path_factory.mktemp("work")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    tracker = MlflowTracker.start("project", "finetune", folder=folder / "run", uri=uri, system_seconds=None)
+    tracker.end()
+    for name, channels in (("one", ("T1",)), ("two", ("FLAIR", "T1"))):
+        make_model(folder / name, channels)
+        log_pyfunc(folder / name, run_id=tracker.run_id, name=name, uri=uri)
+    (folder / "two").rename(folder / "gone")
+    for number in (0, 1):
+        values = np.random.default_rng(number).uniform(1, 99, (9, 10, 11)).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, AFFINE), folder / f"scan{number}.nii.gz")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{work}/mlflow.db")
+
+
+def test_the_path_of_a_scan_gives_what_medae_predict_writes(work: Path, tmp_path: Path) -> None:
+    predict.run(str(work / "one"), work / "scan0.nii.gz", tmp_path / "mask.nii.gz", {"device": "cpu"})
+    found = mlflow.pyfunc.load_model("models:/one@newest").predict(str(work / "scan0.nii.gz"))
+    expected = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    assert found.dtype == np.int16 and np.array_equal(found, expected) and 0 < expected.mean() < 1
+
+
+def test_channels_are_joined_in_the_order_of_the_model(work: Path) -> None:
+    model = mlflow.pyfunc.load_model("models:/two@newest")
+    one, other = str(work / "scan0.nii.gz"), str(work / "scan1.nii.gz")
+    assert not np.array_equal(model.predict(f"{one};{other}"), model.predict(f"{other};{one}"))
+    with pytest.raises(DataError, match="1 paths are given, and the model takes 2: FLAIR, T1"):
+        model.predict(one)
+
+
+def test_a_scan_of_another_kind_is_refused_here_too(work: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).uniform(-1000, 500, (9, 9, 9)).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "ct.nii.gz")
+    with pytest.raises(DataError, match="as CT has"):
+        mlflow.pyfunc.load_model("models:/one@newest").predict(str(tmp_path / "ct.nii.gz"))
+
+
+def test_mlflow_models_predict_takes_a_table_of_paths(work: Path, tmp_path: Path) -> None:
+    rows = [{"path": str(work / f"scan{number}.nii.gz"), "output": str(tmp_path / f"{number}.nii.gz")} for number in (0, 1)]
+    pd.DataFrame(rows).to_csv(tmp_path / "scans.csv", index=False)
+    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", "models:/one@newest", "--env-manager", "local"]
+    files = ["-i", str(tmp_path / "scans.csv"), "-t", "csv", "-o", str(tmp_path / "said.json")]
+    done = subprocess.run([*command, *files], env=os.environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "said.json").read_text())["predictions"]
+    for number, row in enumerate(said):
+        mask = nib.load(tmp_path / f"{number}.nii.gz")
+        assert np.array_equal(mask.affine, AFFINE)
+        assert row["volume_ml.organ"] == pytest.approx(np.count_nonzero(mask.dataobj) * 1.5**3 / 1000)
