@@ -270,6 +270,22 @@ def info(
     program.run(model, as_json)
 
 
+@app.command()
+def promote(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run of a fine-tuning or a detection: its id, or runs:/ID.")
+    ],
+    alias: Annotated[str, typer.Option("--alias", help="What the model is to be called: models:/NAME@alias.")] = "champion",
+    arm: Annotated[str | None, typer.Option("--arm", help="Which of the run's models (default: its own).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Although it is worse, or cannot be compared.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a model an alias, if it is no worse on the same test cases than the model that has it now."""
+    from pipelines import promote as program
+
+    program.run(run_id, alias, arm, force, as_json)
+
+
 def _stage(
     kind: str,
     name: str,

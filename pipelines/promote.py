@@ -1,0 +1,173 @@
+"""``medae promote``: give a run's model an alias, if it is no worse than the one that has it, on the same test cases."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+
+from medae.errors import ConfigError, DataError, TrackingError
+from medae.metrics.statistics import PairedDifference, paired_difference
+from medae.tracking.client import STORE_ERRORS, missing, open_client, reason, shown
+from pipelines.console import Screen
+
+SCORES = {"finetune": "dice", "detect": "average_precision"}
+"""What the models of a stage are compared by, of each test case."""
+
+NAMES = {"dice": "Dice", "average_precision": "Average precision"}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A registered model with what its run says of it. scores: by test case. cases: digest of what it was tested on."""
+
+    name: str
+    version: str
+    stage: str
+    scores: dict[str, float]
+    cases: str | None
+
+    @property
+    def address(self) -> str:
+        """As every command takes it."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def run(run_id: str, alias: str, arm: str | None, force: bool, as_json: bool) -> dict[str, Any]:
+    """Move the alias. run_id: with or without ``runs:/``. arm: of the run; its own model unless given.
+
+    Raises DataError if the model is worse than the one that has the alias, or cannot be compared with it, unless forced.
+    """
+    screen, client = Screen(as_json), open_client()
+    run_id = run_id.removeprefix("runs:/").strip("/")
+    if not re.fullmatch(r"[A-Za-z][\w-]*", alias) or alias.lower() in ("latest", "newest"):
+        raise ConfigError(
+            f"'{alias}' is no alias to give.",
+            where="--alias",
+            remedy="Begin with a letter; 'newest' is medae's own, and 'latest' MLflow's.",
+        )
+    try:
+        candidate = _candidate(client, run_id, arm)
+        champion = _champion(client, candidate.name, alias)
+        said: dict[str, Any] = {"stage": "promote", "model": candidate.address, "alias": alias, "before": None}
+        if champion is None:
+            text = f"No model of '{candidate.name}' is called '{alias}' yet: nothing was compared."
+        elif champion.version == candidate.version:
+            text = f"{candidate.address} is '{alias}' already."
+            said["before"] = champion.address
+        else:
+            text, difference = _compared(candidate, champion, force)
+            said |= {"before": champion.address, "difference": None if difference is None else difference.model_dump()}
+        client.set_registered_model_alias(candidate.name, alias, candidate.version)
+    except STORE_ERRORS as error:
+        raise TrackingError(
+            f"The model cannot be promoted: {reason(error)}.",
+            where=shown(client.tracking_uri),
+            remedy="Check the run's id and the store (MLFLOW_TRACKING_URI).",
+        ) from error
+    screen.say(text)
+    screen.say(f"{candidate.address} is now models:/{candidate.name}@{alias}")
+    screen.json(said)
+    return said
+
+
+def _candidate(client: MlflowClient, run_id: str, arm: str | None) -> Tested:
+    result = _result(client, run_id)
+    registered = result.get("registered", {})
+    chosen = arm or next(iter(registered), None)
+    address = registered.get(chosen) if chosen else None
+    match = re.fullmatch(r"models:/(.+)/(\d+)", address or "")
+    if match is None:
+        known = ", ".join(name for name, each in registered.items() if each and each.startswith("models:/"))
+        raise DataError(
+            f"The run has registered no model{f' of the arm {arm!r}' if arm else ''}.",
+            where=run_id,
+            remedy=f"Choose an arm (--arm): {known}." if known else "Name a run of finetune or detect that ended.",
+        )
+    return _tested(client, match[1], match[2], run_id, str(chosen), result)
+
+
+def _champion(client: MlflowClient, name: str, alias: str) -> Tested | None:
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+    except STORE_ERRORS as error:
+        if missing(error) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+            return None
+        raise
+    result = _result(client, str(version.run_id))
+    registered = result.get("registered", {})
+    arm = next((arm for arm, address in registered.items() if address == f"models:/{name}/{version.version}"), "")
+    return _tested(client, name, str(version.version), str(version.run_id), arm, result)
+
+
+def _tested(client: MlflowClient, name: str, version: str, run_id: str, arm: str, result: dict[str, Any]) -> Tested:
+    stage = str(result.get("stage"))
+    metrics = result.get("metrics", {})
+    own = metrics.get(arm) or (metrics.get("detector") if stage == "detect" else None) or {}
+    score = SCORES.get(stage, "dice")
+    cases = own.get("cases", {})
+    scores = {case: _score(values, score) for case, values in cases.items()}
+    inputs = client.get_run(run_id).inputs
+    used = [] if inputs is None else inputs.dataset_inputs
+    tested = [each.dataset.digest for each in used if each.dataset.name.endswith("-testing")]
+    known = {case: value for case, value in scores.items() if value is not None}
+    return Tested(name, version, stage, known, tested[0] if len(tested) == 1 else None)
+
+
+def _score(values: Any, score: str) -> float | None:
+    """Of a case: its own number, else the mean over its labels."""
+    if isinstance(values, (int, float)):
+        return float(values)
+    if score in values:
+        return None if values[score] is None else float(values[score])
+    parts = [label[score] for label in values.values() if isinstance(label, dict) and label.get(score) is not None]
+    return sum(parts) / len(parts) if parts else None
+
+
+def _compared(candidate: Tested, champion: Tested, force: bool) -> tuple[str, PairedDifference | None]:
+    """What the comparison says. Raises DataError if it speaks against the candidate, or there is none, unless forced."""
+    common = sorted(set(candidate.scores) & set(champion.scores))
+    if candidate.stage != champion.stage or candidate.cases is None or candidate.cases != champion.cases or not common:
+        text = f"{candidate.address} and {champion.address} were not tested on the same cases, and cannot be compared."
+        if not force:
+            raise DataError(text, where="test cases", remedy="Train with the same data and split, or give --force.")
+        return text, None
+    found = paired_difference([candidate.scores[case] for case in common], [champion.scores[case] for case in common])
+    interval = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
+    text = (
+        f"{NAMES[SCORES[candidate.stage]]} on the same {len(common)} test cases, less that of {champion.address}: "
+        f"{found.mean:+.3f}{interval}."
+    )
+    if found.mean < 0 and not force:
+        how = "; the cases are too few to say by chance or not" if found.high is None else ""
+        if found.high is not None and found.high >= 0:
+            how = ", though by no more than chance gives"
+        raise DataError(
+            f"The model is worse than the one that has the alias{how}. {text}",
+            where=candidate.address,
+            remedy="Leave the alias where it is, or give --force.",
+        )
+    return text, found
+
+
+def _result(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    """``result.json`` as the run stored it."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = download_artifacts(
+                run_id=run_id, artifact_path="result.json", dst_path=folder, tracking_uri=client.tracking_uri
+            )
+            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except STORE_ERRORS as error:
+        raise TrackingError(
+            f"The run has no result: {reason(error)}.",
+            where=run_id,
+            remedy="Name a run of finetune or detect that ended (runs:/ID).",
+        ) from error
+    return content
