@@ -149,17 +149,18 @@ class Work(Steps[Scan, Read, Made, dict[str, Any]]):
     """What is done to every scan: ``read``, ``make`` and ``write``, which returns what the summary says of the scan.
 
     ``write`` names the files that it made under ``files``, relative to the folder of the summary. key: stands for all that
-    decides results beside the scan: model, options.
+    decides results beside the scan: model, options. page: of the report, if ``finish`` writes one.
     """
 
     key: str = ""
+    page: Path | None = None
 
     def main_file(self, scan: Scan) -> Path:
         """The first file that is written of a scan."""
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """Write what the folder has beside the results; called once, when all is done."""
+    def finish(self, cases: Mapping[str, Any], failed: Mapping[str, str]) -> None:
+        """Write what the folder has beside the results; called once, when all is done, with the summary."""
 
     def input_of(self, scan: Scan) -> str:
         """Stands for what is read of a scan."""
@@ -224,12 +225,14 @@ def work_through(
             if isinstance(found, MedaeError):
                 failed[scan.name] = str(public(str(found)))
             report(done, total)
-    work.finish()
     whole = record.close({**result, "key": work.key}, [scan.name for scan in inputs.scans], failed)
+    work.finish(whole["cases"], failed)
     _say_remarks(whole["cases"], screen)
     place = shown(output.parent if inputs.single else output)
     earlier = f" ({skipped} of them before)" if skipped else ""
     screen.say(f"{len(whole['cases'])} of {total} scans done{earlier}, in {place}")
+    if work.page is not None:
+        screen.say(f"Report: {shown(work.page)}")
     screen.json(whole)
     if failed:
         rows = "\n".join(f"    {name}: {reason}" for name, reason in failed.items())

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
+from torch import Tensor
 
 from medae.artifact import load_artifact
 from medae.config import Config, apply_overrides, digest, read_yaml, to_dict, validate
 from medae.errors import ConfigError, DataError
 from medae.export.at_work import AtWork, Given, Made, put_to_work
+from medae.formats.endings import stem
 from medae.plan import SpacePlan
+from medae.preprocessing.brain import BrainExtraction
+from medae.preprocessing.prepare import Change, Prepared
+from medae.report.view import Backdrop
 from medae.tracking.models import resolve_model
 from pipelines.console import Screen
 from pipelines.data import DIGITS
@@ -20,6 +27,7 @@ from pipelines.files import write_text
 from pipelines.inputs import Inputs, Scan, Work, find_inputs, work_through
 from pipelines.networks import device_of
 from pipelines.predict_output import WRITERS, Form, Writer
+from pipelines.predict_report import Pictures, make_report, rank_of
 
 SEEN = "The model was trained with this scan, so the result says nothing about new ones."
 
@@ -115,11 +123,22 @@ def _mask_of(inputs: Inputs, space: SpacePlan, brain_mask: Path | None) -> Calla
     return lambda scan: brain_mask
 
 
-class _Predicting(Work[Given, Made]):
-    """Reads scans for models at work, and writes what they make of them."""
+@dataclass(frozen=True)
+class Held:
+    """What goes with a scan from step to step. backdrop: to be drawn."""
+
+    given: Given
+    backdrop: Backdrop
+
+
+class _Predicting(Work[Held, tuple[Made, Backdrop]]):
+    """Reads scans for models at work, and writes what they make of them. page: where the report goes."""
 
     def __init__(self, models: AtWork, choice: Options, writer: Writer, mask_of: Callable[[Scan], Path | None]) -> None:
         self.models, self.choice, self.writer, self.mask_of = models, choice, writer, mask_of
+        name = f"{stem(writer.output)}_" if writer.single else ""
+        self.page: Path = writer.folder / f"{name}report.html"
+        self.pictures = Pictures(writer.folder / f".{name}views")
         how = to_dict(choice.model_copy(update={"brain_mask": None}))
         decisive = {key: value for key, value in how.items() if key not in ("device", "workers", "force", "anyway")}
         self.key = digest({**decisive, "models": [each.digest for each in models.artifacts]})[:16]
@@ -128,10 +147,11 @@ class _Predicting(Work[Given, Made]):
         """That of the models' main layer."""
         return self.writer.path(scan, self.models.main)
 
-    def finish(self) -> None:
-        """What a folder of results has beside them."""
+    def finish(self, cases: Mapping[str, Any], failed: Mapping[str, str]) -> None:
+        """What a folder of results has beside them, and the report."""
         if not self.writer.single:
             self.writer.finish()
+        make_report(self.models.artifacts, cases, failed, self.pictures).write(self.page)
 
     def input_of(self, scan: Scan) -> str:
         """The images, and the brain mask that is given."""
@@ -140,25 +160,34 @@ class _Predicting(Work[Given, Made]):
             return super().input_of(scan)
         return digest({"scan": super().input_of(scan), "mask": Scan("mask", files={"mask": mask}).digests()})[:16]
 
-    def read(self, scan: Scan) -> Given:
+    def read(self, scan: Scan) -> Held:
         """Prepare the scan. Raises DataError if it is not of the kind that the models are for."""
-        mask = self.mask_of(scan)
-        given = self.models.take(
-            lambda space, brain, look: scan.prepare(space, brain, mask, look), scan.modality, scan.name, self.choice.anyway
-        )
+        mask, drawn = self.mask_of(scan), list[Backdrop]()
+
+        def prepare(space: SpacePlan, brain: BrainExtraction | None, look: Change) -> Prepared:
+            def looked(raw: Tensor, inside: Tensor, affine: np.ndarray) -> Tensor:
+                drawn.append(Backdrop.of(raw[0].numpy(), affine))
+                return look(raw, inside, affine)
+
+            return scan.prepare(space, brain, mask, looked)
+
+        given = self.models.take(prepare, scan.modality, scan.name, self.choice.anyway)
         digests = {each[:DIGITS] for each in scan.digests()}
         seen = any(digests & set(artifact.meta.seen) for artifact in self.models.artifacts)
-        return Given(given.prepared, [*given.remarks, *([SEEN] if seen else [])])
+        return Held(Given(given.prepared, [*given.remarks, *([SEEN] if seen else [])]), drawn[0])
 
-    def make(self, scan: Scan, given: Given) -> Made:
+    def make(self, scan: Scan, held: Held) -> tuple[Made, Backdrop]:
         """Predict."""
-        return self.models.apply(given, scan.name)
+        return self.models.apply(held.given, scan.name), held.backdrop
 
-    def write(self, scan: Scan, made: Made) -> dict[str, Any]:
-        """Write all layers; returns what the summary says of the scan."""
+    def write(self, scan: Scan, result: tuple[Made, Backdrop]) -> dict[str, Any]:
+        """Write all layers and draw them; returns what the summary says of the scan."""
+        made, backdrop = result
         files, said = self.writer.write(scan, made.prepared.native, made.layers)
         if made.findings is not None:
             files.append(self.writer.path(scan, "findings", ".csv"))
             write_text(files[-1], made.findings.replace(",", "\t") if files[-1].suffix == ".tsv" else made.findings)
         names = [file.relative_to(self.writer.folder).as_posix() for file in files]
-        return {**made.said, "remarks": [*made.remarks, *said], "files": names}
+        case = {**made.said, "remarks": [*made.remarks, *said], "files": names}
+        self.pictures.add(scan.name, rank_of(case), backdrop, made.prepared.native, made.layers)
+        return case

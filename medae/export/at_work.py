@@ -172,12 +172,13 @@ class Detecting(AtWork):
             "flagged_ml": int(flagged.sum()) * maps.voxel_ml,
             "flagged_share": float(flagged.sum() / maps.mask.sum()),
         }
+        scored = "brain" if self._plan.space.foreground == "brain" else "scored region"
         meaning = "Anomaly map, filtered, in the units of the detector's calibration."
         highest = 2 * self.calibration.threshold if self.calibration.threshold > 0 else max(1e-6, float(maps.heat.max()))
         layers = [
             Layer("heatmap", maps.heat, meaning=meaning, window=(0.0, highest)),
             Layer("anomaly", flagged.astype(np.uint8), {1: "anomaly"}),
-            Layer("mask", maps.mask.astype(np.uint8), {1: "scored"}),
+            Layer("mask", maps.mask.astype(np.uint8), {1: scored}),
         ]
         return Made(prepared, layers, said, given.remarks, as_csv(found))
 

@@ -22,6 +22,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from medae.report.view import View
+from medae.report.viewer import MOST, as_data, niivue
+
 Tone = Literal["plain", "good", "caution"]
 FigureKind = Literal["image", "chart"]
 
@@ -80,6 +83,7 @@ class Report:
         self.title = title
         self.subtitle = subtitle
         self.footer = footer
+        self._shows_scans = False
         self._cards: list[dict[str, str]] = []
         self._sections: list[_Section] = []
 
@@ -126,6 +130,16 @@ class Report:
         """Small pictures side by side."""
         return self._add(kind="gallery", tiles=list(tiles))
 
+    def viewer(self, views: list[View] | list[dict[str, Any]]) -> Report:
+        """Scans with their results, to be turned over and looked through; the first few of them. Needs WebGL 2.
+
+        views: or their contents. Adds nothing where there is none, or no script to show them with.
+        """
+        if not views or niivue() is None:
+            return self
+        self._shows_scans = True
+        return self._add(kind="viewer", data=Markup(as_data(views[:MOST])))
+
     def links(self, pages: Mapping[str, str]) -> Report:
         """Links to pages that lie beside this one: text -> file name."""
         return self._add(kind="links", pages=dict(pages))
@@ -136,7 +150,9 @@ class Report:
 
     def write(self, path: Path) -> Path:
         """Write the page, making the folder; returns the path."""
-        script = _resource("report.js")
+        scripts = [_resource("report.js")]
+        if self._shows_scans:
+            scripts += [niivue() or "", _resource("viewer.js")]
         page = _template().render(
             title=self.title,
             subtitle=self.subtitle,
@@ -144,8 +160,7 @@ class Report:
             cards=self._cards,
             sections=self._sections,
             style=Markup(_resource("report.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            scripts=[{"text": Markup(text), "hash": _hash(text)} for text in scripts],
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
@@ -193,6 +208,11 @@ def embed(path: Path) -> Picture:
     if len(content) > LARGE:
         kind, content = "jpeg", _encoded(picture, format="JPEG", quality=90, subsampling=0, optimize=True)
     return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", width)
+
+
+def _hash(text: str) -> str:
+    """Of a script, for the content security policy."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _encoded(picture: Image.Image, **options: Any) -> bytes:

@@ -1,0 +1,160 @@
+"""The page of a prediction: every scan in a table, the ones to look at first as pictures, a few to be looked through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medae.artifact import Artifact
+from medae.export.at_work import Layer
+from medae.report.html import Report, Tile
+from medae.report.view import Backdrop, Overlay, View
+from medae.report.viewer import MOST
+from medae.volume import NativeGrid
+
+TILES = 60
+"""Pictures on the page, at most."""
+
+TITLES = {"": "labels", "heatmap": "heat map", "anomaly": "flagged", "disagreement": "disagreement"}
+"""Of the layers that are drawn."""
+
+
+class Pictures:
+    """Tiles of all scans and the contents of a few views, in a folder, so that a run that goes on has those of before."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, name: str, rank: float, backdrop: Backdrop, native: NativeGrid, layers: Sequence[Layer]) -> None:
+        """Draw a scan. rank: the highest are looked at first."""
+        view = View(name, backdrop, [_overlay(layer, backdrop, native) for layer in layers if layer.name in TITLES])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{name}.webp").write_bytes(view.tile())
+        kept = sorted((json.loads(path.read_text())["rank"], path) for path in self.folder.glob("*.json"))
+        others = [entry for entry in kept if entry[1].stem != name]
+        if len(others) >= MOST and rank <= others[-MOST][0]:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+            return
+        (self.folder / f"{name}.json").write_text(json.dumps({"rank": rank, **view.content()}))
+        for _, path in others[: max(0, len(others) + 1 - MOST)]:
+            path.unlink()
+
+    def tile(self, name: str) -> bytes | None:
+        """The picture of a scan, if it was drawn."""
+        path = self.folder / f"{name}.webp"
+        return path.read_bytes() if path.is_file() else None
+
+    def views(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Of these scans the contents of those that are kept, in this order."""
+        paths = [self.folder / f"{name}.json" for name in names]
+        return [json.loads(path.read_text()) for path in paths if path.is_file()][:MOST]
+
+
+def _overlay(layer: Layer, backdrop: Backdrop, native: NativeGrid) -> Overlay:
+    small = backdrop.reduced(layer.array, native, highest=layer.labels is None or len(layer.labels) == 1)
+    if layer.labels is not None:
+        return Overlay.labels(TITLES[layer.name], small, layer.labels)
+    return Overlay.map(TITLES[layer.name], small, layer.window)
+
+
+def rank_of(case: Mapping[str, Any]) -> float:
+    """How soon a scan should be looked at: by what is to be said of it, then by its score or by how far models disagree."""
+    unsure = case.get("score", case.get("disagreement_mean")) or 0.0
+    return 1e6 * len(case.get("remarks", ())) + float(unsure)
+
+
+def make_report(
+    artifacts: Sequence[Artifact], cases: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str], pictures: Pictures
+) -> Report:
+    """The page."""
+    first = artifacts[0].meta
+    detects = first.kind == "detector"
+    remarked = sum(bool(case.get("remarks")) for case in cases.values())
+    report = Report("Anomalies" if detects else f"Segmentation: {first.target}", "What the model gave for new scans")
+    report.card("Scans", len(cases)).card("With remarks", remarked, tone="caution" if remarked else "plain")
+    report.card("Failed", len(failed), tone="caution" if failed else "plain")
+    report.section("Scans").text(
+        "Research only, and no diagnosis. **Remarks** say where a scan is unlike those that the model was trained on: look "
+        "at these first. Click on a header to sort."
+    )
+    columns, rows = _table(cases, detects)
+    report.table(columns, rows)
+    if failed:
+        report.section("Failed").table(["Scan", "Why"], [[name, reason] for name, reason in failed.items()])
+    order = sorted(cases, key=lambda name: (-rank_of(cases[name]), name))
+    views = pictures.views(order)
+    for view in views:
+        view["lines"] = [*_lines(cases[view["name"]], detects), *cases[view["name"]].get("remarks", ())]
+    if views:
+        report.section("To look through").text(
+            "Drag in a plane to move the cross, scroll to leaf through, use the right button for contrast. Radiological "
+            "convention: the patient's right is on the left. The page has two million voxels a scan; the files have all."
+        )
+        report.viewer(views)
+    tiles = [(name, pictures.tile(name)) for name in order[:TILES]]
+    report.section("To look at").text(
+        f"The first {min(TILES, len(order))} of {len(order)} scans: those with remarks, then those with the highest "
+        f"{'score' if detects else 'disagreement'}. Axial, coronal and sagittal through the most of what was found."
+    )
+    report.gallery(
+        [
+            Tile(tile, name, _lines(cases[name], detects), "caution" if cases[name].get("remarks") else "plain")
+            for name, tile in tiles
+            if tile is not None
+        ]
+    )
+    report.section("The model").table(
+        ["", ""],
+        [
+            ["Kind", first.kind],
+            ["Digest", ", ".join(each.digest[:12] for each in artifacts)],
+            ["Networks", len(artifacts)],
+            *([key, value] for key, value in (first.domain.in_words() if first.domain else {}).items()),
+            *([key, value] for key, value in first.metrics.items() if isinstance(value, (int, float))),
+        ],
+        caption="What the training scans were like, and what the model reached on its own test scans; medae info has more.",
+    )
+    return report
+
+
+def _table(cases: Mapping[str, Mapping[str, Any]], detects: bool) -> tuple[list[str], list[list[Any]]]:
+    if detects:
+        columns = ["Scan", "Score", "Among normals", "Flagged (ml)", "Findings", "Remarks"]
+        rows = [
+            [
+                name,
+                case.get("score"),
+                case.get("percentile_among_normals"),
+                case.get("flagged_ml"),
+                len(case.get("findings", ())),
+                " ".join(case.get("remarks", ())),
+            ]
+            for name, case in cases.items()
+        ]
+        return columns, rows
+    labels = list(dict.fromkeys(label for case in cases.values() for label in case.get("volume_ml", {})))
+    several = any("disagreement_mean" in case for case in cases.values())
+    columns = ["Scan", *(f"{label} (ml)" for label in labels), *(["Disagreement"] if several else []), "Remarks"]
+    rows = [
+        [
+            name,
+            *(case.get("volume_ml", {}).get(label) for label in labels),
+            *([case.get("disagreement_mean")] if several else []),
+            " ".join(case.get("remarks", ())),
+        ]
+        for name, case in cases.items()
+    ]
+    return columns, rows
+
+
+def _lines(case: Mapping[str, Any], detects: bool) -> list[str]:
+    if detects:
+        among = case.get("percentile_among_normals")
+        above = "" if among is None else f", above {among:.0%} of normal scans"
+        return [
+            f"score {case['score']:.3g}{above}",
+            f"flagged {case['flagged_ml']:.3g} ml in {len(case['findings'])} pieces",
+        ]
+    return [f"{label}: {volume:.3g} ml" for label, volume in case.get("volume_ml", {}).items()][:6]
