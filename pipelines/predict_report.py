@@ -9,7 +9,7 @@ from typing import Any
 
 from medae.artifact import Artifact
 from medae.export.at_work import Layer
-from medae.report.html import Report, Tile
+from medae.report.html import Report, Tile, format_value
 from medae.report.view import Backdrop, Overlay, View
 from medae.report.viewer import MOST
 from medae.volume import NativeGrid
@@ -106,13 +106,13 @@ def make_report(
         ]
     )
     report.section("The model").table(
-        ["", ""],
+        ["Fact", "Value"],
         [
             ["Kind", first.kind],
             ["Digest", ", ".join(each.digest[:12] for each in artifacts)],
-            ["Networks", len(artifacts)],
+            ["Networks", str(len(artifacts))],
             *([key, value] for key, value in (first.domain.in_words() if first.domain else {}).items()),
-            *([key, value] for key, value in first.metrics.items() if isinstance(value, (int, float))),
+            *([key, format_value(value)] for key, value in first.metrics.items() if isinstance(value, (int, float))),
         ],
         caption="What the training scans were like, and what the model reached on its own test scans; medae info has more.",
     )

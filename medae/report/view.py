@@ -106,7 +106,19 @@ class View:
                 entry |= {"window": list(each.window), "highest": STEPS * each.unit}
             overlays.append(entry)
         scan = self._nifti(self.backdrop.array, 1.0)
-        return {"name": self.name, "lines": list(self.lines), "scan": scan, "overlays": overlays}
+        return {"name": self.name, "lines": list(self.lines), "scan": scan, "overlays": overlays, "at": self.place()}
+
+    def place(self) -> list[float]:
+        """Where to look first, mm: the peak of the first map, else the middle of what is labelled, else of the scan."""
+        first = next((each for each in self.overlays if each.names is None), None)
+        voxel = (np.array(self.backdrop.array.shape) - 1) / 2
+        labelled = np.argwhere(self.overlays[0].array) if self.overlays and first is None else np.zeros((0, 3))
+        if first is not None and first.array.any():
+            voxel = np.array(np.unravel_index(int(first.array.argmax()), first.array.shape), dtype=float)
+        elif len(labelled):
+            middle = labelled.mean(axis=0)
+            voxel = labelled[int(np.square(labelled - middle).sum(axis=1).argmin())].astype(float)
+        return [round(float(value), 2) for value in (self.backdrop.affine @ (*voxel, 1.0))[:3]]
 
     def _nifti(self, array: np.ndarray, unit: float) -> str:
         image = nib.Nifti1Image(array, self.backdrop.affine)

@@ -16,7 +16,7 @@ for (const box of document.querySelectorAll(".viewer")) {
     const volumes = [{ base64: scan.scan, name: "scan.nii.gz", colormap: "gray", cal_min: 0, cal_max: 255 }];
     for (const over of scan.overlays) {
       const look = over.labels ? { colormap: "gray", opacity: scan.overlays.some((each) => !each.labels) ? 0.2 : 0.5 }
-        : { colormap: "inferno", opacity: 0.8, cal_min: Math.max(over.window[0], over.highest / 250), cal_max: over.window[1] };
+        : { colormap: "inferno", opacity: 0.8, cal_min: over.window[0] + 0.25 * (over.window[1] - over.window[0]), cal_max: over.window[1] };
       volumes.push({ base64: over.volume, name: "layer.nii.gz", ...look });
     }
     for (const volume of [...shown.volumes]) shown.removeVolume(volume);
@@ -46,6 +46,7 @@ for (const box of document.querySelectorAll(".viewer")) {
       }
       layers.append(field);
     });
+    shown.scene.crosshairPos = shown.mm2frac(scan.at);
     shown.updateGLVolume();
     box.dataset.ready = scan.name;
   };
