@@ -13,6 +13,7 @@ import typer
 from medae.errors import Interrupted, MedaeError
 from pipelines import cli_data
 from pipelines.cli_curve import curve
+from pipelines.cli_export import export
 from pipelines.cli_options import RUNS, Commands, Device, Format, Json, Out, announce, sets
 from pipelines.cli_predict import brainmask, predict
 
@@ -257,6 +258,7 @@ def demo(
 
 
 app.command()(curve)
+app.command()(export)
 
 
 @app.command()
@@ -272,8 +274,9 @@ def info(
 
 @app.command()
 def promote(
-    run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="The run of a fine-tuning or a detection: its id, or runs:/ID.")
+    which: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="models:/NAME@newest, models:/NAME/VERSION, or the id of a run (runs:/ID)."),
     ],
     alias: Annotated[str, typer.Option("--alias", help="What the model is to be called: models:/NAME@alias.")] = "champion",
     arm: Annotated[str | None, typer.Option("--arm", help="Which of the run's models (default: its own).")] = None,
@@ -283,7 +286,7 @@ def promote(
     """Give a model an alias, if it is no worse on the same test cases than the model that has it now."""
     from pipelines import promote as program
 
-    program.run(run_id, alias, arm, force, as_json)
+    program.run(which, alias, arm, force, as_json)
 
 
 def _stage(

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
 
 from medae.errors import ConfigError, DataError, TrackingError
 from medae.metrics.statistics import PairedDifference, paired_difference
@@ -39,13 +40,13 @@ class Tested:
         return f"models:/{self.name}/{self.version}"
 
 
-def run(run_id: str, alias: str, arm: str | None, force: bool, as_json: bool) -> dict[str, Any]:
-    """Move the alias. run_id: with or without ``runs:/``. arm: of the run; its own model unless given.
+def run(which: str, alias: str, arm: str | None, force: bool, as_json: bool) -> dict[str, Any]:
+    """Move the alias. which: a registered model (``models:/…``), or a run's id, with or without ``runs:/``. arm: of the run;
+    its own model unless given.
 
     Raises DataError if the model is worse than the one that has the alias, or cannot be compared with it, unless forced.
     """
     screen, client = Screen(as_json), open_client()
-    run_id = run_id.removeprefix("runs:/").strip("/")
     if not re.fullmatch(r"[A-Za-z][\w-]*", alias) or alias.lower() in ("latest", "newest"):
         raise ConfigError(
             f"'{alias}' is no alias to give.",
@@ -53,8 +54,8 @@ def run(run_id: str, alias: str, arm: str | None, force: bool, as_json: bool) ->
             remedy="Begin with a letter; 'newest' is medae's own, and 'latest' MLflow's.",
         )
     try:
-        candidate = _candidate(client, run_id, arm)
-        champion = _champion(client, candidate.name, alias)
+        candidate = _candidate(client, which, arm)
+        champion = _holder(client, candidate.name, alias)
         said: dict[str, Any] = {"stage": "promote", "model": candidate.address, "alias": alias, "before": None}
         if champion is None:
             text = f"No model of '{candidate.name}' is called '{alias}' yet: nothing was compared."
@@ -77,7 +78,13 @@ def run(run_id: str, alias: str, arm: str | None, force: bool, as_json: bool) ->
     return said
 
 
-def _candidate(client: MlflowClient, run_id: str, arm: str | None) -> Tested:
+def _candidate(client: MlflowClient, which: str, arm: str | None) -> Tested:
+    if registered := re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", which):
+        name, own, number = registered.groups()
+        return _version(
+            client, client.get_model_version_by_alias(name, own) if own else client.get_model_version(name, number)
+        )
+    run_id = which.removeprefix("runs:/").strip("/")
     result = _result(client, run_id)
     registered = result.get("registered", {})
     chosen = arm or next(iter(registered), None)
@@ -93,17 +100,22 @@ def _candidate(client: MlflowClient, run_id: str, arm: str | None) -> Tested:
     return _tested(client, match[1], match[2], run_id, str(chosen), result)
 
 
-def _champion(client: MlflowClient, name: str, alias: str) -> Tested | None:
+def _holder(client: MlflowClient, name: str, alias: str) -> Tested | None:
+    """The model that has the alias now."""
     try:
         version = client.get_model_version_by_alias(name, alias)
     except STORE_ERRORS as error:
         if missing(error) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
             return None
         raise
+    return _version(client, version)
+
+
+def _version(client: MlflowClient, version: ModelVersion) -> Tested:
     result = _result(client, str(version.run_id))
-    registered = result.get("registered", {})
-    arm = next((arm for arm, address in registered.items() if address == f"models:/{name}/{version.version}"), "")
-    return _tested(client, name, str(version.version), str(version.run_id), arm, result)
+    address = f"models:/{version.name}/{version.version}"
+    arm = next((arm for arm, each in result.get("registered", {}).items() if each == address), "")
+    return _tested(client, version.name, str(version.version), str(version.run_id), arm, result)
 
 
 def _tested(client: MlflowClient, name: str, version: str, run_id: str, arm: str, result: dict[str, Any]) -> Tested:

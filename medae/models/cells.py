@@ -16,7 +16,7 @@ from torch.nn import functional
 
 def coarse_size(size: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
     """Cells along each axis."""
-    return tuple(math.ceil(n / s) for n, s in zip(size, stride, strict=True))
+    return tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
 
 
 def split_cells(x: Tensor, stride: Sequence[int]) -> Tensor:

@@ -82,7 +82,7 @@ def _interpolate_axis(x: Tensor, kind: InterpolationKind, axis: int, stride: int
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     matrix = interpolation_matrix(kind, x.shape[axis], size, stride, x.device).to(x.dtype)
     rows = x.reshape(math.prod(before), x.shape[axis], math.prod(after))
-    return torch.bmm(matrix.expand(len(rows), -1, -1), rows).reshape(*before, size, *after)
+    return torch.bmm(matrix.expand(rows.shape[0], -1, -1), rows).reshape(*before, size, *after)
 
 
 def interpolation_matrix(kind: InterpolationKind, count: int, size: int, stride: int, device: torch.device) -> Tensor:

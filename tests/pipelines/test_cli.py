@@ -12,7 +12,7 @@ from pipelines import stage
 
 COMMANDS = {
     *("check", "plan", "pretrain", "finetune", "detect", "diagnose", "predict"),
-    *("brainmask", "evaluate", "run", "demo", "curve", "info", "data"),
+    *("brainmask", "evaluate", "run", "demo", "curve", "export", "promote", "info", "data"),
 }
 
 

@@ -76,6 +76,10 @@ def test_the_alias_goes_to_the_better_and_stays_with_it(store, tmp_path, capsys,
     promoted(worse, force=True)
     assert holder(name) == "3"
     assert promoted(worse)["before"] == f"models:/{name}/3", "it is there already"
+    assert promoted(f"models:/{name}/2", force=True)["model"] == f"models:/{name}/2"
+    open_client().set_registered_model_alias(name, "trial", "3")
+    with pytest.raises(DataError, match="worse"):
+        promoted(f"models:/{name}@trial")
 
 
 def test_a_difference_that_chance_gives_is_called_so(store, tmp_path):

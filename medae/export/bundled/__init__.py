@@ -1,0 +1,1 @@
+"""Source that goes into the scripts of a MONAI bundle, which runs without medae: see `medae.export.carry`."""
