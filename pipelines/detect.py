@@ -177,7 +177,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)
-    report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, *scored)
+    report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, *scored, config.registered)
     facts = {"normals": config.normals, "calibration": {row: to_dict(found) for row, found in calibrations.items()}}
     doubts = doubts_of(test, store, stage.folder / "maps")
     if doubts:

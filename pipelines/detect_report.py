@@ -18,6 +18,7 @@ from medae.plan import Plan
 from medae.report.figures_anomaly import AnomalyCase, heatmap_panels, precision_recall, recall_by_lesion_size, scan_scores
 from medae.report.figures_training import loss_curves
 from medae.report.html import Report
+from medae.report.view import View
 from pipelines.data import description
 from pipelines.detect_strata import strata
 from pipelines.detect_titles import title_of
@@ -38,8 +39,9 @@ def make_report(
     evaluations: Mapping[str, AnomalyEvaluation],
     unfiltered: Mapping[str, AnomalyEvaluation],
     calibrations: Mapping[str, Calibration],
+    look_through: bool,
 ) -> Report:
-    """Put the page together; figures are written into the stage's folder."""
+    """Put the page together; figures are written into the stage's folder. look_through: with scans to be leafed through."""
     report = Report(f"Detection: {name}", stage.subtitle("Anomalies by reconstruction error"))
     shown = describe_scores(report, stage.figure, evaluations, unfiltered)
     report.section("Threshold")
@@ -56,6 +58,8 @@ def make_report(
         mask_name=f"{plan.space.foreground} mask",
     )
     report.figure(figure, "From the best to the worst average precision among scans with a lesion, then scans without one.")
+    if look_through:
+        report.viewer([_view(case, calibrations[DETECTOR].threshold) for case in cases])
     report.table(
         ["Case", "Score", "Lesion (ml)", "AUPRC", "Dice", "False positives in the mask"],
         [
@@ -210,6 +214,18 @@ def _map_in_words(scoring: Scoring) -> str:
         "intensity": ", as its rarity among normal voxels alike",
     }
     return " plus ".join(named) + rarity[scoring.rarity]
+
+
+def _view(case: AnomalyCase, threshold: float) -> View:
+    """The same scan, to be leafed through."""
+    highest = 2 * threshold if threshold > 0 else max(1e-6, float(case.heat.max()))
+    layers: list[tuple[str, np.ndarray, Mapping[int, str] | None, tuple[float, float]]] = [
+        ("heat map", case.heat, None, (0.0, highest)),
+        ("flagged", (case.prediction > 0).astype(np.uint8), {1: "flagged"}, (0.0, 1.0)),
+    ]
+    if case.truth is not None:
+        layers.append(("lesion", (2 * (case.truth > 0)).astype(np.uint8), {2: "lesion"}, (0.0, 1.0)))
+    return View.on_file(case.title, case.image, case.affine, layers, [case.detail])
 
 
 def _views(test: Manifest, target: str | None, plan: Plan, stage: Stage, scans: Sequence[ScanMetrics]) -> list[AnomalyCase]:

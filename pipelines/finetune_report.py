@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medae.data.case import ImageRef
+import numpy as np
+
+from medae.data.case import Case, ImageRef
 from medae.metrics.segmentation import case_dice
-from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_strip
+from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_by_volume, dice_strip
 from medae.report.figures_training import loss_curves, rate_curves
 from medae.report.html import Report
+from medae.report.view import View
+from medae.report.viewer import MOST
 from medae.training.finetuning import rates_by_part
 from medae.training.loop import FitResult
 from medae.transfer import TransferReport
@@ -64,6 +68,12 @@ def make_report(
         if dice[arm]:
             figure = case_overlays(_views(setting, arm, dice[arm]), stage.figure(f"cases-{arm}"), setting.labels)
             report.figure(figure, f"Best, median and worst test case by Dice: {arm}.")
+    own = next(iter(trained))
+    if dice[own]:
+        figure = dice_by_volume(_volumes(results.metrics[own]["cases"]), stage.figure("dice-volume"))
+        report.figure(figure, f"Dice against the volume of the reference: {own}.", "chart")
+        if config.registered:  # one of many trainings is not looked through
+            report.text("The worst test cases first:").viewer(_to_look_through(setting, own, dice[own]))
     report.section("Training")
     _trainings(report, stage, {name: training_of(config, arm) for name, arm in trained.items()})
     if moved is not None:
@@ -173,22 +183,48 @@ def _base(arms: Mapping[str, Any]) -> str:
     return "scratch" if "scratch" in arms else next(iter(arms))
 
 
+def _volumes(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """By label and case, the volume of the reference (ml) and the Dice, where the reference has the label."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for case, labels in cases.items():
+        for label, score in labels.items():
+            if score["volume_ml_reference"] > 0:
+                found.setdefault(label, {})[case] = (score["volume_ml_reference"], score["dice"])
+    return found
+
+
+def _to_look_through(setting: Setting, arm: str, dice: Mapping[str, float]) -> list[View]:
+    """The cases with the lowest Dice, with reference and prediction over them."""
+    test, names = setting.sides.scored, {value: name for value, name in setting.labels.items() if value}
+    views = []
+    for case_id in sorted(dice, key=lambda case: (dice[case], case))[:MOST]:
+        image, affine, truth, found = _case(setting, test.case(case_id), arm)
+        layers = [(title, array, names, (0.0, 1.0)) for title, array in (("reference", truth), ("prediction", found))]
+        views.append(View.on_file(case_id, image, affine, layers, [f"Dice {dice[case_id]:.3f}"]))
+    return views
+
+
+def _case(setting: Setting, case: Case, arm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image and affine, reference and prediction, on the file's own axes."""
+    test, space = setting.sides.scored, setting.plan.space
+    ref = next(ref for name in space.channels if isinstance(ref := case.images.get(name), ImageRef))
+    image, affine = native_image(test, ref)
+    found, _ = read_native(setting.stage.folder / "predictions" / arm / f"{case.id}.nii.gz", "labels")
+    return image, affine, reference(test, case, setting.config.target)[0], found
+
+
 def _views(setting: Setting, arm: str, dice: Mapping[str, float]) -> list[OverlayCase]:
-    test, target, space = setting.sides.scored, setting.config.target, setting.plan.space
     views = []
     for rank, case_id in best_median_worst(dice).items():
-        case = test.case(case_id)
-        ref = next(ref for name in space.channels if isinstance(ref := case.images.get(name), ImageRef))
-        image, affine = native_image(test, ref)
-        found, _ = read_native(setting.stage.folder / "predictions" / arm / f"{case_id}.nii.gz", "labels")
+        image, affine, truth, found = _case(setting, setting.sides.scored.case(case_id), arm)
         views.append(
             OverlayCase(
                 title=f"{rank}: {case_id}",
                 image=image,
-                labels={"reference": reference(test, case, target)[0], "prediction": found},
+                labels={"reference": truth, "prediction": found},
                 affine=affine,
                 detail=f"Dice {dice[case_id]:.3f}",
-                slice_axis=space.slice_axis,
+                slice_axis=setting.plan.space.slice_axis,
             )
         )
     return views

@@ -10,7 +10,7 @@ from typing import Any
 from medae.artifact import Artifact
 from medae.export.at_work import Layer
 from medae.report.html import Report, Tile, format_value
-from medae.report.view import Backdrop, Overlay, View
+from medae.report.view import Backdrop, View, drawn_over
 from medae.report.viewer import MOST
 from medae.volume import NativeGrid
 
@@ -29,7 +29,9 @@ class Pictures:
 
     def add(self, name: str, rank: float, backdrop: Backdrop, native: NativeGrid, layers: Sequence[Layer]) -> None:
         """Draw a scan. rank: the highest are looked at first."""
-        view = View(name, backdrop, [_overlay(layer, backdrop, native) for layer in layers if layer.name in TITLES])
+        shown = [layer for layer in layers if layer.name in TITLES]
+        overlays = [drawn_over(backdrop, native, TITLES[each.name], each.array, each.labels, each.window) for each in shown]
+        view = View(name, backdrop, overlays)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{name}.webp").write_bytes(view.tile())
         kept = sorted((json.loads(path.read_text())["rank"], path) for path in self.folder.glob("*.json"))
@@ -50,13 +52,6 @@ class Pictures:
         """Of these scans the contents of those that are kept, in this order."""
         paths = [self.folder / f"{name}.json" for name in names]
         return [json.loads(path.read_text()) for path in paths if path.is_file()][:MOST]
-
-
-def _overlay(layer: Layer, backdrop: Backdrop, native: NativeGrid) -> Overlay:
-    small = backdrop.reduced(layer.array, native, highest=layer.labels is None or len(layer.labels) == 1)
-    if layer.labels is not None:
-        return Overlay.labels(TITLES[layer.name], small, layer.labels)
-    return Overlay.map(TITLES[layer.name], small, layer.window)
 
 
 def rank_of(case: Mapping[str, Any]) -> float:

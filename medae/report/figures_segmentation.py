@@ -157,6 +157,26 @@ Points = dict[str, tuple[float, float]]
 """Where the dot of each case is."""
 
 
+def dice_by_volume(labels: Mapping[str, Mapping[str, tuple[float, float]]], path: Path) -> Path:
+    """A point a case and label: volume of the reference (ml, logarithmic) and Dice. Small structures fail first.
+
+    labels: label -> case -> (volume above 0, Dice). The lowest case of each label is named.
+    """
+    figure = canvas.chart(6.4, 4.4)
+    axes = figure.add_subplot()
+    canvas.tidy(axes, "Dice and size", x="volume of the reference (ml)", y="Dice")
+    for place, (label, cases) in enumerate(labels.items()):
+        volumes, dice = zip(*cases.values(), strict=True)
+        axes.scatter(volumes, dice, s=16, color=label_colour(place + 1), edgecolor=canvas.INK, linewidth=0.3, label=label)
+        lowest = min(cases, key=lambda case: (cases[case][1], case))
+        axes.annotate(lowest, cases[lowest], xytext=(4, -8), textcoords="offset points", fontsize=7, color=canvas.MUTED)
+    if labels:
+        axes.set_xscale("log")
+        axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(-0.02, 1.02)
+    return canvas.save(figure, path)
+
+
 def _strip(axes: Axes, place: int, values: Mapping[str, float], colour: str) -> Points:
     """Dots spread sideways in a fixed pattern, mean with interval beside them; returns where the dots are."""
     ordered = sorted(values.items(), key=lambda item: item[1])

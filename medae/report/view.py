@@ -79,6 +79,19 @@ class Overlay:
         return cls(title, np.clip(np.rint(array / unit), 0, STEPS).astype(np.uint8), None, unit, window)
 
 
+def drawn_over(
+    backdrop: Backdrop,
+    native: NativeGrid,
+    title: str,
+    array: np.ndarray,
+    names: Mapping[int, str] | None = None,
+    window: tuple[float, float] = (0.0, 1.0),
+) -> Overlay:
+    """A result on the file's axes over a backdrop: of a map (names None) and of a single label the highest of each block."""
+    small = backdrop.reduced(array, native, highest=names is None or len(names) == 1)
+    return Overlay.map(title, small, window) if names is None else Overlay.labels(title, small, names)
+
+
 @dataclass(frozen=True)
 class View:
     """A scan with its results. name: of the scan. lines: what stands beside it."""
@@ -87,6 +100,22 @@ class View:
     backdrop: Backdrop
     overlays: Sequence[Overlay]
     lines: Sequence[str] = ()
+
+    @classmethod
+    def on_file(
+        cls,
+        name: str,
+        image: np.ndarray,
+        affine: np.ndarray,
+        layers: Sequence[tuple[str, np.ndarray, Mapping[int, str] | None, tuple[float, float]]],
+        lines: Sequence[str] = (),
+    ) -> View:
+        """Of arrays on a file's own three axes. affine: 4x4, voxel to world mm. layers: title, array, names, window, as in
+        ``drawn_over``."""
+        i, j, k = image.shape
+        native = NativeGrid(shape=(i, j, k), affine=rows_of(affine, Path(name)))
+        backdrop = Backdrop.of(to_ras(image[None], native.matrix())[0], native.ras()[1])
+        return cls(name, backdrop, [drawn_over(backdrop, native, *layer) for layer in layers], lines)
 
     def tile(self) -> bytes:
         """Three planes as WebP, the first label map over them."""
