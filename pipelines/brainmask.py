@@ -64,11 +64,12 @@ class _Masking(Work[Images, tuple[Extracted, NativeGrid]]):
         self.network, self.output, self.single, self.doubtful = network, output, single, doubtful
         self.key = digest({"network": network.name, "doubtful": doubtful})[:16]
 
-    def main_file(self, scan: Scan) -> Path:
-        return self.output if self.single else self.output / f"{scan.name}.nii.gz"
+    def files_of(self, scan: Scan) -> list[Path]:
+        mask = self.output if self.single else self.output / f"{scan.name}.nii.gz"
+        return [mask, mask.with_name(f"{stem(mask)}_doubtful.nii.gz")] if self.doubtful else [mask]
 
     def read(self, scan: Scan) -> Images:
-        if scan.modality == "CT":
+        if scan.modality() == "CT":
             raise DataError("The network finds brains in MR, and this image is CT.", where=scan.name, remedy="Leave it out.")
         images = scan.images()
         affine = images[0][1].ras()[1]
@@ -89,10 +90,8 @@ class _Masking(Work[Images, tuple[Extracted, NativeGrid]]):
         found, native = made
         assert found.doubtful is not None  # this network says
         mask, unsure = (from_ras(part.numpy(), native.matrix())[0] for part in (found.mask, found.doubtful))
-        files = [self.main_file(scan)]
-        write_native(mask.astype(np.uint8), native, files[0], labels=True)
-        if self.doubtful:
-            files.append(files[0].with_name(f"{stem(files[0])}_doubtful.nii.gz"))
-            write_native(unsure.astype(np.uint8), native, files[1], labels=True)
+        files = self.files_of(scan)
+        for file, array in zip(files, (mask, unsure), strict=False):
+            write_native(array.astype(np.uint8), native, file, labels=True)
         volumes = {"brain_ml": int(mask.sum()) * native.voxel_ml, "doubtful_ml": int(unsure.sum()) * native.voxel_ml}
         return {**volumes, "files": [file.name for file in files]}

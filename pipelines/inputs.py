@@ -12,7 +12,7 @@ import numpy as np
 
 from medae.config import digest
 from medae.data.case import Case, Manifest, Modality
-from medae.data.digests import sha256_of_files
+from medae.data.digests import reporting, sha256_of_files
 from medae.data.nnunet import CHANNEL_NUMBER
 from medae.data.reading import read_array
 from medae.data.sources import detect_format
@@ -28,6 +28,9 @@ from pipelines.console import Screen, shown
 from pipelines.data import open_folder
 from pipelines.overlap import Steps, overlapped
 from pipelines.record import Record
+
+PLAIN = "image"
+"""In the place of the channel of a file that does not say which one it is."""
 
 Read = TypeVar("Read")
 Made = TypeVar("Made")
@@ -49,14 +52,16 @@ class Scan:
         ``prepare_case``."""
         if self.case is not None and self.manifest is not None:
             return prepare_case(self.manifest, self.case, space, brain=brain, change=change)
-        names = dict(zip(self.files, space.channels, strict=False)) if len(self.files) == 1 else {}
+        names = {PLAIN: space.channels[0]} if set(self.files) == {PLAIN} else {}
         files = {names.get(name, name): [path] for name, path in self.files.items()}
         return prepare_files(files, space, self.name, mask, brain, change)
 
-    @property
-    def modality(self) -> Modality:
-        """Of its first image; a plain file does not say."""
-        return "unknown" if self.case is None else next(iter(self.case.images.values())).modality
+    def modality(self, channels: Sequence[str] = ()) -> Modality:
+        """Of the first of these channels that it has, or of its first image; a plain file does not say."""
+        if self.case is None:
+            return "unknown"
+        images = self.case.images
+        return next((images[name] for name in channels if name in images), next(iter(images.values()))).modality
 
     @property
     def paths(self) -> dict[str, list[Path]]:
@@ -65,16 +70,16 @@ class Scan:
             return {name: self.manifest.paths(ref) for name, ref in self.case.images.items()}
         return {name: [path] for name, path in self.files.items()}
 
-    def digests(self) -> tuple[str, ...]:
-        """SHA-256 of each image's contents. Raises DataError for a file that cannot be read."""
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each image's contents, by channel. Raises DataError for a file that cannot be read."""
         if self.case is not None:
-            return tuple(ref.sha256 for ref in self.case.images.values())
+            return {name: ref.sha256 for name, ref in self.case.images.items()}
         found = sha256_of_files(self.files.values())
         for path, contents in found.items():
             if not isinstance(contents, str):
                 text = f"The file cannot be read: {contents.strerror or contents}."
                 raise DataError(text, where=path.name, remedy="Check the file and who may read it.")
-        return tuple(str(found[path]) for path in self.files.values())
+        return {name: str(found[path]) for name, path in self.files.items()}
 
     def images(self) -> list[tuple[np.ndarray, NativeGrid]]:
         """Every image of the scan: float32 ``[1, I, J, K]`` on nearest-RAS axes, and the grid of its file."""
@@ -123,9 +128,18 @@ def find_inputs(
     if not files:
         raise DataError("There is no image in the folder.", where=source, remedy="Give a folder of NIfTI files.")
     single = source.is_file() and output.name.endswith(NIFTI)
-    if source.is_dir() and channels and all(CHANNEL_NUMBER.fullmatch(stem(file)) for file in files):
+    if source.is_dir() and _are_channels(files, channels):
         return Inputs(_numbered(files, channels), {}, is_data_set, single)
-    return Inputs([Scan(stem(file), files={"image": file}) for file in files], {}, is_data_set, single)
+    return Inputs([Scan(stem(file), files={PLAIN: file}) for file in files], {}, is_data_set, single)
+
+
+def _are_channels(files: Sequence[Path], channels: Sequence[str]) -> bool:
+    """Whether files end in numbers that are channels: those of every NAME begin with 0000. Else they are just numbered."""
+    matches = [CHANNEL_NUMBER.fullmatch(stem(file)) for file in files]
+    named = [match for match in matches if match is not None]
+    if not channels or len(named) < len(files):
+        return False
+    return {match[1] for match in named} == {match[1] for match in named if int(match[2]) == 0}
 
 
 def _numbered(files: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
@@ -139,7 +153,8 @@ def _numbered(files: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
             raise DataError(
                 f"The file is channel {number} of a scan, and the model takes {len(channels)}: {', '.join(channels)}.",
                 where=file.name,
-                remedy="Leave out the channels that the model does not take, and number the others from 0000 in its order.",
+                remedy="Leave out the channels that the model does not take, and number the others from 0000 in its order; "
+                "scans of their own are named in another way than NAME_0000, NAME_0001.",
             )
         found.setdefault(name, {})[channels[number]] = file
     return [Scan(name, files=by_channel) for name, by_channel in found.items()]
@@ -155,16 +170,20 @@ class Work(Steps[Scan, Read, Made, dict[str, Any]]):
     key: str = ""
     page: Path | None = None
 
-    def main_file(self, scan: Scan) -> Path:
-        """The first file that is written of a scan."""
+    def files_of(self, scan: Scan) -> list[Path]:
+        """All files that are written of a scan."""
         raise NotImplementedError
+
+    def beside(self) -> list[Path]:
+        """Files of the folder as a whole, without the summary and its table."""
+        return []
 
     def finish(self, cases: Mapping[str, Any], failed: Mapping[str, str]) -> None:
         """Write what the folder has beside the results; called once, when all is done, with the summary."""
 
     def input_of(self, scan: Scan) -> str:
         """Stands for what is read of a scan."""
-        return digest({"images": list(scan.digests())})[:16]
+        return digest({"images": scan.digests()})[:16]
 
 
 class _Recorded(Steps[Scan, Any, Any, None]):
@@ -180,6 +199,8 @@ class _Recorded(Steps[Scan, Any, Any, None]):
         return self.work.make(item, read)
 
     def write(self, item: Scan, made: Any) -> None:
+        folder = self.record.summary.parent
+        self.record.begin(item.name, [path.relative_to(folder).as_posix() for path in self.work.files_of(item)])
         self.record.add(item.name, self.keys[item.name], self.work.write(item, made))
 
 
@@ -205,8 +226,11 @@ def work_through(
     # beside a single file may lie others' results
     summary = output.with_name(f"{stem(output)}_result.json") if inputs.single else output / "result.json"
     record = Record.open(summary, work.key, force)
+    _refuse_doubles(inputs.scans, work)
     to_do, keys = [], dict[str, str]()
     failed = dict(inputs.refused)
+    with screen.progress("Looking for what is done") as report, reporting(report):
+        sha256_of_files([path for scan in inputs.scans if scan.case is None for path in scan.files.values()])
     for scan in inputs.scans:
         try:
             keys[scan.name] = work.input_of(scan)
@@ -216,7 +240,10 @@ def work_through(
         if not record.has(scan.name, keys[scan.name]):
             to_do.append(scan)
     if not force:
-        _refuse_foreign([path for path in map(work.main_file, to_do) if path.exists() and not record.made(path)])
+        own = [path for scan in to_do for path in work.files_of(scan)]
+        table = summary.with_name(summary.name.replace("result.json", "cases.csv"))
+        whole_folder = [] if summary.exists() or record.began else [*work.beside(), table]
+        _refuse_foreign([path for path in [*own, *whole_folder] if path.exists() and not record.made(path)])
     skipped, total = len(record.cases), len(inputs.scans) + len(inputs.refused)
     before = total - len(to_do)
     results = overlapped(to_do, _Recorded(work, record, keys), readers)
@@ -244,10 +271,24 @@ def _say_remarks(cases: Mapping[str, Any], screen: Screen) -> None:
     """What is to be said of scans, each sentence once."""
     named: dict[str, list[str]] = {}
     for name, case in cases.items():
-        for remark in case.get("remarks", ()):
+        for remark in (*case.get("remarks", ()), *case.get("notes", ())):
             named.setdefault(remark, []).append(name)
     for remark, names in named.items():
         screen.warn(f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {remark}")
+
+
+def _refuse_doubles(scans: Sequence[Scan], work: Work[Any, Any]) -> None:
+    """Raises DataError for two scans whose results would have one name."""
+    names: dict[Path, str] = {}
+    for scan in scans:
+        for path in work.files_of(scan):
+            if path in names:
+                raise DataError(
+                    f"The results of two scans would both be called {path.name}: {names[path]} and {scan.name}.",
+                    where="the input",
+                    remedy="Give the scans different names, or predict them into different folders.",
+                )
+            names[path] = scan.name
 
 
 def _refuse_foreign(paths: Sequence[Path]) -> None:
@@ -278,6 +319,8 @@ def _files(manifest: Manifest, case: Case) -> Iterator[Path]:
 def _refuse_overwriting(source: Path, output: Path) -> None:
     """Results never go where the scans are: a label map could take the place of its scan."""
     scans = source if source.is_dir() else source.parent
+    if output.parent == source / "derivatives":  # of BIDS
+        return
     if output == source or (output.is_dir() and output == scans) or (source.is_dir() and output.is_relative_to(source)):
         raise _among_the_scans(output)
 

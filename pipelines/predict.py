@@ -16,15 +16,16 @@ from medae.config import Config, apply_overrides, digest, read_yaml, to_dict, va
 from medae.errors import ConfigError, DataError
 from medae.export.at_work import AtWork, Given, Made, put_to_work
 from medae.formats.endings import stem
+from medae.inference.brainmask import extraction_of
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction
-from medae.preprocessing.prepare import Change, Prepared
+from medae.preprocessing.prepare import Change, Prepared, brain_mask_of
 from medae.report.view import Backdrop
 from medae.tracking.models import resolve_model
 from pipelines.console import Screen
 from pipelines.data import DIGITS
-from pipelines.files import write_text
-from pipelines.inputs import Inputs, Scan, Work, find_inputs, work_through
+from pipelines.files import source_digest, write_text
+from pipelines.inputs import PLAIN, Inputs, Scan, Work, find_inputs, work_through
 from pipelines.networks import device_of
 from pipelines.predict_output import WRITERS, Form, Writer
 from pipelines.predict_report import Pictures, make_report, rank_of
@@ -66,7 +67,7 @@ def run(
     models = put_to_work(artifacts, addresses, device_of(choice.device), choice.flips)
     space = artifacts[0].meta.plan.space
     inputs = find_inputs(source, output, screen, choice.format, choice.data, space.channels)
-    if not inputs.is_data_set and len(space.channels) != 1 and any(set(scan.files) == {"image"} for scan in inputs.scans):
+    if not inputs.is_data_set and len(space.channels) != 1 and any(set(scan.files) == {PLAIN} for scan in inputs.scans):
         raise DataError(
             f"The model takes the channels {', '.join(space.channels)}; plain files have one.",
             where=source,
@@ -84,8 +85,6 @@ def run(
         "models": [each.digest for each in artifacts],
         "form": choice.to,
     }
-    for scan in inputs.scans:
-        writer.check(scan)
     return work_through(inputs, output, screen, "Predicting", work, result, force=choice.force, readers=choice.workers)
 
 
@@ -139,29 +138,40 @@ class _Predicting(Work[Held, tuple[Made, Backdrop]]):
         name = f"{stem(writer.output)}_" if writer.single else ""
         self.page: Path = writer.folder / f"{name}report.html"
         self.pictures = Pictures(writer.folder / f".{name}views")
-        how = to_dict(choice.model_copy(update={"brain_mask": None}))
-        decisive = {key: value for key, value in how.items() if key not in ("device", "workers", "force", "anyway")}
-        self.key = digest({**decisive, "models": [each.digest for each in models.artifacts]})[:16]
+        how = {key: value for key, value in to_dict(choice).items() if key in ("data", "flips", "to", "codes")}
+        brains = [brain.name for each in models.artifacts if (brain := extraction_of(each.meta.plan.space)) is not None]
+        how |= {"models": [each.digest for each in models.artifacts], "brains": brains, "program": source_digest()}
+        self.key = digest(how)[:16]
 
-    def main_file(self, scan: Scan) -> Path:
-        """That of the models' main layer."""
-        return self.writer.path(scan, self.models.main)
+    def files_of(self, scan: Scan) -> list[Path]:
+        """Those of all layers, and the list of findings of a detector."""
+        return self.writer.files(scan, self.models.layers)
+
+    def beside(self) -> list[Path]:
+        """The report, and what the form has for the folder."""
+        return [self.page, *([] if self.writer.single else self.writer.beside())]
 
     def finish(self, cases: Mapping[str, Any], failed: Mapping[str, str]) -> None:
         """What a folder of results has beside them, and the report."""
         if not self.writer.single:
             self.writer.finish()
+        self.pictures.keep(cases)
         make_report(self.models.artifacts, cases, failed, self.pictures).write(self.page)
 
     def input_of(self, scan: Scan) -> str:
-        """The images, and the brain mask that is given."""
+        """The images, and the brain mask that is given with the scan or beside it."""
         mask = self.mask_of(scan)
-        if mask is None or not mask.is_file():
-            return super().input_of(scan)
-        return digest({"scan": super().input_of(scan), "mask": Scan("mask", files={"mask": mask}).digests()})[:16]
+        masks = {}
+        if mask is not None and mask.is_file():
+            masks["beside"] = Scan("mask", files={PLAIN: mask}).digests()[PLAIN]
+        for artifact in self.models.artifacts if scan.case is not None else ():
+            if scan.case is not None and (ref := brain_mask_of(scan.case, artifact.meta.plan.space)) is not None:
+                masks["given"] = ref.identity()
+        return digest({"images": super().input_of(scan), **masks})[:16]
 
     def read(self, scan: Scan) -> Held:
         """Prepare the scan. Raises DataError if it is not of the kind that the models are for."""
+        self.writer.check(scan)
         mask, drawn = self.mask_of(scan), list[Backdrop]()
 
         def prepare(space: SpacePlan, brain: BrainExtraction | None, look: Change) -> Prepared:
@@ -171,8 +181,8 @@ class _Predicting(Work[Held, tuple[Made, Backdrop]]):
 
             return scan.prepare(space, brain, mask, looked)
 
-        given = self.models.take(prepare, scan.modality, scan.name, self.choice.anyway)
-        digests = {each[:DIGITS] for each in scan.digests()}
+        given = self.models.take(prepare, scan.modality(self.writer.channels), scan.name, self.choice.anyway)
+        digests = {each[:DIGITS] for each in scan.digests().values()}
         seen = any(digests & set(artifact.meta.seen) for artifact in self.models.artifacts)
         return Held(Given(given.prepared, [*given.remarks, *([SEEN] if seen else [])]), drawn[0])
 
@@ -188,6 +198,6 @@ class _Predicting(Work[Held, tuple[Made, Backdrop]]):
             files.append(self.writer.path(scan, "findings", ".csv"))
             write_text(files[-1], made.findings.replace(",", "\t") if files[-1].suffix == ".tsv" else made.findings)
         names = [file.relative_to(self.writer.folder).as_posix() for file in files]
-        case = {**made.said, "remarks": [*made.remarks, *said], "files": names}
+        case = {**made.said, "remarks": made.remarks, "notes": said, "files": names}
         self.pictures.add(scan.name, rank_of(case), backdrop, made.prepared.native, made.layers)
         return case

@@ -11,7 +11,7 @@ import medae
 from medae.artifact import Artifact
 from medae.config import digest, validate
 from medae.data.bids_names import entities_of
-from medae.errors import DataError
+from medae.errors import DataError, MedaeError
 from medae.export.at_work import Layer
 from medae.export.nifti import write_native
 from medae.export.nrrd import write_nrrd, write_seg_nrrd
@@ -59,6 +59,15 @@ class Writer:
         name = stem(self.output) if self.single else scan.name
         return self.folder / f"{name}{'_' if layer else ''}{layer}{ending}"
 
+    def files(self, scan: Scan, layers: Sequence[str]) -> list[Path]:
+        """All that are written of a scan. layers: their names."""
+        findings = [self.path(scan, "findings", ".csv")] if "heatmap" in layers else []
+        return [*(self.path(scan, layer) for layer in layers), *findings]
+
+    def beside(self) -> list[Path]:
+        """The files of the folder as a whole."""
+        return []
+
     def write(self, scan: Scan, native: NativeGrid, layers: list[Layer]) -> tuple[list[Path], list[str]]:
         """The files that were written, and what is to be said of them."""
         files = []
@@ -73,6 +82,10 @@ class Writer:
 
 class NNUNetWriter(Writer):
     """The names of nnU-Net, which are those of NIfTI here, and its ``dataset.json``."""
+
+    def beside(self) -> list[Path]:
+        """``dataset.json``."""
+        return [self.folder / "dataset.json"]
 
     def finish(self) -> None:
         """Write ``dataset.json``."""
@@ -101,22 +114,41 @@ class BIDSWriter(Writer):
 
     def path(self, scan: Scan, layer: str, ending: str = ".nii.gz") -> Path:
         """In the folders of the subject and the session."""
-        source = next(iter(scan.paths.values()))[0]
-        entities = entities_of(source)
-        if "sub" not in entities:
-            entities = {"sub": re.sub(r"[^A-Za-z0-9]", "", scan.name) or "scan"}
+        entities = self._entities(scan)
         parts = [f"{key}-{value}" for key, value in entities.items()]
         place = self.folder.joinpath(*[part for part in parts if part.startswith(("sub-", "ses-"))], "anat")
         if ending == ".csv":
             ending = ".tsv"
         return place / f"{'_'.join([*parts, self.SUFFIXES[layer]])}{ending}"
 
+    def _entities(self, scan: Scan) -> dict[str, str]:
+        """Those of the file's name, where that is the user's own word for the scan, else those of its id."""
+        by_file = scan.case is None or self._is_bids(scan)
+        found = entities_of(next(iter(scan.paths.values()))[0]) if by_file else entities_of(Path(f"{scan.name}_scan"))
+        found = {key: value for key, value in found.items() if key != "desc"}
+        return found if "sub" in found else {"sub": re.sub(r"[^A-Za-z0-9]", "", scan.name) or "scan"}
+
+    def _is_bids(self, scan: Scan) -> bool:
+        return scan.manifest is not None and scan.manifest.source == "bids"
+
+    def files(self, scan: Scan, layers: Sequence[str]) -> list[Path]:
+        """With the sidecars."""
+        found = super().files(scan, layers)
+        return [*found, *(self.path(scan, layer, ".json") for layer in layers)]
+
+    def beside(self) -> list[Path]:
+        """What describes the derivative."""
+        return [self.folder / name for name in ("dataset_description.json", ".bidsignore", "dseg.tsv")]
+
     def write(self, scan: Scan, native: NativeGrid, layers: list[Layer]) -> tuple[list[Path], list[str]]:
         """With a sidecar that names the source and what values mean."""
         files, said = super().write(scan, native, layers)
-        source = [path.name for paths in scan.paths.values() for path in paths[:1]]
+        source = []
+        if self._is_bids(scan) and scan.case is not None:
+            source = [f"bids::{file}" for ref in scan.case.images.values() for file in ref.files]
         for layer, file in zip(layers, list(files), strict=True):
-            sidecar: dict[str, Any] = {"Sources": source, "SpatialReference": "orig", "GeneratedBy": [self.about]}
+            sidecar: dict[str, Any] = {"SpatialReference": "orig", "GeneratedBy": [self.about]}
+            sidecar |= {"Sources": source} if source else {}
             if layer.labels is not None:
                 sidecar["LabelMap"] = {name: value for value, name in layer.labels.items()}
             if layer.meaning:
@@ -183,24 +215,27 @@ class DICOMWriter(Writer):
         series, algorithm = self._series(scan), Algorithm(self._digest())
         codes = {name: validate(SegmentCode, code, where=f"codes.{name}") for name, code in self.codes.items()}
         files, said = [], list[str]()
-        for layer in layers:
-            files.append(self.path(scan, layer.name))
-            if layer.labels is not None:
-                found = write_segmentation(
-                    layer.array, native, series, files[-1], names=layer.labels, codes=codes, algorithm=algorithm
-                )
-            else:
-                found = write_parametric_map(
-                    layer.array,
-                    native,
-                    series,
-                    files[-1],
-                    quantity=ANOMALY_SCORE if layer.name == "heatmap" else DISAGREEMENT,
-                    unit=NO_UNITS,
-                    window=layer.window,
-                    algorithm=algorithm,
-                )
-            said += found
+        try:
+            for layer in layers:
+                files.append(self.path(scan, layer.name))
+                if layer.labels is not None:
+                    said += write_segmentation(
+                        layer.array, native, series, files[-1], names=layer.labels, codes=codes, algorithm=algorithm
+                    )
+                else:
+                    quantity = ANOMALY_SCORE if layer.name == "heatmap" else DISAGREEMENT
+                    said += write_parametric_map(
+                        layer.array,
+                        native,
+                        series,
+                        files[-1],
+                        quantity=quantity,
+                        unit=NO_UNITS,
+                        window=layer.window,
+                        algorithm=algorithm,
+                    )
+        except MedaeError as error:  # which may name a file of the series, and such names are those of patients
+            raise type(error)(error.what, where=scan.name, remedy=error.remedy) from error
         return files, list(dict.fromkeys(said))
 
     def _series(self, scan: Scan) -> list[Path]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medae.artifact import Artifact
 from medae.export.at_work import Layer
+from medae.export.beside import written_beside
 from medae.report.html import Report, Tile, format_value
 from medae.report.view import Backdrop, View, drawn_over
 from medae.report.viewer import MOST
 from medae.volume import NativeGrid
+from pipelines.files import read_json, write_json
 
+RANKS = ".ranks.json"
 TILES = 60
 """Pictures on the page, at most."""
 
@@ -32,16 +34,27 @@ class Pictures:
         shown = [layer for layer in layers if layer.name in TITLES]
         overlays = [drawn_over(backdrop, native, TITLES[each.name], each.array, each.labels, each.window) for each in shown]
         view = View(name, backdrop, overlays)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{name}.webp").write_bytes(view.tile())
-        kept = sorted((json.loads(path.read_text())["rank"], path) for path in self.folder.glob("*.json"))
-        others = [entry for entry in kept if entry[1].stem != name]
-        if len(others) >= MOST and rank <= others[-MOST][0]:
+        with written_beside(self.folder / f"{name}.webp") as new:
+            new.write_bytes(view.tile())
+        ranks = self._ranks()
+        ranks.pop(name, None)
+        if len(ranks) >= MOST and rank <= sorted(ranks.values())[-MOST]:
             (self.folder / f"{name}.json").unlink(missing_ok=True)
             return
-        (self.folder / f"{name}.json").write_text(json.dumps({"rank": rank, **view.content()}))
-        for _, path in others[: max(0, len(others) + 1 - MOST)]:
-            path.unlink()
+        write_json(self.folder / f"{name}.json", view.content())
+        ranks[name] = rank
+        for last in sorted(ranks, key=lambda each: ranks[each])[: max(0, len(ranks) - MOST)]:
+            ranks.pop(last)
+            (self.folder / f"{last}.json").unlink(missing_ok=True)
+        write_json(self.folder / RANKS, ranks)
+
+    def keep(self, names: Container[str]) -> None:
+        """Let go of the pictures of all other scans."""
+        for path in self.folder.glob("*"):
+            if path.name != RANKS and path.stem not in names:
+                path.unlink()
+        if ranks := self._ranks():
+            write_json(self.folder / RANKS, {name: rank for name, rank in ranks.items() if name in names})
 
     def tile(self, name: str) -> bytes | None:
         """The picture of a scan, if it was drawn."""
@@ -51,7 +64,19 @@ class Pictures:
     def views(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Of these scans the contents of those that are kept, in this order."""
         paths = [self.folder / f"{name}.json" for name in names]
-        return [json.loads(path.read_text()) for path in paths if path.is_file()][:MOST]
+        return [content for path in paths if (content := _read(path))][:MOST]
+
+    def _ranks(self) -> dict[str, float]:
+        """Of the views that are kept."""
+        return _read(self.folder / RANKS)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON of a file; nothing where it is not there, or damaged."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}
 
 
 def rank_of(case: Mapping[str, Any]) -> float:

@@ -62,6 +62,8 @@ def _value(kind: Any, info: OptionInfo) -> list[str]:
 
 def _default(kind: Any, parameter: Parameter) -> str:
     default = parameter.default
+    if default is Parameter.empty:
+        return "required"
     if kind is bool:
         return "on" if default else "off"
     if default is None:

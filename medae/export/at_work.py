@@ -67,9 +67,9 @@ class Made:
 
 
 class AtWork:
-    """Models on a device. main: name of the first layer."""
+    """Models on a device. layers: names of what they give of a scan."""
 
-    main = ""
+    layers: tuple[str, ...] = ("",)
 
     def __init__(self, artifacts: Sequence[Artifact], device: torch.device) -> None:
         self.artifacts, self.device = list(artifacts), device
@@ -80,16 +80,16 @@ class AtWork:
 
         Raises DataError if it is not of the kind that the models were trained on, unless it is wanted ``anyway``.
         """
-        known: dict[str, Prepared] = {}
+        known: dict[str, tuple[Prepared, Look]] = {}
         prepared, remarks = [], list[str]()
         for artifact, brain in zip(self.artifacts, self._brains, strict=True):
             space, look = artifact.meta.plan.space, Look()
             name = digest(space)
             if name not in known:
-                known[name] = prepare(space, brain, look)
-                found = differences(space, artifact.meta.domain, known[name], look, modality)
-                remarks += refuse(found, where, anyway)
-            prepared.append(known[name])
+                known[name] = prepare(space, brain, look), look
+            own, seen = known[name]
+            remarks += refuse(differences(space, artifact.meta.domain, own, seen, modality), where, anyway)
+            prepared.append(own)
         return Given(prepared, list(dict.fromkeys(remarks)))
 
     def apply(self, given: Given, where: str) -> Made:
@@ -113,6 +113,8 @@ class Segmenting(AtWork):
     def __init__(self, artifacts: Sequence[Artifact], device: torch.device, flips: bool = False) -> None:
         super().__init__(artifacts, device)
         self._segmenters = [self._segmenter(artifact, flips) for artifact in artifacts]
+        if sum(len(each.members()) for each in self._segmenters) > 1:
+            self.layers = ("", "disagreement")
 
     def _segmenter(self, artifact: Artifact, flips: bool) -> Segmenter:
         known = artifact.meta.provenance
@@ -138,14 +140,15 @@ class Segmenting(AtWork):
             said |= {"disagreement_mean": float(inside.mean()) if inside.size else None}
         remarks = list(given.remarks)
         if found.on_plan is not None:
-            remarks += cut_off(found.on_plan, self.artifacts[0].meta.domain, given.prepared[0], names)
-        return Made(given.prepared[0], layers, said, remarks)
+            for artifact in self.artifacts:
+                remarks += cut_off(found.on_plan, artifact.meta.domain, given.prepared[0], names)
+        return Made(given.prepared[0], layers, said, list(dict.fromkeys(remarks)))
 
 
 class Detecting(AtWork):
     """Heat map, flagged mask and the mask that was scored; says the scan's score and its findings."""
 
-    main = "heatmap"
+    layers = ("heatmap", "anomaly", "mask")
 
     def __init__(self, artifacts: Sequence[Artifact], device: torch.device, flips: bool = False) -> None:
         super().__init__(artifacts, device)

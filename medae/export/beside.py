@@ -25,6 +25,6 @@ def written_beside(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(
             f"The result cannot be written: {error.strerror or error}.",
-            where=path,
+            where=path.name,
             remedy="Free space or choose another folder.",
         ) from error

@@ -2,8 +2,8 @@
 
 ``predict`` takes one of
 
-- the path of a scan (a NIfTI file, or the folder of a DICOM series): it returns the label map of a segmenter (int16), or the
-  heat map of a detector (float32), on the voxels of the file;
+- the path of a scan (a NIfTI file, or the folder of a DICOM series), or a list of paths: it returns the label map of a
+  segmenter (int16), or the heat map of a detector (float32), on the voxels of the file;
 - a table with a column ``path``, and ``output`` if results are to be written there as NIfTI: it returns a table of the
   numbers that ``medae predict`` gives. This is what ``mlflow models predict --content-type csv`` takes;
 - a float32 array ``[B, C, *S]``: images on the plan's grid, normalised by its intensity scheme, channels in its order. It
@@ -24,7 +24,7 @@ import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from medae.artifact import Artifact, load_artifact
-from medae.errors import DataError
+from medae.errors import DataError, MedaeError
 from medae.export.at_work import AtWork, Made, put_to_work
 from medae.export.nifti import write_native
 from medae.models.networks import Network
@@ -35,15 +35,14 @@ class ScanModel(PythonModel):
     """A medae model behind MLflow's interface."""
 
     artifact: Artifact
-    network: Network
     device: torch.device
-    models: AtWork | None = None
+    _network: Network | None = None
+    _models: AtWork | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the artifact that lies beside this code, on the GPU if there is one."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.artifact = load_artifact(Path(context.artifacts["config"]).parent)
-        self.network = self.artifact.model().to(self.device)
 
     def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
         """See the head of this file. Raises DataError for other input."""
@@ -53,6 +52,8 @@ class ScanModel(PythonModel):
                 return self._scan(str(given)).layers[0].array
             case pd.DataFrame() if "path" in given:
                 return pd.DataFrame([self._row(row) for row in given.to_dict("records")])
+            case list() if given and all(isinstance(each, str) for each in given):
+                return [self._scan(each).layers[0].array for each in given]
             case list() | np.ndarray():
                 return self._maps(np.asarray(given))
         raise DataError(
@@ -69,14 +70,16 @@ class ScanModel(PythonModel):
                 where="model_input",
                 remedy=f"Give [B, {encoder.in_channels}, {', '.join('IJK'[: encoder.spatial_dims])}], float32.",
             )
+        if self._network is None:
+            self._network = self.artifact.model().to(self.device)
         with torch.inference_mode():
-            finest = self.network(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device)).finest
+            finest = self._network(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device)).finest
         maps: np.ndarray = finest.cpu().numpy()
         return maps
 
     def _scan(self, path: str) -> Made:
-        if self.models is None:
-            self.models = put_to_work([self.artifact], ["the model"], self.device)
+        if self._models is None:
+            self._models = put_to_work([self.artifact], ["the model"], self.device)
         places = [Path(part).expanduser() for part in path.split(";")]
         channels = self.artifact.meta.plan.space.channels
         if len(places) != len(channels):
@@ -89,16 +92,21 @@ class ScanModel(PythonModel):
             name: sorted(each for each in place.iterdir() if each.is_file()) if place.is_dir() else [place]
             for name, place in zip(channels, places, strict=True)
         }
-        given = self.models.take(
+        given = self._models.take(
             lambda space, brain, look: prepare_files(files, space, brain=brain, change=look), "unknown", places[0].name
         )
-        return self.models.apply(given, places[0].name)
+        return self._models.apply(given, places[0].name)
 
     def _row(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The numbers of one scan; its main layer is written if that is asked for."""
-        made = self._scan(str(asked["path"]))
-        if output := asked.get("output"):
-            write_native(made.layers[0].array, made.prepared.native, Path(output), labels=made.layers[0].labels is not None)
+        """The numbers of one scan, or why there are none; its main layer is written if that is asked for."""
+        output = asked.get("output")
+        try:
+            made = self._scan(str(asked["path"]))
+            if isinstance(output, str) and output:
+                layer = made.layers[0]
+                write_native(layer.array, made.prepared.native, Path(output), labels=layer.labels is not None)
+        except MedaeError as error:
+            return {**asked, "error": str(error)}
         rows: dict[str, Any] = dict(asked)
         for key, value in made.said.items():
             rows |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}

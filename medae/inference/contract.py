@@ -104,15 +104,17 @@ def cut_off(labels_IJK: np.ndarray, domain: Domain | None, prepared: Prepared, n
 def _modality(space: SpacePlan, domain: Domain | None, look: Look, modality: Modality) -> list[Difference]:
     known = {each for each in (domain.modalities if domain else ()) if each != "unknown"}
     wants = "CT" if space.intensity.kind == "ct_window" else next(iter(known)) if len(known) == 1 else None
-    if any(count is not None and count <= FEW_VALUES for count in look.values):
-        text = f"The image has {min(each for each in look.values if each is not None)} different values: it is a label map."
-        return [Difference(text, True, "Give the scan itself.")]
+    counts = [count for count in look.values if count is not None]
+    if len(counts) == len(look.values) and all(1 < count <= FEW_VALUES for count in counts):
+        return [
+            Difference(f"The image has {max(counts)} different values: it is a label map.", True, "Give the scan itself.")
+        ]
     if wants is None:
         return []
     if modality not in ("unknown", wants):
         return [Difference(f"The model is for {wants}, and the image is {modality}.", True, f"Give {wants}.")]
-    if wants == "CT" and min(look.lowest) >= 0:
-        text = "The model is for CT in Hounsfield units, and no value of the image is below 0."
+    if wants == "CT" and min(look.lowest) >= 0 and (domain is None or domain.lowest is None or domain.lowest[1] < 0):
+        text = "The model is for CT in Hounsfield units, and hardly a value of the image is below 0."
         return [Difference(text, True, "Give CT whose rescale intercept was applied.")]
     if wants == "MR" and min(look.lowest) < HU_OF_AIR:
         text = f"The model is for MR, and the image has values down to {min(look.lowest):.0f}, as CT has."

@@ -30,6 +30,7 @@ class Domain(Config):
     scans: how many. modalities: of their images. spacing: of the files' voxels, mm along I, J, K (right, anterior,
     superior). extent: of the foreground's box, mm along I, J, K. absent: channels that some of the scans lacked. reached: by
     label value, the sides of the image that the structure reached in some scan; 0 is the brain where the foreground is one.
+    lowest: of CT, the 0.5th percentile of the foreground, HU (no lower than the plan's window); None of other images.
     """
 
     scans: int = Field(ge=1)
@@ -38,6 +39,7 @@ class Domain(Config):
     extent: tuple[Range, Range, Range]
     absent: tuple[str, ...] = ()
     reached: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+    lowest: Range | None = None
 
     def in_words(self) -> dict[str, str]:
         """In words, for a model card."""
@@ -59,10 +61,14 @@ class Domain(Config):
 def domain_of(manifest: Manifest, store: Store, target: str | None = None) -> Domain:
     """Of the cases of a manifest, all in the store. target: the label map whose structures are followed."""
     spacings, extents, absent, reached = [], [], set[str](), dict[int, set[str]]()
+    lowest, scheme = [], store.space.intensity
     for case in manifest.cases:
         entry = store[case.id]
         spacings.append(spacing_of(entry.native.ras()[1]))
         extents.append([size * step for size, step in zip(entry.shape, entry.spacing, strict=True)])
+        if scheme.kind == "ct_window":
+            inside = np.asarray(entry.image)[:, np.asarray(entry.mask[0])]
+            lowest.append(float(np.percentile(inside, 0.5)) * scheme.std + scheme.mean)
         absent |= {name for name, there in zip(store.space.channels, entry.present, strict=True) if not there}
         if target is not None and target in entry.targets:
             for label, sides in sides_reached(entry.targets[target][0], entry.native).items():
@@ -80,6 +86,7 @@ def domain_of(manifest: Manifest, store: Store, target: str | None = None) -> Do
         extent=(i_mm, j_mm, k_mm),
         absent=tuple(name for name in store.space.channels if name in absent),
         reached={label: tuple(sorted(sides)) for label, sides in sorted(reached.items())},
+        lowest=_range(lowest) if lowest else None,
     )
 
 

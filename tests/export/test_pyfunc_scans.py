@@ -97,3 +97,12 @@ def test_mlflow_models_predict_takes_a_table_of_paths(work: Path, tmp_path: Path
         mask = nib.load(tmp_path / f"{number}.nii.gz")
         assert np.array_equal(mask.affine, AFFINE)
         assert row["volume_ml.organ"] == pytest.approx(np.count_nonzero(mask.dataobj) * 1.5**3 / 1000)
+
+
+def test_a_scan_that_fails_does_not_take_the_numbers_of_the_others(work: Path, tmp_path: Path) -> None:
+    model = mlflow.pyfunc.load_model("models:/one@newest")
+    rows = pd.DataFrame({"path": [str(work / "scan0.nii.gz"), str(tmp_path / "nothing.nii.gz")], "output": [None, np.nan]})
+    found = model.predict(rows)
+    assert found["volume_ml.organ"][0] > 0 and "does not exist" in found["error"][1]
+    maps = model.predict([str(work / "scan0.nii.gz"), str(work / "scan1.nii.gz")])
+    assert len(maps) == 2 and maps[0].shape == (9, 10, 11)

@@ -54,8 +54,8 @@ def test_a_like_scan_is_not_spoken_of(tmp_path: Path):
     [
         (mr(), domain("CT"), CT, "MR", "The model is for CT, and the image is MR"),
         (hounsfield(), domain(), MR, "CT", "The model is for MR, and the image is CT"),
-        (mr(), domain("CT"), CT, "unknown", "no value of the image is below 0"),
-        (mr(), None, CT, "unknown", "no value of the image is below 0"),
+        (mr(), domain("CT"), CT, "unknown", "hardly a value of the image is below 0"),
+        (mr(), None, CT, "unknown", "hardly a value of the image is below 0"),
         (hounsfield(), domain(), MR, "unknown", "values down to -9.. as CT has"),
         (np.arange(8000).reshape(20, 20, 20) // 2000, domain(), MR, "unknown", "4 different values: it is a label map"),
     ],
@@ -67,6 +67,19 @@ def test_another_modality_and_label_maps_are_refused(tmp_path, values, own, spac
         refuse([found], "scan", anyway=False)
     assert caught.value.where == "scan" and "--anyway" in caught.value.remedy
     assert refuse([found], "scan", anyway=True) == [found.text]
+
+
+def test_ct_that_is_like_the_training_scans_is_taken(tmp_path: Path):
+    """Skull-stripped CT, or CT that was stored clipped from 0."""
+    assert said(tmp_path, mr(), domain("CT", lowest=(-3.0, 0.0)), CT, "CT") == []
+    assert [each.refused for each in said(tmp_path, mr(), domain("CT", lowest=(-900.0, -50.0)), CT, "CT")] == [True]
+
+
+def test_an_empty_channel_is_no_label_map(tmp_path: Path):
+    prepared, _ = look_at(tmp_path, mr())
+    assert differences(MR, domain(), prepared, Look([0.0], [1]), "unknown") == []
+    (found,) = differences(MR, domain(), prepared, Look([0.0], [2]), "unknown")
+    assert found.text == "The image has 2 different values: it is a label map."
 
 
 def test_where_the_training_scans_do_not_say_what_they_are_nothing_is_guessed(tmp_path: Path):

@@ -19,7 +19,9 @@ from medae.formats.itk import read_itk
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
 from medae.preprocessing.domain import Domain
 from pipelines import predict
+from pipelines.inputs import Scan
 from pipelines.networks import network_config, seeded_network
+from pipelines.predict_output import Writer
 
 LABELS = {0: "background", 1: "one", 2: "two"}
 AFFINE = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -127,6 +129,114 @@ def test_several_models_are_averaged_and_their_disagreement_is_written(world: Pa
     assert np.array_equal(nib.load(world / "twice" / "s0.nii.gz").dataobj, labels[0])
 
 
+def test_another_model_s_files_never_pass_for_one_s_own(world: Path, monkeypatch):
+    make_model(world / "other", 1)
+    predicted(world)
+    before = {path.name: path.read_bytes() for path in (world / "out").glob("*.nii.gz")}
+    whole, count = Segmenting._apply, []
+
+    def stopped(self, given):
+        count.append(given)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return whole(self, given)
+
+    monkeypatch.setattr(Segmenting, "_apply", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        predicted(world, model="other", force=True)
+    monkeypatch.setattr(Segmenting, "_apply", whole)
+    assert not (world / "out" / "result.json").exists()
+    with pytest.raises(DataError, match="results of another model"):
+        predicted(world)
+    predicted(world, force=True)
+    assert {path.name: path.read_bytes() for path in (world / "out").glob("*.nii.gz")} == before
+
+
+def test_a_write_that_failed_is_done_again(world: Path, monkeypatch):
+    make_model(world / "other", 1)
+    full = Writer.write
+
+    def fails(self, scan, native, layers):
+        full(self, scan, native, layers[:1])
+        raise DataError("The disk is full.", where=scan.name)
+
+    monkeypatch.setattr(Writer, "write", fails)
+    with pytest.raises(DataError, match="3 of 3 scans failed"):
+        predicted(world, models=[str(world / "other")])
+    monkeypatch.setattr(Writer, "write", full)
+    assert set(predicted(world, models=[str(world / "other")])["cases"]) == {"s0", "s1", "s2"}
+
+
+def test_two_folders_into_one_and_a_scan_that_was_mended(world: Path):
+    put(world / "more" / "m0.nii.gz", 8)
+    first = predicted(world)
+    both = predicted(world, "more")
+    assert both["cases"] == {"m0": both["cases"]["m0"], **first["cases"]}
+    assert set(predicted(world)["cases"]) == {"m0", "s0", "s1", "s2"}
+    good = (world / "scans" / "s1.nii.gz").read_bytes()
+    (world / "scans" / "s1.nii.gz").write_bytes(b"broken")
+    with pytest.raises(DataError, match="1 of 3 scans failed"):
+        predicted(world)
+    (world / "scans" / "s1.nii.gz").write_bytes(good)
+    assert predicted(world)["cases"]["s1"] == first["cases"]["s1"]
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "cases.csv", "report.html"])
+def test_files_of_a_folder_that_others_made_stay(world: Path, name: str):
+    (world / "out").mkdir()
+    (world / "out" / name).write_text("precious")
+    with pytest.raises(DataError, match="no run has recorded"):
+        predicted(world, to="nnunet")
+    assert (world / "out" / name).read_text() == "precious"
+
+
+def test_results_of_two_scans_never_have_one_name(world: Path):
+    for name in ("sub-01_T1w", "sub-01_FLAIR"):
+        put(world / "flat" / f"{name}.nii.gz")
+    with pytest.raises(DataError, match="both be called sub-01_dseg"):
+        predicted(world, "flat", to="bids")
+    image = nib.load(world / "flat" / "sub-01_T1w.nii.gz")
+    nib.save(image, world / "flat" / "sub-01_T1w.nii")
+    with pytest.raises(DataError, match="both be called sub-01_T1w"):
+        predicted(world, "flat")
+
+
+def test_hashed_ids_stay_hashed_in_bids(world: Path):
+    for name in ("Meier_Eva", "sub-MuellerHans_x"):
+        put(world / "folder" / "image" / f"{name}.nii.gz", len(name))
+    make_model(world / "model", channels=("image",))
+    predicted(world, "folder", to="bids", format="folder")
+    written = " ".join(str(path.relative_to(world / "out")) for path in (world / "out").rglob("*"))
+    texts = " ".join(path.read_text() for path in (world / "out").rglob("*.json"))
+    assert "Meier" not in written + texts and "Mueller" not in written + texts
+    assert len(list((world / "out").glob("sub-*"))) == 2
+
+
+def test_a_derivative_goes_where_bids_has_it(world: Path):
+    put(world / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz", 5)
+    (world / "bids" / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
+    result = predicted(world, "bids", output="bids/derivatives/medae", to="bids")
+    assert result["cases"]["sub-01"]["files"][0] == "sub-01/anat/sub-01_dseg.nii.gz"
+    sidecar = json.loads((world / "bids/derivatives/medae/sub-01/anat/sub-01_dseg.json").read_text())
+    assert sidecar["Sources"] == ["bids::sub-01/anat/sub-01_T1w.nii.gz"]
+
+
+def test_a_damaged_picture_ends_no_run(world: Path):
+    predicted(world)
+    for path in (world / "out" / ".views").glob("*.json"):
+        path.write_text("{")
+    (world / "out" / ".views" / ".ranks.json").write_text("")
+    put(world / "scans" / "s9.nii.gz", 9)
+    assert len(predicted(world)["cases"]) == 4
+    assert "s9" in (world / "out" / "report.html").read_text()
+
+
+def test_every_model_of_several_is_asked(world: Path):
+    make_model(world / "strict", 1, domain=DOMAIN.model_copy(update={"spacing": ((0.2, 0.2),) * 3}))
+    with pytest.raises(DataError, match="Voxels are 1 mm"):
+        predicted(world, models=[str(world / "strict")])
+
+
 @pytest.mark.parametrize("facts", [{"labels": {0: "background", 1: "else", 2: "two"}}, {"channels": ("FLAIR",)}])
 def test_models_of_other_tasks_are_not_averaged(world: Path, facts):
     make_model(world / "other", 1, **facts)
@@ -144,6 +254,20 @@ def test_files_in_the_numbers_of_nnunet_are_the_channels_of_scans(world: Path):
     assert said["channel_names"] == {"0": "FLAIR", "1": "T1w"} and said["labels"] == {"background": 0, "one": 1, "two": 2}
     with pytest.raises(DataError, match="channel 1 of a scan, and the model takes 1: T1w"):
         predicted(world, "raw", output="one")
+    for number in (1, 2, 7):
+        put(world / "amos" / f"amos_{number:04}.nii.gz", number)
+    assert set(predicted(world, "amos", output="amos-out")["cases"]) == {"amos_0001", "amos_0002", "amos_0007"}
+
+
+def test_a_channel_never_takes_the_place_of_another(world: Path):
+    make_model(world / "two", channels=("FLAIR", "T1w"))
+    for name, channel in (("a_0000", 0), ("a_0001", 1), ("b_0000", 0)):
+        put(world / "raw" / f"{name}.nii.gz", channel)
+    whole = predicted(world, "raw", model="two")
+    assert "The scan lacks T1w." in whole["cases"]["b"]["remarks"]
+    scan = Scan("c", files={"T1w": world / "raw" / "a_0001.nii.gz"})
+    prepared = scan.prepare(load_artifact(world / "two").meta.plan.space, None, None)
+    assert prepared.present.tolist() == [False, True]
 
 
 def test_bids_in_bids_out(world: Path):
@@ -177,9 +301,11 @@ def test_segmentations_for_slicer(world: Path):
 
 
 def test_dicom_is_for_scans_that_are_dicom(world: Path):
-    with pytest.raises(DataError, match="this scan is no DICOM"):
+    with pytest.raises(DataError, match="3 of 3 scans failed"):
         predicted(world, to="dicom")
-    assert not (world / "out").exists()
+    failed = json.loads((world / "out" / "result.json").read_text())["failed"]
+    assert all("this scan is no DICOM" in reason for reason in failed.values())
+    assert not list((world / "out").glob("*.dcm"))
 
 
 def test_a_scan_of_another_kind_is_refused_and_the_others_are_done(world: Path, capsys):

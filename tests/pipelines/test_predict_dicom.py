@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
@@ -122,7 +123,7 @@ def test_dicom_in_dicom_out_at_the_same_places(writer, model, tmp_path):
     result = run(model, writer.folder, tmp_path / "dicom", to="dicom")
     ((name, case),) = result["cases"].items()
     assert case["files"] == [f"{name}_seg.dcm"]
-    assert any("Label 'a': in no table of codes" in remark for remark in case["remarks"])
+    assert any("Label 'a': in no table of codes" in remark for remark in case["notes"])
     plain = nib.load(tmp_path / "nifti" / f"{name}.nii.gz")
     labels = np.asarray(plain.dataobj)
     volume = segread(tmp_path / "dicom" / f"{name}_seg.dcm").get_volume(combine_segments=True)
@@ -145,3 +146,25 @@ def test_codes_of_a_user_go_before_the_shipped_ones(writer, model, tmp_path):
     (tmp_path / "codes.yaml").write_text("a: {type: liver}\n")
     with pytest.raises(ConfigError, match="scheme value meaning"):
         predict.read_codes(tmp_path / "codes.yaml")
+
+
+def test_what_fails_names_no_folder_of_the_tree(writer, model, tmp_path, monkeypatch):
+    """Folders of a tree are often called like patients."""
+    named = Writer(writer.folder / "Mustermann_Erika", "P1")
+    named.series(brain(), SeriesDescription="T1")
+    for path in writer.folder.rglob("*"):
+        if path.is_file():
+            header = pydicom.dcmread(path)
+            del header.StudyInstanceUID
+            header.save_as(path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="1 of 1 scans failed") as caught:
+        predict.run(str(model), Path("tree"), Path("out"), {"device": "cpu", "to": "dicom"})
+    texts = str(caught.value) + "".join(path.read_text() for path in (tmp_path / "out").glob("*.*"))
+    assert "Mustermann" not in texts
+
+
+def test_notes_on_headers_are_no_remarks_on_the_scan(writer, model, tmp_path):
+    writer.series(brain(), SeriesDescription="T1")
+    ((_, case),) = run(model, writer.folder, tmp_path / "out", to="dicom")["cases"].items()
+    assert case["notes"] and not any(note in case["remarks"] for note in case["notes"])

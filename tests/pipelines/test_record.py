@@ -20,15 +20,16 @@ def done(folder: Path, name: str, **said) -> dict:
 def test_a_stopped_run_goes_on_and_a_line_cut_short_is_forgotten(tmp_path: Path):
     record = Record.open(tmp_path / "result.json", "model", False)
     record.add("a", "1", done(tmp_path, "a", volume_ml={"x": 1.5}))
+    record.begin("b", ["b.nii.gz"])
     record.add("b", "2", done(tmp_path, "b"))
     growing = tmp_path / ".result.jsonl"
     growing.write_text(growing.read_text()[:-20])
     again = Record.open(tmp_path / "result.json", "model", False)
     assert again.has("a", "1") and not again.has("b", "2")
-    assert again.made(tmp_path / "a.nii.gz") and not again.made(tmp_path / "c.nii.gz")
+    assert all(again.made(tmp_path / f"{name}.nii.gz") for name in "ab") and not again.made(tmp_path / "c.nii.gz")
     again.add("b", "2", done(tmp_path, "b"))
     whole = again.close({"stage": "predict", "key": "model"}, ["b", "a"], {"c": "broken"})
-    assert list(whole["cases"]) == ["b", "a"] and not growing.exists()
+    assert list(whole["cases"]) == ["b", "a"] and not growing.exists() and "made" not in whole
     assert json.loads((tmp_path / "result.json").read_text()) == whole
     rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
     assert [(row["case"], row["volume_ml.x"], row["failed"]) for row in rows] == [
