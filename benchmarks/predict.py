@@ -9,8 +9,8 @@ MODEL is a segmenter of one channel and volumes, the folder of an artifact. Cell
 
 - ``medae``: the command as a user gives it, with all that it does: digests, the look at the scan, files, report.
 - ``steps``: the same steps one after the other: the difference is what overlapping is worth.
-- ``monai``: MONAI's transforms and sliding window, written down as its tutorials do: load, nearest RAS, spacing, intensities
-  by the plan's scheme over non-zero voxels, Gaussian windows that overlap by half, argmax, resampled to the grid of the file,
+- ``monai``: MONAI's transforms and sliding window, written down as its tutorials do: load, nearest RAS, spacing, the
+  plan's intensities over non-zero voxels, Gaussian windows that overlap by half, argmax, resampled to the grid of the file,
   saved. It writes no report, and its masks are close to medae's, not the same: the share of voxels that agree stands beside.
 
 Seconds are of the wall clock, the imports of medae's and MONAI's programs included; memory is the highest resident set of
