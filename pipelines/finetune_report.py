@@ -10,7 +10,14 @@ import numpy as np
 
 from medae.data.case import Case, ImageRef
 from medae.metrics.segmentation import case_dice
-from medae.report.figures_segmentation import OverlayCase, best_median_worst, case_overlays, dice_by_volume, dice_strip
+from medae.report.figures_segmentation import (
+    OverlayCase,
+    best_median_worst,
+    case_overlays,
+    dice_by_volume,
+    dice_strip,
+    reliability_diagram,
+)
 from medae.report.figures_training import loss_curves, rate_curves
 from medae.report.html import Report
 from medae.report.view import View
@@ -72,6 +79,14 @@ def make_report(
     if dice[own]:
         figure = dice_by_volume(_volumes(results.metrics[own]["cases"]), stage.figure("dice-volume"))
         report.figure(figure, f"Dice against the volume of the reference: {own}.", "chart")
+        reliability = {arm: found for arm, found in results.facts["reliability"].items() if found["bins"]}
+        if reliability:
+            report.figure(
+                reliability_diagram(reliability, stage.figure("reliability")),
+                "Is the network right as often as it is sure? Voxels that it or the reference labels, over all test cases. "
+                "Below the diagonal it is too sure. The expected calibration error stands beside each arm.",
+                "chart",
+            )
         if config.registered:  # one of many trainings is not looked through
             report.text("The worst test cases first:").viewer(_to_look_through(setting, own, dice[own]))
     report.section("Training")

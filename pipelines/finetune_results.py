@@ -13,6 +13,7 @@ from torch import nn
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
+from medae.metrics.reliability import Reliability
 from medae.metrics.segmentation import LabelScore, case_dice, summarise
 from medae.metrics.statistics import ONE_DRAW, PairedDifference, paired_difference
 from medae.preprocessing.domain import domain_of
@@ -46,8 +47,11 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     models = {arm: found.model for arm, found in trained.items()}
     models |= {member.name: member.network for found in trained.values() for member in found.alone}
     models = {name: model.to(stage.device) for name, model in models.items()}
-    scores = setting.score(models, sides.scored, stage.folder / "predictions", mirrored=setting.mirrored)
+    sure: dict[str, Reliability] = {}
+    folder = stage.folder / "predictions"
+    scores = setting.score(models, sides.scored, folder, mirrored=setting.mirrored, reliability=sure)
     facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
+    facts["reliability"] = {arm: {"error": sure[arm].error(), "bins": sure[arm].rows()} for arm in trained if arm in sure}
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(
             sides.training, sides.scored, config.target, setting.labels, config.tolerance

@@ -13,6 +13,7 @@ from medae.augmentation.augment import Augmentation
 from medae.augmentation.streams import augment_streams
 from medae.data.case import Manifest
 from medae.errors import TransferError
+from medae.metrics.reliability import Reliability
 from medae.metrics.segmentation import LabelScore, summarise
 from medae.models.networks import Network
 from medae.objectives.base import Objective
@@ -77,9 +78,16 @@ class Setting:
         )
 
     def score(
-        self, models: Mapping[str, nn.Module], cases: Manifest, folder: Path, *, mirrored: Sequence[int] = ()
+        self,
+        models: Mapping[str, nn.Module],
+        cases: Manifest,
+        folder: Path,
+        *,
+        mirrored: Sequence[int] = (),
+        reliability: dict[str, Reliability] | None = None,
     ) -> dict[str, dict[str, dict[str, LabelScore]]]:
-        """Scores by model, case and label, in each scan's own space; the predictions are left in the folder."""
+        """Scores by model, case and label, in each scan's own space; the predictions are left in the folder.
+        reliability: see ``score_arms``."""
         return score_arms(
             models,
             cases,
@@ -91,6 +99,7 @@ class Setting:
             tolerance=self.config.tolerance,
             folder=folder,
             screen=self.stage.screen,
+            reliability=reliability,
         )
 
 

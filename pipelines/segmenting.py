@@ -18,6 +18,7 @@ from medae.export.nifti import write_native
 from medae.formats.read import read_volume
 from medae.inference.brainmask import extraction_of
 from medae.inference.combine import Segmenter, segment
+from medae.metrics.reliability import Reliability
 from medae.metrics.segmentation import LabelScore, case_metrics
 from medae.plan import Plan
 from medae.preprocessing.prepare import prepare_case
@@ -122,15 +123,23 @@ def score_arms(
     tolerance: float,
     folder: Path,
     screen: Screen,
+    reliability: dict[str, Reliability] | None = None,
 ) -> dict[str, dict[str, dict[str, LabelScore]]]:
-    """Scores by arm, case and label. Predictions are written to ``folder/<arm>/<case>.nii.gz``."""
+    """Scores by arm, case and label. Predictions are written to ``folder/<arm>/<case>.nii.gz``.
+
+    reliability: takes in, by arm, how sure each was of which label.
+    """
     scores: dict[str, dict[str, dict[str, LabelScore]]] = {arm: {} for arm in models}
     with screen.progress("Scoring cases") as report:
         for done, case in enumerate(test.cases, start=1):
             prepared = prepare_case(test, case, plan.space, brain=extraction_of(plan.space))
             truth, spacing = reference(test, case, target)
             for arm, model in models.items():
-                found = segment([Segmenter(model, plan, device, mirrored)], [prepared]).labels
+                sure = reliability is not None
+                segmented = segment([Segmenter(model, plan, device, mirrored)], [prepared], confidence=sure)
+                found = segmented.labels
+                if reliability is not None and segmented.confidence is not None:
+                    reliability.setdefault(arm, Reliability()).add(segmented.confidence, found, truth)
                 (folder / arm).mkdir(parents=True, exist_ok=True)
                 write_native(found, prepared.native, folder / arm / f"{case.id}.nii.gz", labels=True)
                 scores[arm][case.id] = case_metrics(found, truth, spacing, labels, tolerance)

@@ -46,14 +46,15 @@ class Segmenter:
 class Segmented:
     """labels: int16 ``[*shape]`` on the file's own axes. disagreement: float32, same shape, 0 (all alike) to 1 (each sure of
     another label); None of a single network. on_plan: the labels on the first plan's grid ``[I, J, K]``; None where the
-    members do not share one."""
+    members do not share one. confidence: float32, same shape, the mean probability of the label; None unless asked for."""
 
     labels: np.ndarray
     disagreement: np.ndarray | None
     on_plan: np.ndarray | None
+    confidence: np.ndarray | None = None
 
 
-def segment(segmenters: Sequence[Segmenter], prepared: Sequence[Prepared]) -> Segmented:
+def segment(segmenters: Sequence[Segmenter], prepared: Sequence[Prepared], *, confidence: bool = False) -> Segmented:
     """What segmenters of the same labels make of a scan.
 
     prepared: the scan in each one's space. Where that is one space, probabilities are averaged there, else on the voxels of
@@ -66,11 +67,16 @@ def segment(segmenters: Sequence[Segmenter], prepared: Sequence[Prepared]) -> Se
             for maps in segmenter.probabilities(own):
                 total.add(maps if shared else torch.from_numpy(_whole(maps, own)))
         labels, disagreement = total.labels(), total.disagreement()
+        sure = total.confidence() if confidence else None
     if not shared:
-        return Segmented(labels.numpy(), None if disagreement is None else disagreement.numpy(), None)
-    on_file = labels_to_native(labels[None], prepared[0])
-    unsure = None if disagreement is None else maps_to_native(disagreement[None], prepared[0])[0]
-    return Segmented(on_file, unsure, labels.numpy())
+        arrays = [None if each is None else each.numpy() for each in (disagreement, sure)]
+        return Segmented(labels.numpy(), arrays[0], None, arrays[1])
+
+    def on_file(each: Tensor | None, fill: float) -> np.ndarray | None:
+        return None if each is None else maps_to_native(each[None], prepared[0], fill)[0]
+
+    native = labels_to_native(labels[None], prepared[0])
+    return Segmented(native, on_file(disagreement, 0.0), labels.numpy(), on_file(sure, 1.0))
 
 
 class _Mean:
@@ -88,6 +94,9 @@ class _Mean:
 
     def labels(self) -> Tensor:
         return self.sum.argmax(dim=0).to(torch.int16)
+
+    def confidence(self) -> Tensor:
+        return self.sum.amax(dim=0) / self.count
 
     def disagreement(self) -> Tensor | None:
         """The mutual information as a share of the most that so many members can have."""

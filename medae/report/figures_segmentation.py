@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -155,6 +156,23 @@ def _panel(
 
 Points = dict[str, tuple[float, float]]
 """Where the dot of each case is."""
+
+
+def reliability_diagram(arms: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Share of right labels against confidence. arms: by name, ``bins`` (confidence, share right, voxels) and ``error``."""
+    figure = canvas.chart(5.2, 4.6)
+    axes = figure.add_subplot()
+    canvas.tidy(axes, "Confidence and truth", x="confidence in the label", y="share of right labels")
+    axes.plot([0, 1], [0, 1], color=canvas.MUTED, linewidth=0.8, linestyle="--")
+    for place, (arm, found) in enumerate(arms.items()):
+        sure, right, counts = (np.array(values) for values in zip(*found["bins"], strict=True))
+        colour = canvas.SERIES[place % len(canvas.SERIES)]
+        axes.plot(sure, right, color=colour, linewidth=1.4, label=f"{arm}, error {found['error']:.3f}")
+        axes.scatter(sure, right, s=10 + 110 * counts / counts.sum(), color=colour, zorder=3)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", title="points: by their number of voxels", title_fontsize=7)
+    return canvas.save(figure, path)
 
 
 def dice_by_volume(labels: Mapping[str, Mapping[str, tuple[float, float]]], path: Path) -> Path:

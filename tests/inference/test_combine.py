@@ -88,3 +88,16 @@ def test_outside_the_crop_there_is_background():
     pair = [Segmenter(Says(0.4, 0.6), plan_of(), CPU), Segmenter(Says(0.4, 0.6), plan_of(), CPU)]
     apart = segment(pair, [half, scan()])
     assert (apart.labels[..., :4] == 1).all() and (apart.labels[..., 4:] == 0).all(), "0.7 for background there"
+
+
+def test_the_confidence_is_the_mean_probability_of_the_label():
+    one = scan()
+    found = segment(of((0.9, 0.1), (0.3, 0.7)), [one, one], confidence=True)
+    assert found.confidence == pytest.approx(np.full((8, 8, 8), 0.6), abs=1e-5)
+    assert segment(of((0.9, 0.1)), [one]).confidence is None
+    pair = [Segmenter(Says(0.9, 0.1), plan_of(), CPU), Segmenter(Says(0.0, 1.0), plan_of(2.0), CPU)]
+    assert segment(pair, [one, scan(2.0)], confidence=True).confidence == pytest.approx(np.full((8, 8, 8), 0.55), abs=1e-5)
+    cropped = scan(crop=((0, 8), (0, 8), (0, 4)))
+    half = Prepared("scan", cropped.image[..., :4], cropped.present, cropped.mask[..., :4], {}, cropped.native, np.eye(4))
+    outside = segment(of((0.4, 0.6)), [half], confidence=True).confidence
+    assert (outside[..., 4:] == 1).all() and outside[..., :4] == pytest.approx(np.full((8, 8, 4), 0.6), abs=1e-5)

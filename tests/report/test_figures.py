@@ -31,9 +31,11 @@ from medae.report.figures_segmentation import (
     OverlayCase,
     best_median_worst,
     case_overlays,
+    dice_by_volume,
     dice_strip,
     label_colours,
     overlay,
+    reliability_diagram,
 )
 from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.report.mosaic import Mosaic, Panel, Row, draw, window, windows_of
@@ -142,6 +144,15 @@ def test_best_median_worst_by_hand() -> None:
     assert best_median_worst({"a": 0.3, "b": 0.2}) == {"Best": "a", "Worst": "b"}
     with pytest.raises(DataError):
         best_median_worst({})
+
+
+def test_confidence_and_size_are_drawn_in_the_colours_of_arms_and_labels(tmp_path: Path) -> None:
+    arms = {"a": {"bins": [(0.55, 0.5, 10), (0.95, 0.7, 90)], "error": 0.2}, "b": {"bins": [(0.9, 0.9, 5)], "error": 0.0}}
+    drawn = reliability_diagram(arms, tmp_path / "reliability.png")
+    assert count_of(drawn, canvas.SERIES[0]) > count_of(drawn, canvas.SERIES[1]) > 50
+    found = dice_by_volume({"one": {"c": (0.5, 0.9), "d": (20.0, 0.2)}, "two": {"c": (3.0, 0.8)}}, tmp_path / "volume.png")
+    assert min(count_of(found, label_colour(1)), count_of(found, label_colour(2))) > 20
+    assert dice_by_volume({}, tmp_path / "none.png").is_file()
 
 
 def test_dice_strip_draws_arms_that_share_some_cases(tmp_path: Path) -> None:
