@@ -134,12 +134,13 @@ def find_inputs(
 
 
 def _are_channels(files: Sequence[Path], channels: Sequence[str]) -> bool:
-    """Whether files end in numbers that are channels: those of every NAME begin with 0000. Else they are just numbered."""
+    """Whether files end in numbers that are channels. Those for a model of one channel may just be numbered scans: then not
+    every NAME has a 0000."""
     matches = [CHANNEL_NUMBER.fullmatch(stem(file)) for file in files]
     named = [match for match in matches if match is not None]
     if not channels or len(named) < len(files):
         return False
-    return {match[1] for match in named} == {match[1] for match in named if int(match[2]) == 0}
+    return len(channels) > 1 or {match[1] for match in named} == {match[1] for match in named if int(match[2]) == 0}
 
 
 def _numbered(files: Sequence[Path], channels: Sequence[str]) -> list[Scan]:

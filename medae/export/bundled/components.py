@@ -57,16 +57,16 @@ class StoredModel:
     def scans(self, folder: str | Path, masks: str | Path | None = None) -> list[dict[str, Any]]:
         """The scans in a folder: ``name``, ``files`` by channel, ``mask`` (a file of the same name in ``masks``, or None).
 
-        Files whose names all end as nnU-Net numbers channels (``NAME_0000``, ``NAME_0001``; a 0000 for every NAME) are one
-        scan a NAME, numbers in the order of the plan's channels; else each file is a scan. Raises DataError if there is
-        none, or a number is too high.
+        Files whose names all end as nnU-Net numbers channels (``NAME_0000``, ``NAME_0001``) are one scan a NAME, numbers in
+        the order of the plan's channels; for a model of one channel only if every NAME has a 0000. Else each file is a scan.
+        Raises DataError if there is none, or a number is too high.
         """
         files = sorted(path for path in Path(folder).glob("*") if path.name.endswith(NIFTI) and path.name[0] != ".")
         channels = self.plan.space.channels
         numbers = [CHANNEL_NUMBER.fullmatch(stem(path)) for path in files]
         named = [match for match in numbers if match is not None]
         first = {match[1] for match in named if int(match[2]) == 0}
-        are_channels = len(named) == len(files) and {match[1] for match in named} == first
+        are_channels = len(named) == len(files) and (len(channels) > 1 or {match[1] for match in named} == first)
         if not files or (len(channels) > 1 and not are_channels):
             names = "NAME" if len(channels) == 1 else ", ".join(f"NAME_{place:04}" for place in range(len(channels)))
             raise DataError(
