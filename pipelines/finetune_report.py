@@ -83,7 +83,7 @@ def make_report(
         if reliability:
             report.figure(
                 reliability_diagram(reliability, stage.figure("reliability")),
-                "Is the network right as often as it is sure? Voxels that it or the reference labels, over all test cases. "
+                "Is the network right as often as it is sure? Voxels that it gave a label, over all test cases. "
                 "Below the diagonal it is too sure. The expected calibration error stands beside each arm.",
                 "chart",
             )

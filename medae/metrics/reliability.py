@@ -14,8 +14,8 @@ BINS = 10
 
 
 class Reliability:
-    """Voxels by how sure the segmenter was of its label. Only those count where label or reference is foreground: of the
-    background a scan has so much that it would hide all else."""
+    """Voxels by how sure the segmenter was of its label. Those count that it gave a label above 0: the background would hide
+    all else, and a choice by the reference would make every network look too sure."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, dtype=np.int64)
@@ -25,7 +25,7 @@ class Reliability:
     def add(self, confidence: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> None:
         """Count a scan's voxels. confidence: probability of the label, 0 to 1. Raises GeometryError for other shapes."""
         check_same_grid(confidence=confidence, labels=labels, reference=reference)
-        counted = (labels > 0) | (reference > 0)
+        counted = labels > 0
         sure, right = confidence[counted].astype(np.float64), (labels == reference)[counted]
         bins = np.clip((sure * BINS).astype(int), 0, BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)

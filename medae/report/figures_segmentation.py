@@ -176,7 +176,7 @@ def reliability_diagram(arms: Mapping[str, Mapping[str, Any]], path: Path) -> Pa
 
 
 def dice_by_volume(labels: Mapping[str, Mapping[str, tuple[float, float]]], path: Path) -> Path:
-    """A point a case and label: volume of the reference (ml, logarithmic) and Dice. Small structures fail first.
+    """A point a case and label: volume of the reference (ml, logarithmic over more than a decade) and Dice.
 
     labels: label -> case -> (volume above 0, Dice). The lowest case of each label is named.
     """
@@ -188,8 +188,9 @@ def dice_by_volume(labels: Mapping[str, Mapping[str, tuple[float, float]]], path
         axes.scatter(volumes, dice, s=16, color=label_colour(place + 1), edgecolor=canvas.INK, linewidth=0.3, label=label)
         lowest = min(cases, key=lambda case: (cases[case][1], case))
         axes.annotate(lowest, cases[lowest], xytext=(4, -8), textcoords="offset points", fontsize=7, color=canvas.MUTED)
-    if labels:
-        axes.set_xscale("log")
+    every = [volume for cases in labels.values() for volume, _ in cases.values()]
+    if every:
+        axes.set_xscale("log" if max(every) > 10 * min(every) else "linear")
         axes.legend(frameon=False, fontsize=8)
     axes.set_ylim(-0.02, 1.02)
     return canvas.save(figure, path)

@@ -15,12 +15,12 @@ def test_by_hand():
     labels = np.array([1, 1, 1, 0, 0, 2])
     reference = np.array([1, 0, 1, 1, 0, 2])
     found.add(np.array([0.95, 0.95, 0.65, 0.65, 0.99, 1.0]), labels, reference)
-    # the fifth voxel is background in both
+    # the fourth and the fifth voxel are given no label
     assert found.rows() == [
-        (pytest.approx(0.65), 0.5, 2),
+        (pytest.approx(0.65), 1.0, 1),
         (pytest.approx(2.9 / 3), pytest.approx(2 / 3), 3),
     ]
-    assert found.error() == pytest.approx((2 * 0.15 + 3 * 0.3) / 5)
+    assert found.error() == pytest.approx((1 * 0.35 + 3 * 0.3) / 4)
 
 
 def test_nothing_to_count_and_other_shapes():
