@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,9 +172,9 @@ class Work(Steps[Scan, Read, Made, dict[str, Any]]):
     key: str = ""
     page: Path | None = None
 
+    @abstractmethod
     def files_of(self, scan: Scan) -> list[Path]:
         """All files that are written of a scan."""
-        raise NotImplementedError
 
     def beside(self) -> list[Path]:
         """Files of the folder as a whole, without the summary and its table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,20 +16,20 @@ Made = TypeVar("Made")
 Written = TypeVar("Written")
 
 
-class Steps(Generic[Item, Read, Made, Written]):
+class Steps(ABC, Generic[Item, Read, Made, Written]):
     """The three steps of each item. read and write run in threads beside ``make``, which runs in the caller's."""
 
+    @abstractmethod
     def read(self, item: Item) -> Read:
         """From disk."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, item: Item, read: Read) -> Made:
         """What takes the processor, or the GPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, item: Item, made: Made) -> Written:
         """To disk."""
-        raise NotImplementedError
 
 
 def overlapped(

@@ -161,13 +161,13 @@ class _Predicting(Work[Held, tuple[Made, Backdrop]]):
     def input_of(self, scan: Scan) -> str:
         """The images, and the brain mask that is given with the scan or beside it."""
         mask = self.mask_of(scan)
-        masks = {}
+        masks = list[str]()
         if mask is not None and mask.is_file():
-            masks["beside"] = Scan("mask", files={PLAIN: mask}).digests()[PLAIN]
-        for artifact in self.models.artifacts if scan.case is not None else ():
-            if scan.case is not None and (ref := brain_mask_of(scan.case, artifact.meta.plan.space)) is not None:
-                masks["given"] = ref.identity()
-        return digest({"images": super().input_of(scan), **masks})[:16]
+            masks.append(Scan("mask", files={PLAIN: mask}).digests()[PLAIN])
+        if scan.case is not None:
+            given = [brain_mask_of(scan.case, artifact.meta.plan.space) for artifact in self.models.artifacts]
+            masks += [ref.identity() for ref in given if ref is not None]
+        return digest({"images": super().input_of(scan), "masks": masks})[:16]
 
     def read(self, scan: Scan) -> Held:
         """Prepare the scan. Raises DataError if it is not of the kind that the models are for."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,7 +67,7 @@ class Made:
     findings: str | None = None
 
 
-class AtWork:
+class AtWork(ABC):
     """Models on a device. layers: names of what they give of a scan."""
 
     layers: tuple[str, ...] = ("",)
@@ -103,8 +104,8 @@ class AtWork:
                 remedy="Give --device cpu, or end what else runs on the GPU.",
             ) from error
 
-    def _apply(self, given: Given) -> Made:
-        raise NotImplementedError
+    @abstractmethod
+    def _apply(self, given: Given) -> Made: ...
 
 
 class Segmenting(AtWork):

@@ -190,6 +190,11 @@ def test_monai_verifies_the_metadata(inside: Path, tmp_path: Path) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(SCHEMA))
     monai.bundle.verify_metadata(meta_file="configs/metadata.json", filepath=schema)
+    metadata = json.loads(Path("configs/metadata.json").read_text())
+    del metadata["network_data_format"]
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="network_data_format"):
+        monai.bundle.verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=schema)
 
 
 def test_the_metadata_has_what_monai_asks_for(inside: Path) -> None:

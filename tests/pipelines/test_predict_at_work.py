@@ -60,6 +60,20 @@ def predicted(world: Path, source: str = "scans", output: str = "out", model: st
     return predict.run(str(world / model), world / source, world / output, {"device": "cpu", **options})
 
 
+def stop_at_the_third(monkeypatch):
+    """Ctrl-C while the third scan is predicted. Returns how it is predicted otherwise, and what it was called with."""
+    whole, count = Segmenting._apply, []
+
+    def stopped(self, given):
+        count.append(given)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return whole(self, given)
+
+    monkeypatch.setattr(Segmenting, "_apply", stopped)
+    return whole, count
+
+
 def test_what_is_done_is_not_done_again(world: Path, monkeypatch, capsys):
     first = predicted(world)
     assert set(first["cases"]) == {"s0", "s1", "s2"} and first["cases"]["s0"]["files"] == ["s0.nii.gz"]
@@ -78,15 +92,7 @@ def test_what_is_done_is_not_done_again(world: Path, monkeypatch, capsys):
 
 
 def test_a_run_that_was_stopped_goes_on(world: Path, monkeypatch):
-    whole, count = Segmenting._apply, []
-
-    def stopped(self, given):
-        count.append(given)
-        if len(count) == 3:
-            raise KeyboardInterrupt
-        return whole(self, given)
-
-    monkeypatch.setattr(Segmenting, "_apply", stopped)
+    _, count = stop_at_the_third(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         predicted(world)
     assert not (world / "out" / "result.json").exists() and (world / "out" / ".result.jsonl").is_file()
@@ -133,15 +139,7 @@ def test_another_model_s_files_never_pass_for_one_s_own(world: Path, monkeypatch
     make_model(world / "other", 1)
     predicted(world)
     before = {path.name: path.read_bytes() for path in (world / "out").glob("*.nii.gz")}
-    whole, count = Segmenting._apply, []
-
-    def stopped(self, given):
-        count.append(given)
-        if len(count) == 3:
-            raise KeyboardInterrupt
-        return whole(self, given)
-
-    monkeypatch.setattr(Segmenting, "_apply", stopped)
+    whole, _ = stop_at_the_third(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         predicted(world, model="other", force=True)
     monkeypatch.setattr(Segmenting, "_apply", whole)
