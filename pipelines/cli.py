@@ -219,12 +219,15 @@ def evaluate(
     labels: Annotated[Path, typer.Argument(help="The reference label map, or the folder of them with the same file names.")],
     tolerance: Annotated[float, typer.Option("--tolerance", help="Tolerance of the surface Dice, mm.")] = 1.0,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "evaluate",
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The scans, as the labels are given, to look at the worst cases.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare label maps with references: Dice, HD95, surface Dice."""
     from pipelines import evaluate as program
 
-    program.run(predictions, labels, {"tolerance": tolerance}, out, as_json)
+    program.run(predictions, labels, {"tolerance": tolerance}, out, images, as_json)
 
 
 @app.command()

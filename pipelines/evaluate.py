@@ -12,15 +12,19 @@ from pydantic import Field
 from medae.config import Config, validate
 from medae.errors import DataError, GeometryError
 from medae.formats.endings import image_files, stem
-from medae.metrics.segmentation import LabelScore, case_dice, case_metrics, summarise
-from medae.report.figures_segmentation import dice_strip
+from medae.metrics.segmentation import LabelScore, case_dice, case_metrics, dice_and_volume, summarise
+from medae.report.figures_segmentation import dice_by_volume, dice_strip
 from medae.report.html import Report
+from medae.report.view import View
+from medae.report.viewer import MOST
 from medae.volume import spacing_of
 from pipelines.console import Screen, shown
 from pipelines.files import write_json
 from pipelines.segmenting import read_native
 
 AFFINE_TOLERANCE_MM = 1e-2
+FIRST_CHANNEL = "_0000"
+HEADERS = {"dice_mean": "Dice", "hd95_mean": "HD95 (mm)", "surface_dice_mean": "Surface Dice", "n_test": "Cases"}
 
 
 class Options(Config):
@@ -29,42 +33,127 @@ class Options(Config):
     tolerance: float = Field(default=1.0, gt=0)
 
 
-def run(predictions: Path, labels: Path, options: Mapping[str, Any], out: Path, as_json: bool = False) -> dict[str, Any]:
-    """Score every reference; a missing prediction is an error. Labels are all values above 0 of both."""
+def run(
+    predictions: Path,
+    labels: Path,
+    options: Mapping[str, Any],
+    out: Path,
+    images: Path | None = None,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Score every reference; a missing prediction is an error. Labels are all values above 0 of both.
+
+    images: the scan, or the folder of scans with the names of the references, to show behind the label maps.
+    """
     screen = Screen(as_json)
     tolerance = validate(Options, options, where="--tolerance").tolerance
     pairs = _pairs(predictions, labels)
-    values = {int(value) for pair in pairs.values() for path in pair for value in np.unique(read_native(path, "labels")[0])}
-    names = {value: f"label {value}" for value in sorted(values) if value}
-    scores: dict[str, dict[str, LabelScore]] = {}
+    scans = _scans(images, labels, pairs)
+    names = _names(pairs)
+    scores: dict[str, Mapping[str, LabelScore]] = {}
     with screen.progress("Comparing") as report:
-        for done, (name, (predicted, reference)) in enumerate(pairs.items(), start=1):
-            found, affine = read_native(predicted, "labels")
-            truth, expected = read_native(reference, "labels")
-            if found.shape != truth.shape or not np.allclose(affine, expected, atol=AFFINE_TOLERANCE_MM):
-                raise GeometryError(
-                    f"The prediction ({found.shape}) and the reference ({truth.shape}) are not on the same grid.",
-                    where=predicted.name,
-                    remedy="Write predictions on the scan's own grid, as medae predict does.",
-                )
-            scores[name] = case_metrics(found, truth, spacing_of(expected), names, tolerance)
+        for done, (case, pair) in enumerate(pairs.items(), start=1):
+            found, truth, affine = _together(*pair)
+            scores[case] = case_metrics(found, truth, spacing_of(affine), names, tolerance)
             report(done, len(pairs))
     metrics = {"prediction": summarise(scores)}
     result = {"stage": "evaluate", "metrics": metrics, "facts": {"surface_dice_tolerance_mm": tolerance}}
     write_json(out / "result.json", result)
-    page = Report("Evaluation", "Label maps against references, in each scan's own space")
-    headers = ("dice_mean", "hd95_mean", "surface_dice_mean", "n_test")
-    page.table(list(headers), [[metrics["prediction"][name] for name in headers]])
-    dice = case_dice(metrics["prediction"])
-    if dice:
-        page.figure(dice_strip({"prediction": dice}, out / "dice.png"), "Dice of every case.")
-    rows = [[case, name, s.dice, s.hd95, s.surface_dice] for case, labels_ in scores.items() for name, s in labels_.items()]
-    page.table(["Case", "Label", "Dice", "HD95 (mm)", "Surface Dice"], rows)
+    page = _page(metrics["prediction"], out, tolerance)
+    worst = sorted(case_dice(metrics["prediction"]).items(), key=lambda entry: (entry[1], entry[0]))
+    views = [_view(case, dice, scans[case], _together(*pairs[case]), names) for case, dice in worst[:MOST] if case in scans]
+    if views:
+        page.text("The worst cases first:").viewer(views)
     page.write(out / "report.html")
-    screen.table("Evaluation", ["", *headers], [["prediction", *(metrics["prediction"][name] for name in headers)]])
+    headers = list(HEADERS.values())
+    screen.table("Evaluation", ["", *headers], [["prediction", *(metrics["prediction"][name] for name in HEADERS)]])
     screen.say(f"Report: {shown(out / 'report.html')}")
     screen.json(result)
     return result
+
+
+def _names(pairs: Mapping[str, tuple[Path, Path]]) -> dict[int, str]:
+    """Of all values that occur."""
+    values = {int(value) for pair in pairs.values() for path in pair for value in np.unique(read_native(path, "labels")[0])}
+    return {value: f"label {value}" for value in sorted(values) if value}
+
+
+def _together(predicted: Path, reference: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label map and reference on the file's own axes, and their affine. Raises GeometryError where their grids differ."""
+    found, affine = read_native(predicted, "labels")
+    truth, expected = read_native(reference, "labels")
+    if found.shape != truth.shape or not np.allclose(affine, expected, atol=AFFINE_TOLERANCE_MM):
+        raise GeometryError(
+            f"The prediction ({found.shape}) and the reference ({truth.shape}) are not on the same grid.",
+            where=predicted.name,
+            remedy="Write predictions on the scan's own grid, as medae predict does.",
+        )
+    return found, truth, expected
+
+
+def _page(found: Mapping[str, Any], out: Path, tolerance: float) -> Report:
+    """Figures and tables, the worst cases first."""
+    page = Report("Evaluation", "Label maps against references, in each scan's own space")
+    page.card("Dice", found["dice_mean"], f"{found['n_test']} cases")
+    page.table(list(HEADERS.values()), [[found[name] for name in HEADERS]])
+    labels = [
+        [label, score["dice"], score["hd95"], score["surface_dice"], score["n"], score["invented"]]
+        for label, score in found["labels"].items()
+    ]
+    page.table(["Label", "Dice", "HD95 (mm)", "Surface Dice", "Cases with it", "Found in others"], labels)
+    dice = case_dice(found)
+    if not dice:
+        return page
+    page.figure(dice_strip({"prediction": dice}, out / "dice.png"), "Dice of every case.", "chart")
+    figure = dice_by_volume(dice_and_volume(found["cases"]), out / "dice-volume.png")
+    page.figure(figure, "Dice against the volume of the reference.", "chart")
+    page.section("Cases")
+    rows = [
+        [case, dice[case], label, score["dice"], score["hd95"], score["surface_dice"], score["volume_ml_reference"]]
+        for case in sorted(dice, key=lambda case: (dice[case], case))
+        for label, score in found["cases"][case].items()
+    ]
+    headers = ["Case", "Its mean Dice", "Label", "Dice", "HD95 (mm)", f"Surface Dice ({tolerance:g} mm)", "Reference (ml)"]
+    page.table(headers, rows, caption="The case with the lowest mean first.")
+    return page
+
+
+def _view(
+    case: str, dice: float, scan: Path, compared: tuple[np.ndarray, np.ndarray, np.ndarray], names: Mapping[int, str]
+) -> View:
+    """A scan with reference and prediction over it. Raises GeometryError if the scan lies on another grid."""
+    found, truth, expected = compared
+    image, affine = read_native(scan, "intensity")
+    if image.shape != truth.shape or not np.allclose(affine, expected, atol=AFFINE_TOLERANCE_MM):
+        raise GeometryError(
+            f"The scan ({image.shape}) and the reference ({truth.shape}) are not on the same grid.",
+            where=scan.name,
+            remedy="Give the scans that the references were drawn on, or leave --images out.",
+        )
+    layers = [(title, array, names, (0.0, 1.0)) for title, array in (("reference", truth), ("prediction", found))]
+    return View.on_file(case, image, affine, layers, [f"Dice {dice:.3f}"])
+
+
+def _scans(images: Path | None, labels: Path, pairs: Mapping[str, tuple[Path, Path]]) -> dict[str, Path]:
+    """The scan of each case. Raises DataError where one is missing; nothing where none were given."""
+    if images is None:
+        return {}
+    if not images.exists():
+        raise DataError("This does not exist.", where=images, remedy="Check the path of --images.")
+    if images.is_file() != labels.is_file():
+        raise DataError("One is a file, the other a folder.", where=images, remedy="Give --images as the labels are given.")
+    if images.is_file():
+        return dict.fromkeys(pairs, images)
+    found = {stem(path): path for path in image_files(images)}
+    channels = {name[: -len(FIRST_CHANNEL)]: path for name, path in found.items() if name.endswith(FIRST_CHANNEL)}
+    found = channels | found
+    if missing := sorted(set(pairs) - set(found)):
+        raise DataError(
+            f"{len(missing)} of {len(pairs)} references have no scan of their name: {', '.join(missing[:5])}.",
+            where=images,
+            remedy="Give the folder of the scans that the references were drawn on, or leave --images out.",
+        )
+    return {case: found[case] for case in pairs}
 
 
 def _pairs(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medae.data.case import Case, ImageRef
-from medae.metrics.segmentation import case_dice
+from medae.metrics.segmentation import case_dice, dice_and_volume
 from medae.report.figures_segmentation import (
     OverlayCase,
     best_median_worst,
@@ -77,7 +77,7 @@ def make_report(
             report.figure(figure, f"Best, median and worst test case by Dice: {arm}.")
     own = next(iter(trained))
     if dice[own]:
-        figure = dice_by_volume(_volumes(results.metrics[own]["cases"]), stage.figure("dice-volume"))
+        figure = dice_by_volume(dice_and_volume(results.metrics[own]["cases"]), stage.figure("dice-volume"))
         report.figure(figure, f"Dice against the volume of the reference: {own}.", "chart")
         reliability = {arm: found for arm, found in results.facts["reliability"].items() if found["bins"]}
         if reliability:
@@ -196,16 +196,6 @@ def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, A
 def _base(arms: Mapping[str, Any]) -> str:
     """The arm that the others are compared with."""
     return "scratch" if "scratch" in arms else next(iter(arms))
-
-
-def _volumes(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
-    """By label and case, the volume of the reference (ml) and the Dice, where the reference has the label."""
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    for case, labels in cases.items():
-        for label, score in labels.items():
-            if score["volume_ml_reference"] > 0:
-                found.setdefault(label, {})[case] = (score["volume_ml_reference"], score["dice"])
-    return found
 
 
 def _to_look_through(setting: Setting, arm: str, dice: Mapping[str, float]) -> list[View]:

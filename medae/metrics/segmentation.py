@@ -159,6 +159,16 @@ def case_dice(summary: Mapping[str, Any]) -> dict[str, float]:
     return {case: value for case, value in means.items() if value is not None}
 
 
+def dice_and_volume(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Of a summary's ``cases``: by label and case the volume of the reference (ml) and the Dice, where it has the label."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for case, labels in cases.items():
+        for label, score in labels.items():
+            if score["volume_ml_reference"] > 0:
+                found.setdefault(label, {})[case] = (score["volume_ml_reference"], score["dice"])
+    return found
+
+
 def _is_there(score: LabelScore) -> bool:
     return score.volume_ml_reference > 0
 

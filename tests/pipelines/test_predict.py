@@ -140,6 +140,47 @@ def test_evaluation_refuses_other_grids_and_missing_predictions(tmp_path):
         compare(tmp_path / "nowhere", tmp_path / "b", tmp_path / "out")
 
 
+def test_an_evaluation_shows_the_worst_case_first_and_lies_over_its_scan(tmp_path):
+    truth = np.zeros((8, 8, 8), np.uint8)
+    truth[:4] = 1
+    shifted, affine = np.roll(truth, 2, axis=0), np.diag([1.0, 1.0, 5.0, 1.0])
+    for folder, name, array in (
+        *(("labels", name, truth) for name in ("good", "bad")),
+        ("predictions", "good", truth),
+        ("predictions", "bad", shifted),
+        *(("images", f"{name}_0000", np.arange(512.0, dtype=np.float32).reshape(8, 8, 8)) for name in ("good", "bad")),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / folder / f"{name}.nii.gz")
+    labels, predictions, images = (tmp_path / name for name in ("labels", "predictions", "images"))
+    result = evaluate.run(predictions, labels, {}, tmp_path / "out", images)
+    cases = result["metrics"]["prediction"]["cases"]
+    assert [cases[name]["label 1"]["dice"] for name in ("bad", "good")] == [0.5, 1.0]
+    assert cases["bad"]["label 1"]["volume_ml_reference"] == pytest.approx(256 * 5 / 1000)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index('"name": "bad"') < page.index('"name": "good"')
+    rows = page[page.index("Its mean Dice") :]
+    assert rows.index("bad") < rows.index("good")
+    evaluate.run(predictions, labels, {}, tmp_path / "bare")
+    assert '"name": "bad"' not in (tmp_path / "bare" / "report.html").read_text()
+
+
+def test_an_evaluation_refuses_scans_that_do_not_belong_to_the_labels(tmp_path):
+    for name, shape in (("a", (4, 4, 4)), ("b", (5, 4, 4)), ("none", None)):
+        (tmp_path / name).mkdir()
+        if shape:
+            nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)), tmp_path / name / "x.nii.gz")
+    labels = tmp_path / "a"
+    with pytest.raises(DataError, match=r"1 of 1 references have no scan of their name: x"):
+        evaluate.run(labels, labels, {}, tmp_path / "out", tmp_path / "none")
+    with pytest.raises(GeometryError, match="scan"):
+        evaluate.run(labels, labels, {}, tmp_path / "out", tmp_path / "b")
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate.run(labels, labels, {}, tmp_path / "out", tmp_path / "nowhere")
+    with pytest.raises(DataError, match="folder"):
+        evaluate.run(labels, labels, {}, tmp_path / "out", labels / "x.nii.gz")
+
+
 def test_several_channels_in_plain_files_are_refused(tmp_path):
     plan = Plan(
         space=SpacePlan(channels=("FLAIR", "T1")),
