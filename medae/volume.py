@@ -29,6 +29,7 @@ class NativeGrid(BaseModel):
     qform_code, sform_code, spatial_units: as in the file's NIfTI header (mm if the file has none).
     qform: the header's pixdim[0:4], quatern b, c, d and offset x, y, z in the file's units, since a file's qform may
     differ from its sform; None where the file is not NIfTI.
+    flat: whether the file has two array axes, and the third of ``shape``, of one voxel, is none of its own.
     crop: start and stop along I, J, K of the nearest-RAS array that the stored array was cropped to; None if not cropped.
     """
 
@@ -40,6 +41,7 @@ class NativeGrid(BaseModel):
     sform_code: int = 1
     spatial_units: Literal["unknown", "mm", "meter", "micron"] = "mm"
     qform: tuple[float, ...] | None = None
+    flat: bool = False
     crop: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
 
     def matrix(self) -> np.ndarray:

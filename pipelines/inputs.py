@@ -52,7 +52,7 @@ class Scan:
         """The scan in a plan's space. brain: makes the brain mask where none is given. mask: of a plain file. change: as in
         ``prepare_case``."""
         if self.case is not None and self.manifest is not None:
-            return prepare_case(self.manifest, self.case, space, brain=brain, change=change)
+            return prepare_case(self.manifest, _named_for(self.case, space), space, brain=brain, change=change)
         names = {PLAIN: space.channels[0]} if set(self.files) == {PLAIN} else {}
         files = {names.get(name, name): [path] for name, path in self.files.items()}
         return prepare_files(files, space, self.name, mask, brain, change)
@@ -87,6 +87,14 @@ class Scan:
         if self.case is not None and self.manifest is not None:
             return [read_array(self.manifest, ref) for ref in self.case.images.values()]
         return [read.read_array([path], "intensity") for path in self.files.values()]
+
+
+def _named_for(case: Case, space: SpacePlan) -> Case:
+    """The case; where it and the plan have one channel, and either does not say which, its image goes by the plan's name."""
+    if len(case.images) == len(space.channels) == 1 and PLAIN in (*case.images, *space.channels):
+        (image,) = case.images.values()
+        return case.model_copy(update={"images": {space.channels[0]: image}})
+    return case
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _inference(meta: ArtifactMeta) -> dict[str, Any]:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "scripts.LabelsOfScand"},
+                {"_target_": "scripts.LabelsOfScand", "model": "@model"},
                 {"_target_": "scripts.WriteLabelsd", "folder": "@output_dir"},
             ],
         },

@@ -15,8 +15,8 @@ from medae.volume import MM_PER_UNIT, NativeGrid
 def write_native(array: np.ndarray, native: NativeGrid, path: Path, labels: bool) -> None:
     """Write label maps or float maps in the geometry of the scan's own file.
 
-    array: ``[*shape]`` or ``[K, *shape]`` in the file's own array order; one map gives a 3D file,
-    several become its fourth axis.
+    array: ``[*shape]`` or ``[K, *shape]`` in the file's own array order; one map gives a file with the scan's axes (two of a
+    file with two), several become its fourth axis.
     native: the scan's grid; its affine, qform and sform with their codes and its spatial unit are taken over.
     path: ``.nii`` or ``.nii.gz``; written beside and renamed. labels: stored as uint8, or uint16 if a label is above
     255; otherwise float32. No other header field of the scan is copied (they may name a patient).
@@ -30,7 +30,7 @@ def write_native(array: np.ndarray, native: NativeGrid, path: Path, labels: bool
     values = as_labels(array, path) if labels else array.astype(np.float32)
     if values.ndim == 4:
         values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
-    image = nib.Nifti1Image(values, None)
+    image = nib.Nifti1Image(values[:, :, 0] if native.flat and values.ndim == 3 else values, None)
     _copy_geometry(image.header, native)
     with written_beside(path) as new:
         nib.save(image, new)

@@ -14,6 +14,7 @@ A model of several channels takes paths in its own order, joined by ``;``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,13 @@ import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from medae.artifact import Artifact, load_artifact
+from medae.data.case import Modality
 from medae.errors import DataError, MedaeError
 from medae.export.at_work import AtWork, Made, put_to_work
 from medae.export.nifti import write_native
+from medae.formats.dicom.headers import read_header
+from medae.formats.dicom.kinds import modality_of
+from medae.formats.dicom.sniff import is_dicom
 from medae.models.networks import Network
 from medae.preprocessing.prepare import prepare_files
 
@@ -93,7 +98,9 @@ class ScanModel(PythonModel):
             for name, place in zip(channels, places, strict=True)
         }
         given = self._models.take(
-            lambda space, brain, look: prepare_files(files, space, brain=brain, change=look), "unknown", places[0].name
+            lambda space, brain, look: prepare_files(files, space, brain=brain, change=look),
+            _modality(next(iter(files.values()))),
+            places[0].name,
         )
         return self._models.apply(given, places[0].name)
 
@@ -111,6 +118,11 @@ class ScanModel(PythonModel):
         for key, value in made.said.items():
             rows |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
         return {**rows, "findings": len(made.said.get("findings", ())), "remarks": " ".join(made.remarks)}
+
+
+def _modality(files: Sequence[Path]) -> Modality:
+    """As the header of DICOM says; other files do not say."""
+    return modality_of(read_header(files[0])) if files and is_dicom(files[0]) else "unknown"
 
 
 mlflow.models.set_model(ScanModel())

@@ -68,6 +68,7 @@ def read_nifti(path: Path, component: int | None = None) -> RawImage:
         qform_code=int(header["qform_code"]),
         sform_code=int(header["sform_code"]),
         spatial_units=units,
+        flat=len(file.shape) == 2,
         qform=(*(float(value) for value in header["pixdim"][:4]), *quaternion, *offset),
     )
     return RawImage(array, native)

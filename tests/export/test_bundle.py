@@ -352,7 +352,9 @@ def test_a_missing_brain_mask_is_named(scripts: ModuleType, work: Path) -> None:
     assert "mask_dir" in str(caught.value)
 
 
-def test_scans_unlike_the_training_scans_are_refused(scripts: ModuleType, tmp_path: Path) -> None:
+def test_scans_unlike_the_training_scans_are_refused(
+    scripts: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     domain = {"scans": 2, "modalities": ["MR"], "spacing": [[0.1, 0.2]] * 3, "extent": [[10, 30]] * 3}
     export_bundle(stored_model(tmp_path / "model", domain=domain), tmp_path / "bundle")
     (tmp_path / "scans").mkdir()
@@ -361,7 +363,13 @@ def test_scans_unlike_the_training_scans_are_refused(scripts: ModuleType, tmp_pa
     (scan,) = model.scans(tmp_path / "scans")
     with pytest.raises(refusal(scripts), match=r"Voxels are 1\.2 mm"):
         scripts.PrepareScand(model)(scan)
-    assert scripts.PrepareScand(model, anyway=True)(scan)["image"].shape[0] == 1
+    data = scripts.PrepareScand(model, anyway=True)(scan)
+    assert data["image"].shape[0] == 1
+    caplog.clear()
+    everywhere = torch.zeros(3, *data["prepared"].shape)
+    everywhere[2] = 1
+    assert (scripts.LabelsOfScand(model)({**data, "pred": everywhere})["pred"] == 2).any()
+    assert "reaches the left, right" in caplog.text and "may be cut off" in caplog.text
 
 
 def test_a_scan_that_fails_does_not_stop_the_others(scripts: ModuleType, work: Path, tmp_path: Path) -> None:
@@ -370,7 +378,7 @@ def test_a_scan_that_fails_does_not_stop_the_others(scripts: ModuleType, work: P
     (tmp_path / "scans/a.nii").write_bytes(b"no image")
     write_scan(tmp_path / "scans/b.nii", 1, "RAS")
     dataset = Dataset(model.scans(tmp_path / "scans"), Compose([scripts.PrepareScand(model)]))
-    after = Compose([scripts.LabelsOfScand(), scripts.WriteLabelsd(tmp_path / "out")])
+    after = Compose([scripts.LabelsOfScand(model), scripts.WriteLabelsd(tmp_path / "out")])
     with pytest.raises(refusal(scripts), match="1 of 2 scans failed:\nThe image cannot be read"):
         scripts.ScanEvaluator(dataset, model.network(), scripts.ScanInferer(model), after).run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.nii.gz"]

@@ -14,6 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
+
+from dicomfiles import Writer
+
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.errors import DataError
 from medae.export.pyfunc import log_pyfunc
@@ -83,6 +87,16 @@ def test_a_scan_of_another_kind_is_refused_here_too(work: Path, tmp_path: Path) 
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "ct.nii.gz")
     with pytest.raises(DataError, match="as CT has"):
         mlflow.pyfunc.load_model("models:/one@newest").predict(str(tmp_path / "ct.nii.gz"))
+
+
+def test_the_header_of_dicom_says_what_it_is(work: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1000, 1100, (12, 12, 12)).astype(np.int16)  # -24 to 76 HU: could be anything
+    Writer(tmp_path / "tree").series(values, modality="CT", name="ct")
+    Writer(tmp_path / "tree").series(values, name="mr")
+    model = mlflow.pyfunc.load_model("models:/one@newest")
+    with pytest.raises(DataError, match="The model is for MR, and the image is CT"):
+        model.predict(str(next((tmp_path / "tree").glob("*/ct"))))
+    assert model.predict(str(next((tmp_path / "tree").glob("*/mr")))).shape == (12, 12, 12)
 
 
 def test_mlflow_models_predict_takes_a_table_of_paths(work: Path, tmp_path: Path) -> None:

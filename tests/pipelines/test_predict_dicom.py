@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,9 +17,10 @@ sys.path.append(str(Path(__file__).parents[1]))  # dicomfiles
 from dicomfiles import SECRETS, Geometry, Writer, world
 from highdicom.seg import segread
 
-from medae.artifact import ArtifactMeta, save_artifact
+from medae.artifact import ArtifactMeta, load_artifact, save_artifact
 from medae.errors import ConfigError, DataError
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
+from medae.preprocessing.domain import Domain
 from pipelines import check, predict
 from pipelines.networks import network_config, seeded_network
 
@@ -32,21 +34,26 @@ def writer(tmp_path, monkeypatch) -> Writer:
     return Writer(tmp_path / "tree")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
+MR = {"scans": 2, "modalities": ("MR",), "spacing": ((1.0, 3.0),) * 3, "extent": ((10.0, 40.0),) * 3}
+
+
+def make_model(folder: Path, space: dict[str, Any], domain: Domain | None = None) -> Path:
     """A segmenter of one channel, not trained."""
     plan = Plan(
-        space=SpacePlan(channels=("T1",), spacing=(2.0, 2.0, 2.5)),
+        space=SpacePlan(**{"spacing": (2.0, 2.0, 2.5), **space}),
         network=NetworkPlan(widths=(4, 4), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3), (3, 3, 3))),
         sampling=SamplingPlan(patch=(8, 8, 8)),
     )
     network = seeded_network(network_config({"kind": "unet"}, plan, classes=2), 0)
-    folder = tmp_path_factory.mktemp("model") / "model"
-    meta = ArtifactMeta(
-        kind="segmenter", network=network.config, plan=plan, target="label", labels={0: "background", 1: "a"}
-    )
+    labels = {0: "background", 1: "a"}
+    meta = ArtifactMeta(kind="segmenter", network=network.config, plan=plan, target="label", labels=labels, domain=domain)
     save_artifact(folder, network, meta)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model") / "model", {"channels": ("T1",)})
 
 
 def brain(shape=SHAPE) -> np.ndarray:
@@ -75,6 +82,18 @@ def test_a_tree_gets_masks_on_the_grid_of_columns_rows_and_slices(writer, model,
     places = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
     assert np.abs(nib.affines.apply_affine(mask.affine, places) - world(geometry, SHAPE)).max() < 0.01
     assert "localiser" in capsys.readouterr().err
+
+
+def test_a_model_of_one_unnamed_channel_takes_the_only_one(writer, model, tmp_path):
+    writer.series(brain(), SeriesDescription="AX FLAIR")
+    with pytest.raises(DataError, match="only FLAIR"):
+        run(model, writer.folder, tmp_path / "refused")
+    stored = load_artifact(model)
+    space = stored.meta.plan.space.model_copy(update={"channels": ("image",)})
+    plan = stored.meta.plan.model_copy(update={"space": space})
+    save_artifact(tmp_path / "unnamed", stored.model(), stored.meta.model_copy(update={"plan": plan}))
+    ((_, case),) = run(tmp_path / "unnamed", writer.folder, tmp_path / "out")["cases"].items()
+    assert case["files"]
 
 
 def test_a_tilted_series_gets_a_mask_on_its_upright_grid(writer, model, tmp_path):
@@ -116,6 +135,17 @@ def test_check_reads_every_series_and_names_nobody(writer, tmp_path, capsys):
     assert not any(word in said + written for word in SECRETS)
 
 
+def labelled(path: Path) -> set[tuple[float, ...]]:
+    """Where a file's label 1 is, mm in RAS, as highdicom and nibabel read it."""
+    if path.suffix == ".dcm":
+        volume = segread(path).get_volume(combine_segments=True)
+        array, affine = volume.array, np.diag([-1, -1, 1, 1]) @ volume.affine
+    else:
+        image = nib.load(path)
+        array, affine = np.asarray(image.dataobj), image.affine
+    return {tuple(np.round(place, 2)) for place in nib.affines.apply_affine(affine, np.argwhere(array == 1))}
+
+
 def test_dicom_in_dicom_out_at_the_same_places(writer, model, tmp_path):
     geometry = Geometry(orientation=(0.96, 0.28, 0, 0, 0, -1), spacing=(1.5, 1.25), step=2.0)
     writer.series(brain(), geometry, SeriesDescription="COR T1")
@@ -124,16 +154,28 @@ def test_dicom_in_dicom_out_at_the_same_places(writer, model, tmp_path):
     ((name, case),) = result["cases"].items()
     assert case["files"] == [f"{name}_seg.dcm"]
     assert any("Label 'a': in no table of codes" in remark for remark in case["notes"])
-    plain = nib.load(tmp_path / "nifti" / f"{name}.nii.gz")
-    labels = np.asarray(plain.dataobj)
-    volume = segread(tmp_path / "dicom" / f"{name}_seg.dcm").get_volume(combine_segments=True)
-    lps = volume.affine.copy()
-    lps[:2] *= -1
-    found, expected = (
-        {tuple(np.round(place, 2)) for place in nib.affines.apply_affine(affine, np.argwhere(array == 1))}
-        for affine, array in ((lps, volume.array), (plain.affine, labels))
+    found = labelled(tmp_path / "dicom" / f"{name}_seg.dcm")
+    assert found == labelled(tmp_path / "nifti" / f"{name}.nii.gz") and found
+
+
+def test_ct_in_segmentation_out_with_the_numbers_that_nifti_gives(writer, tmp_path):
+    volume = np.random.default_rng(1).integers(0, 1500, SHAPE).astype(np.int16)  # -1024 to 476 HU
+    (path, *_) = writer.series(volume, modality="CT", SeriesDescription="CT chest")
+    window = {"kind": "ct_window", "lower": -1000.0, "upper": 400.0, "mean": -300.0, "std": 350.0}
+    model = make_model(
+        tmp_path / "ct", {"channels": ("CT",), "intensity": window, "foreground": "all", "spacing": (1.2, 0.8, 2.5)}
     )
-    assert found == expected and expected
+    (name,) = run(model, writer.folder, tmp_path / "dicom", to="dicom")["cases"]
+    affine = np.diag([-1.2, -0.8, 2.5, 1.0])
+    affine[:3, 3] = 12.5, -7.25, 31.0
+    nib.save(nib.Nifti1Image(volume - 1024, affine), tmp_path / "ct.nii.gz")
+    predict.run(str(model), tmp_path / "ct.nii.gz", tmp_path / "label.nii.gz", {"device": "cpu"})
+    found = labelled(tmp_path / "dicom" / f"{name}_seg.dcm")
+    assert found == labelled(tmp_path / "label.nii.gz") and 0 < len(found) < volume.size
+    header = pydicom.dcmread(tmp_path / "dicom" / f"{name}_seg.dcm")
+    assert header.FrameOfReferenceUID == pydicom.dcmread(path).FrameOfReferenceUID
+    with pytest.raises(DataError, match="The model is for MR, and the image is CT"):
+        run(make_model(tmp_path / "mr", {"channels": ("CT",)}, Domain(**MR)), writer.folder, tmp_path / "refused")
 
 
 def test_codes_of_a_user_go_before_the_shipped_ones(writer, model, tmp_path):

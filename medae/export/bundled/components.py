@@ -24,7 +24,7 @@ from medae.export.bundled.frozen import read
 from medae.export.nifti import write_native
 from medae.formats.endings import NIFTI, stem
 from medae.inference.combine import Segmenter
-from medae.inference.contract import Look, differences, refuse
+from medae.inference.contract import Look, cut_off, differences, refuse
 from medae.inference.native import labels_to_native
 from medae.models.networks import StoredConfig, build_network
 from medae.plan import Plan
@@ -45,6 +45,7 @@ class StoredModel:
         self.network_config: Any = read(StoredConfig, meta["network"])
         self.plan: Plan = read(Plan, meta["plan"])
         self.domain: Domain | None = read(Domain | None, meta.get("domain"))
+        self.labels = {int(value): str(name) for value, name in meta["labels"].items() if int(value)}
         known = meta["provenance"]
         self.mirrored: tuple[int, ...] = tuple(known.get("mirrored", ())) if known.get("flips") else ()
 
@@ -134,11 +135,19 @@ class ScanInferer(Inferer):
 
 
 class LabelsOfScand(Transform):
-    """The label map on the scan's own grid and axes, int16, in the place of the probabilities ``pred`` ``[K, I, J, K]``."""
+    """The label map on the scan's own grid and axes, int16, in the place of the probabilities ``pred`` ``[K, I, J, K]``.
+
+    What may be cut off by the edge of the image is said in the log.
+    """
+
+    def __init__(self, model: StoredModel) -> None:
+        self.domain, self.names = model.domain, model.labels
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """``pred`` of the result is a numpy array ``[*shape]``."""
         labels = data["pred"].argmax(dim=0, keepdim=True).to(torch.int16)
+        for remark in cut_off(labels[0].cpu().numpy(), self.domain, data["prepared"], self.names):
+            log.warning("%s: %s", data["name"], remark)
         return {**data, "pred": labels_to_native(labels, data["prepared"])}
 
 
