@@ -2,10 +2,10 @@
 
     python benchmarks/predict.py MODEL SCANS                  a folder of NIfTI files, each cell in a fresh process
     python benchmarks/predict.py MODEL --ct                   one made CT of 512 x 512 x 275 voxels of 0.7 x 0.7 x 1 mm
-    python benchmarks/predict.py MODEL SCANS --figure at.png  when each scan was read, computed and written
+    python benchmarks/predict.py --figure at.png --of NAME    when each scan of the input NAME was read, computed and written
     python benchmarks/predict.py --table                      the table of what has been measured, as Markdown
 
-MODEL is a segmenter of one channel and volumes, the folder of an artifact. Cells, three runs of each:
+MODEL is a segmenter of one channel and volumes, the folder of an artifact. Cells, three runs of each (``--runs``):
 
 - ``medae``: the command as a user gives it, with all that it does: digests, the look at the scan, files, report.
 - ``steps``: the same steps one after the other: the difference is what overlapping is worth.
@@ -148,12 +148,12 @@ def agreement(one: Path, other: Path) -> float:
     return same / union if union else 1.0
 
 
-def measure(model: Path, scans: Path, name: str) -> None:
-    """Every way, each run in a fresh process."""
+def measure(model: Path, scans: Path, name: str, runs: int) -> None:
+    """Every way, each run in a fresh process. Of a single scan no steps overlap, and one after the other is no other way."""
     count = len(list(scans.glob("*.nii.gz")))
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(RUNS):
-            for way in WAYS:
+        for turn in range(runs):
+            for way in WAYS if count > 1 else ("medae", "monai"):
                 out = Path(folder) / f"{way}-{turn}"
                 command = [sys.executable, __file__, str(model), str(scans), "--cell", way, "--out", str(out)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -167,21 +167,28 @@ def measure(model: Path, scans: Path, name: str) -> None:
                 print(f"{name}, {way}: {cell['seconds']} s, {cell['megabytes']} MB", flush=True)
 
 
-def figure(path: Path) -> None:
-    """When each scan was read, computed and written, in the last run of ``medae``."""
+def figure(path: Path, name: str) -> None:
+    """When each scan was read, computed and written, in the last run of ``medae`` on the input of that name."""
     from medae.report import canvas
 
     lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    last = [line for line in lines if line["way"] == "medae" and line["scans"] > 1][-1]
+    last = [line for line in lines if line["way"] == "medae" and line["input"] == name][-1]
     names = list(dict.fromkeys(step["scan"] for step in last["steps"]))
-    chart = canvas.chart(8.0, 0.6 + 0.25 * len(names))
+    chart = canvas.chart(8.0, 1.2 + 0.3 * len(names))
     axes = chart.add_subplot()
     canvas.tidy(axes, "Reading, computing and writing overlap", x="seconds")
     for place, step in enumerate(("read", "make", "write")):
         own = [each for each in last["steps"] if each["step"] == step]
         rows = [names.index(each["scan"]) for each in own]
         widths = [each["to"] - each["from"] for each in own]
-        axes.barh(rows, widths, left=[each["from"] for each in own], height=0.6, color=canvas.SERIES[place], label=step)
+        axes.barh(
+            rows,
+            widths,
+            left=[each["from"] for each in own],
+            height=0.6,
+            color=canvas.SERIES[place],
+            label={"make": "compute"}.get(step, step),
+        )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.legend(frameon=False, fontsize=8)
@@ -210,13 +217,18 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("scans", type=Path, nargs="?")
     parser.add_argument("--ct", action="store_true", help="make one CT of 512 x 512 x 275 and measure that")
-    parser.add_argument("--figure", type=Path, help="draw the steps of the last run")
+    parser.add_argument("--runs", type=int, default=RUNS, help="of each way")
+    parser.add_argument("--figure", type=Path, help="draw the steps of a run, and do nothing else")
+    parser.add_argument("--of", help="the input of that run")
     parser.add_argument("--table", action="store_true", help="print the table of the results")
     parser.add_argument("--cell", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.table:
         print(table())
+        return
+    if chosen.figure is not None:
+        figure(chosen.figure, chosen.of)
         return
     if chosen.cell:
         found = run_cell(chosen.cell, chosen.model, chosen.scans, chosen.out)
@@ -227,11 +239,9 @@ def main() -> None:
     if chosen.ct:
         with tempfile.TemporaryDirectory() as folder:
             make_ct(Path(folder) / "ct.nii.gz")
-            measure(chosen.model, Path(folder), "CT 512 x 512 x 275")
+            measure(chosen.model, Path(folder), "CT 512 x 512 x 275", chosen.runs)
     else:
-        measure(chosen.model, chosen.scans, chosen.scans.resolve().name)
-    if chosen.figure is not None:
-        figure(chosen.figure)
+        measure(chosen.model, chosen.scans, chosen.scans.resolve().name, chosen.runs)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def model_card(meta: Mapping[str, Any], parameters: int, domain: Mapping[str, st
         _table(plan["space"]),
         "## Network\n\n" + _table({"parameters": f"{parameters:,}", **network}),
         "## Labels\n\n" + _table({str(value): name for value, name in meta["labels"].items()}) if meta["labels"] else "",
-        "## Results\n\n" + (_table(meta["metrics"]) or "Not recorded.\n"),
+        "## Results\n\n" + (_results(meta["metrics"]) or "Not recorded.\n"),
         "## Calibration\n\n" + _table(meta["calibration"]) if meta["calibration"] else "",
         f"## Use\n\n    {COMMAND[kind]}\n\nwhere MODEL is this folder, or its address in MLflow. In Python:\n",
         "    from pathlib import Path\n    from medae.artifact import load_artifact\n\n"
@@ -73,6 +73,20 @@ def _phantom(value: Any) -> bool:
         named = value.get("format") == "phantom" or bool(value.get("phantom"))
         return named or any(_phantom(item) for item in value.values())
     return isinstance(value, list) and any(_phantom(item) for item in value)
+
+
+def _results(metrics: Mapping[str, Any]) -> str:
+    """Each figure with its interval, where there is one."""
+    figures = flatten(metrics)
+    bounds = {name: (figures.get(f"{name}_low"), figures.get(f"{name}_high")) for name in figures}
+    known = {name: pair for name, pair in bounds.items() if None not in pair}
+    inside = {f"{name}_{end}" for name in known for end in ("low", "high")}
+    rows = {
+        name: f"{_cell(value)} [{_cell(known[name][0])}, {_cell(known[name][1])}]" if name in known else value
+        for name, value in figures.items()
+        if name not in inside
+    }
+    return _table(rows) + ("\nIn brackets: 95 % intervals over the test subjects.\n" if known else "")
 
 
 def _table(values: Mapping[str, Any]) -> str:

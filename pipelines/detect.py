@@ -42,7 +42,7 @@ from pipelines.detect_masks import describe as describe_masks
 from pipelines.detect_masks import doubts_of
 from pipelines.detect_masks import facts as mask_facts
 from pipelines.detect_report import make_report
-from pipelines.detect_results import evaluation_file, headline, row_metrics
+from pipelines.detect_results import evaluation_file, row_metrics, with_intervals
 from pipelines.detect_scoring import Scorer
 from pipelines.files import write_text
 from pipelines.memory import estimator_of, refuse_beyond_memory
@@ -173,7 +173,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         provenance=stage.provenance | {"normals": config.normals, **objective},
         seen=_seen(stage, cohort),
         domain=_domain(stage, cohort, store),
-        metrics=headline(evaluations[DETECTOR].summary()),
+        metrics=with_intervals(evaluations[DETECTOR].summary()),
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)

@@ -40,6 +40,12 @@ def headline(summary: dict[str, Any]) -> dict[str, Any]:
     return {**{name: summary[name] for name in names}, "n_test": summary["n_scans"]}
 
 
+def with_intervals(summary: dict[str, Any]) -> dict[str, Any]:
+    """The same, and the 95 % intervals that there are."""
+    bounds = {f"{name}_{end}" for name in headline(summary) for end in ("low", "high")}
+    return {name: summary[name] for name in summary if name in bounds} | headline(summary)
+
+
 def _case(scan: ScanMetrics) -> dict[str, Any]:
     return {
         "score": scan.score,

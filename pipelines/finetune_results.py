@@ -14,7 +14,7 @@ from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
 from medae.data.case import Manifest
 from medae.metrics.reliability import Reliability
-from medae.metrics.segmentation import LabelScore, case_dice, summarise
+from medae.metrics.segmentation import LabelScore, case_dice, case_means, summarise
 from medae.metrics.statistics import ONE_DRAW, PairedDifference, paired_difference
 from medae.preprocessing.domain import domain_of
 from pipelines.baselines import ball_scores
@@ -138,6 +138,19 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any], test: Manifest
     return paired_difference([a[case.id] for case in both], [b[case.id] for case in both], subjects) if both else None
 
 
+def of_record(metrics: Mapping[str, Any], test: Manifest) -> dict[str, Any]:
+    """An arm's figures as its model keeps them: means with 95 % intervals over subjects, and the Dice of each label."""
+    owner = {case.id: case.subject for case in test.cases}
+    kept: dict[str, Any] = {}
+    for name, value in summary(metrics).items():
+        kept[name] = value
+        values = case_means(metrics, name.removesuffix("_mean")) if name.endswith("_mean") else {}
+        if values:
+            found = paired_difference(list(values.values()), [0.0] * len(values), [owner[case] for case in values])
+            kept |= {f"{name}_low": found.low, f"{name}_high": found.high} if found.low is not None else {}
+    return {**kept, "dice": {label: score["dice"] for label, score in metrics["labels"].items()}}
+
+
 def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
     """Save an arm's segmenter with what it was made from; returns its folder."""
     config, stage, sides = setting.config, setting.stage, setting.sides
@@ -163,7 +176,7 @@ def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
         provenance=stage.provenance | {"arm": arm.name, **facts},
         seen=tuple(sorted(seen)),
         domain=domain_of(setting.sides.training, setting.store, config.target),
-        metrics=summary(metrics),
+        metrics=of_record(metrics, sides.scored),
     )
     folder = stage.folder / f"model-{arm.name}"
     save_artifact(folder, arm.model, meta)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 sys.path.append(str(Path(__file__).parent))  # the module beside this one
 
 from webserver import Web
+
+from medae.tracking import client as tracking
+
+_CHECK = tracking._check_writable
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +30,39 @@ def data_root() -> Path:
             pytest.fail(f"the real scans are expected under {root} in continuous integration")
         pytest.skip("real scans not found: set MEDAE_DATA to their folder")
     return root
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store with its tables, which MLflow takes seconds to make: to be copied."""
+    database = tmp_path_factory.mktemp("template") / "mlflow.db"
+    tracking.open_client(f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copied_tables(request: pytest.FixtureRequest) -> Iterator[None]:
+    """New SQLite stores that this process opens are copies of one."""
+    known: list[Path] = []
+
+    def copied(database: Path) -> None:
+        _CHECK(database)
+        if database.stat().st_size or database.parent.name.startswith("template"):
+            return
+        known[:] = known or [request.getfixturevalue("migrated_database")]
+        with FileLock(f"{database}.lock", timeout=tracking.PATIENCE):
+            if not database.stat().st_size:
+                shutil.copyfile(known[0], database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_check_writable", copied)
+        yield
+
+
+@pytest.fixture
+def own_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New stores are made as users' are."""
+    monkeypatch.setattr(tracking, "_check_writable", _CHECK)
 
 
 @pytest.fixture

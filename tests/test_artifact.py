@@ -253,11 +253,22 @@ def test_no_absolute_path_and_no_invalid_number_is_stored(model: Network, tmp_pa
 def test_the_card_says_what_matters(model: Network, tmp_path: Path) -> None:
     meta = segmenter(
         provenance={"data": {"name": "hippocampus", "subjects": 8, "a|b": "x|y"}},
-        metrics={"dice_mean": 0.87654321, "absent": None},
+        metrics={"dice_mean": 0.87654321, "dice_mean_low": 0.81, "dice_mean_high": 0.9, "absent": None, "n_low": 3},
     )
     card = (save_artifact(tmp_path / "model", build_network(meta.network), meta).folder / CARD).read_text()
-    for words in ("Research only", "hippocampus", "0.8765", "anterior", "T1", "medae predict", "a\\|b", "intensity.kind"):
+    for words in (
+        "Research only",
+        "hippocampus",
+        "0.8765 [0.81, 0.9] |",
+        "| n_low | 3 |",
+        "anterior",
+        "T1",
+        "medae predict",
+        "a\\|b",
+        "intensity.kind",
+    ):
         assert words in card, words
+    assert "dice_mean_low" not in card and "95 % intervals over the test subjects" in card
     assert "phantom" not in card.lower()
     assert card.startswith("---\nlibrary_name: medae\n")
 

@@ -151,9 +151,14 @@ def summarise(cases: Mapping[str, Mapping[str, LabelScore]]) -> dict[str, Any]:
 
 def case_dice(summary: Mapping[str, Any]) -> dict[str, float]:
     """Mean Dice over the labels of each case, of what ``summarise`` returns; of the labels that any reference has."""
+    return case_means(summary, "dice")
+
+
+def case_means(summary: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """The same of ``dice``, ``hd95`` or ``surface_dice``."""
     counted = {name for name, found in summary["labels"].items() if found["dice"] is not None}
     means = {
-        case: _mean([score["dice"] for name, score in scores.items() if name in counted])
+        case: _mean([score[metric] for name, score in scores.items() if name in counted])
         for case, scores in summary["cases"].items()
     }
     return {case: value for case, value in means.items() if value is not None}

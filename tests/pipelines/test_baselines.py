@@ -1,14 +1,18 @@
 """The central ball by hand, and on images where it must be right."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 
+from medae.data.case import Case, Manifest
 from medae.data.folder import FolderSource
 from medae.errors import DataError
 from medae.metrics.segmentation import case_metrics, summarise
+from medae.metrics.statistics import paired_difference
 from pipelines.baselines import ball_scores, best_radius, central_ball
-from pipelines.finetune_results import never_found
+from pipelines.finetune_results import never_found, of_record
 from pipelines.segmenting import label_names, reference, with_target
 
 
@@ -67,3 +71,25 @@ def test_a_structure_that_is_never_found_is_named():
         for blind in (True, False)
     )
     assert never_found({"scratch": blind, "pretrained": sees}) == [("scratch", "csf")]
+
+
+def test_a_model_keeps_its_means_with_intervals_over_subjects():
+    dice = {"a1": 0.9, "a2": 0.9, "b": 0.7, "c": 0.8, "d": 0.6, "e": 0.9}
+    cases = [Case(id=name, subject=name[0], images={}) for name in reversed(dice)]
+    test = Manifest(source="folder", root=Path("/data"), channels=("T1w",), cases=tuple(cases))
+    reference = np.zeros((12, 10, 1), np.uint8)
+    reference[1:11] = 1  # 100 voxels, of which a prediction has some and no others
+    scores = {}
+    for name, value in dice.items():
+        prediction = np.zeros_like(reference)
+        prediction[1:11].flat[: round(100 * value)] = 1
+        scores[name] = case_metrics(prediction, reference, (1.0, 1.0, 1.0), {1: "ball"})
+    found = of_record(summarise(scores), test)
+    each = [scores[name]["ball"].dice for name in dice]
+    expected = paired_difference(each, [0.0] * 6, [name[0] for name in dice])
+    assert found["dice_mean"] == pytest.approx(np.mean(each)) and found["dice"] == {"ball": found["dice_mean"]}
+    assert (found["dice_mean_low"], found["dice_mean_high"]) == pytest.approx((expected.low, expected.high))
+    assert found["dice_mean_low"] < found["dice_mean"] < found["dice_mean_high"] and "surface_dice_mean_high" in found
+    few = test.model_copy(update={"cases": tuple(case for case in test.cases if case.subject in "abc")})
+    kept = of_record(summarise({case.id: scores[case.id] for case in few.cases}), few)
+    assert "dice_mean_low" not in kept, "three subjects say nothing"

@@ -1,4 +1,4 @@
-"""A migrated SQLite store, made once and copied."""
+"""A store of its own for each test."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from medae.tracking.client import open_client
-
-
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    database = tmp_path_factory.mktemp("template") / "mlflow.db"
-    open_client(f"sqlite:///{database}").search_experiments()
-    return database
 
 
 @pytest.fixture

@@ -237,6 +237,7 @@ def test_a_missing_file_is_an_error_of_the_caller(store: str, tmp_path: Path) ->
         begin(tmp_path).artifact(tmp_path / "absent.png")
 
 
+@pytest.mark.usefixtures("own_tables")
 def test_a_fresh_store_is_made_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
