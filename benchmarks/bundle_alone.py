@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -37,7 +38,7 @@ def new_environment(folder: Path, packages: list[str]) -> Path:
     if not python.is_file():
         venv.create(folder, with_pip=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    alone = subprocess.run([python, "-c", "import medae"], capture_output=True, check=False)
+    alone = subprocess.run([python, "-I", "-c", "import medae"], capture_output=True, check=False)
     if alone.returncode == 0:
         raise SystemExit(f"medae is installed in {folder}: it would prove nothing.")
     return python
@@ -46,9 +47,9 @@ def new_environment(folder: Path, packages: list[str]) -> Path:
 def called(python: Path, bundle: Path, *words: str | Path) -> float:
     """Run a command of MONAI's in the bundle's folder; seconds."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [python, "-I", "-m", "monai.bundle", *words], cwd=bundle, capture_output=True, text=True, check=False
-    )
+    known = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-m", "monai.bundle", *words]
+    done = subprocess.run(command, cwd=bundle, env=known, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"monai.bundle {words[0]} failed:\n{done.stderr[-3000:]}")
     return round(time.perf_counter() - start, 1)
