@@ -17,7 +17,7 @@ from scipy import stats
 from medae.errors import DataError
 from medae.metrics.lesions import SIZE_STRATA_ML, LesionMatch, SizeStratum, match_lesions, recall_by_size
 from medae.metrics.pooled import Tally, pooled_interval
-from medae.metrics.voxelscores import N_BINS, PrecisionRecall, VoxelScores, bin_floor, check_same_grid
+from medae.metrics.voxelscores import PrecisionRecall, VoxelScores, best_dice, check_same_grid
 
 
 def auroc(scores: Sequence[float], diseased: Sequence[bool]) -> float | None:
@@ -120,8 +120,7 @@ class AnomalyEvaluation:
         self.strata_ml = tuple(strata_ml)
         self.scans: list[ScanMetrics] = []
         self.tallies: list[Tally] = []
-        self.pooled = VoxelScores()
-        self.dice_curves = np.zeros(N_BINS)
+        self._pooled: VoxelScores | None = None
         self._summary: dict[str, float | int | None] = {}
 
     def add(
@@ -173,12 +172,17 @@ class AnomalyEvaluation:
 
     def include(self, scan: ScanMetrics, tally: Tally) -> None:
         """Take in a scan that was evaluated before."""
-        counts, self._summary = tally.scores(), {}
+        self._pooled, self._summary = None, {}
         self.scans.append(scan)
         self.tallies.append(tally)
-        self.pooled.merge(counts)
-        if counts.n_lesion:
-            self.dice_curves += counts.dice_curve()
+
+    @property
+    def pooled(self) -> VoxelScores:
+        """The voxels of all scans as one."""
+        if self._pooled is None:
+            self._pooled = VoxelScores()
+            self._pooled.merge(*(tally.scores() for tally in self.tallies))
+        return self._pooled
 
     def subjects(self) -> list[str]:
         """Whom each scan is of, in the order of the scans."""
@@ -218,8 +222,9 @@ class AnomalyEvaluation:
         diseased = [scan for scan in self.scans if scan.has_lesion]
         rates = list(self.false_positive_rates().values())
         errors = [scan.error for scan in self.scans if scan.error is not None]
-        oracle, oracle_threshold = self._best(self.dice_curves / len(diseased)) if diseased else (None, None)
-        pooled_oracle = self._best(self.pooled.dice_curve())[0] if diseased else None
+        counts = [found for found in (tally.scores() for tally in self.tallies) if found.n_lesion]
+        oracle, oracle_threshold = best_dice(counts) if counts else (None, None)
+        pooled_oracle = best_dice([self.pooled])[0] if counts else None
         hit = sum(scan.true_positives for scan in self.scans)
         flags, total = hit + sum(scan.false_positives for scan in self.scans), self.pooled.n_lesion
         lesions = sum(len(scan.lesions.found) for scan in diseased)
@@ -255,12 +260,6 @@ class AnomalyEvaluation:
             "lesion_l1": _mean(error.lesion for error in errors),
             "l1_ratio": _mean(error.ratio for error in errors),
         }
-
-    @staticmethod
-    def _best(curve: np.ndarray) -> tuple[float, float]:
-        """The highest value and the highest threshold that reaches it."""
-        place = curve.size - 1 - int(np.argmax(curve[::-1]))
-        return float(curve[place]), bin_floor(place)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

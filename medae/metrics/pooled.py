@@ -37,13 +37,13 @@ class Tally:
     @classmethod
     def of(cls, scores: VoxelScores) -> Tally:
         """Of a scan's counts."""
-        bins = np.flatnonzero(scores.normal + scores.lesion).astype(np.int32)
-        return cls(bins, scores.normal[bins].astype(np.int32), scores.lesion[bins].astype(np.int32), scores.missed)
+        bins, normal, lesion = (each.astype(np.int32) for each in (scores.bins, scores.normal, scores.lesion))
+        return cls(bins, normal, lesion, scores.missed)
 
     def scores(self) -> VoxelScores:
         """The counts again."""
         found = VoxelScores()
-        found.normal[self.bins], found.lesion[self.bins] = self.normal, self.lesion
+        found.bins, found.normal, found.lesion = (each.astype(np.int64) for each in (self.bins, self.normal, self.lesion))
         found.missed = self.missed
         return found
 

@@ -4,11 +4,12 @@ A float32's bits, with the sign bit handled, order like the number itself. Keepi
 exponent, 11 bits of mantissa) gives a histogram whose range need not be known and whose bins are at most 1/2048 of
 their value wide. Every figure below is the exact figure of the scores rounded down to their bin, where equal scores,
 zeros above all, stay ties; on continuous scores it differs from the unrounded one by less than 1e-3 of its value.
-Memory: 16 MiB, whatever the number of scans. Time: some 40 ns a voxel of the mask, 2 s for 25 scans of 256x256x60.
+Only bins that hold a voxel are kept: some ten thousand a scan, a million at most.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +69,14 @@ class PrecisionRecall:
 
 
 class VoxelScores:
-    """Counts of normal and lesion voxels by score. ``missed`` are lesion voxels that no threshold can find."""
+    """Counts of normal and lesion voxels by score, of the bins that hold any. ``missed`` are lesion voxels that no threshold
+    can find.
+
+    bins: rising. normal, lesion: voxels in each. All int64, of one length.
+    """
 
     def __init__(self) -> None:
-        self.normal = np.zeros(N_BINS, dtype=np.int64)
-        self.lesion = np.zeros(N_BINS, dtype=np.int64)
+        self.bins, self.normal, self.lesion = (np.zeros(0, dtype=np.int64) for _ in range(3))
         self.missed = 0
 
     def add(self, scores: np.ndarray, mask: np.ndarray, lesion: np.ndarray) -> None:
@@ -84,15 +88,29 @@ class VoxelScores:
         check_same_grid(scores=scores, mask=mask, lesion=lesion)
         inside, diseased = mask != 0, lesion != 0
         bins, is_lesion = score_bins(scores[inside]), diseased[inside]
-        self.normal += np.bincount(bins[~is_lesion], minlength=N_BINS)
-        self.lesion += np.bincount(bins[is_lesion], minlength=N_BINS)
+        lowest, count = int(bins.min(initial=N_BINS)), int(np.ptp(bins)) + 1 if bins.size else 0
+        normal, found = (np.bincount(bins[chosen] - lowest, minlength=count) for chosen in (~is_lesion, is_lesion))
+        occupied = np.flatnonzero(normal + found)
+        self._take(occupied + lowest, normal[occupied], found[occupied])
         self.missed += int(np.count_nonzero(diseased & ~inside))
 
-    def merge(self, other: VoxelScores) -> None:
-        """Add another tally to this one."""
-        self.normal += other.normal
-        self.lesion += other.lesion
-        self.missed += other.missed
+    def merge(self, *others: VoxelScores) -> None:
+        """Add other tallies to this one."""
+        for name in ("bins", "normal", "lesion"):
+            joined = np.concatenate([getattr(self, name), *(getattr(other, name) for other in others)])
+            setattr(self, name, joined)
+        counts = self.normal, self.lesion
+        self.bins, places = np.unique(self.bins, return_inverse=True)
+        for name, count in zip(("normal", "lesion"), counts, strict=True):
+            total = np.zeros(len(self.bins), dtype=np.int64)
+            np.add.at(total, places, count)
+            setattr(self, name, total)
+        self.missed += sum(other.missed for other in others)
+
+    def _take(self, bins: np.ndarray, normal: np.ndarray, lesion: np.ndarray) -> None:
+        other = VoxelScores()
+        other.bins, other.normal, other.lesion = (np.asarray(each, dtype=np.int64) for each in (bins, normal, lesion))
+        self.merge(other)
 
     @property
     def n_normal(self) -> int:
@@ -111,7 +129,7 @@ class VoxelScores:
         """
         if self.n_lesion == 0:
             return None
-        _, true, false = self._falling()
+        true, false = self._falling()
         gained = np.diff(true, prepend=0)
         return float(np.sum(gained * (true / (true + false))) / self.n_lesion)
 
@@ -125,17 +143,18 @@ class VoxelScores:
         below = np.cumsum(self.normal) - self.normal
         return float(np.sum(self.lesion * (below + 0.5 * self.normal)) / (self.n_lesion * self.n_normal))
 
-    def dice_curve(self) -> np.ndarray:
-        """Dice at the threshold ``bin_floor(b)`` for every bin b: float64 ``[N_BINS]``. Needs a lesion voxel."""
-        true, false = at_least(self.lesion), at_least(self.normal)
-        return 2 * true / (true + false + self.n_lesion)
+    def dice_at(self, bins: np.ndarray) -> np.ndarray:
+        """Dice at the threshold ``bin_floor(b)`` for each bin b: float64. Needs a lesion voxel."""
+        places = np.searchsorted(self.bins, bins)
+        true, false = (np.append(at_least(counts), 0)[places] for counts in (self.lesion, self.normal))
+        return np.asarray(2 * true / (true + false + self.n_lesion))
 
     def curve(self, points: int = 500) -> PrecisionRecall | None:
         """About ``points`` points of the curve, evenly spread over recall; None without a lesion voxel."""
         average = self.average_precision()
         if average is None:
             return None
-        bins, true, false = self._falling()
+        bins, (true, false) = self.bins[::-1], self._falling()
         wanted = np.linspace(0, true[-1] if true.size else 0, points)
         keep = np.unique(np.minimum(np.searchsorted(true, wanted), true.size - 1)) if true.size else np.arange(0)
         return PrecisionRecall(
@@ -146,7 +165,15 @@ class VoxelScores:
             prevalence=self.n_lesion / (self.n_lesion + self.n_normal),
         )
 
-    def _falling(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Occupied bins from the highest score down, with the lesion and normal voxels at or above each."""
-        bins = np.flatnonzero(self.normal + self.lesion)[::-1]
-        return bins, np.cumsum(self.lesion[bins]), np.cumsum(self.normal[bins])
+    def _falling(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lesion and normal voxels at or above each bin, from the highest down."""
+        return np.cumsum(self.lesion[::-1]), np.cumsum(self.normal[::-1])
+
+
+def best_dice(parts: Sequence[VoxelScores]) -> tuple[float, float]:
+    """The highest mean Dice that one threshold reaches over several tallies, each with a lesion, and the highest threshold
+    that does. Between occupied bins nothing changes."""
+    bins = np.append(np.unique(np.concatenate([part.bins for part in parts])), N_BINS - 1)
+    curve = sum((part.dice_at(bins) for part in parts), np.zeros(len(bins))) / len(parts)
+    place = len(bins) - 1 - int(np.argmax(curve[::-1]))
+    return float(curve[place]), bin_floor(int(bins[place]))

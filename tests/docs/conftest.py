@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parent))  # the modules beside this one
 
 from docshell import Shell
 from docworld import World, enter, make_data
+from pictures import leave_blank
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     made.work.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, made, made.work)
+        leave_blank(patch)
         Shell(patch).run(["medae", "demo"])
     make_data(made.work / "runs" / "phantoms", made.data)
     shutil.copytree(made.data / "new-scans", made.work / "scans")

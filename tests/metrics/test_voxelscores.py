@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medae.errors import DataError, GeometryError
-from medae.metrics.voxelscores import VoxelScores, at_least, bin_floor, rounded_down, score_bins
+from medae.metrics.voxelscores import VoxelScores, at_least, best_dice, bin_floor, rounded_down, score_bins
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -82,7 +82,7 @@ def test_lesion_outside_the_mask_is_missed_and_normal_outside_is_not_counted() -
     assert found.average_precision() == pytest.approx((1 + 2 / 3) / 3)
     assert found.auroc() == pytest.approx((2 + 1 + 0) / (3 * 2))
     # Thresholds 8, 4, 2, 1: 2*1/(1+3), 2*1/(2+3), 2*2/(3+3), 2*2/(4+3).
-    assert found.dice_curve().max() == pytest.approx(4 / 6)
+    assert best_dice([found]) == (pytest.approx(4 / 6), 2.0)
 
 
 def test_ties_count_half_in_auroc_and_as_one_threshold_in_average_precision() -> None:
@@ -153,16 +153,23 @@ def test_merging_equals_adding() -> None:
     assert parts.missed == together.missed
 
 
-def test_dice_curve_is_the_dice_at_each_bin_floor() -> None:
+def test_the_best_dice_of_several_is_at_one_threshold_and_at_the_highest_that_reaches_it() -> None:
+    # At 2 or more: 2*1/(1+1), 2*1/(2+2): mean 0.75. At 1 or more: 2*1/(2+1), 2*2/(3+2): mean 0.733. At 4: 0, 2*1/(1+2).
+    one, other = tally([1, 2], [1, 1], [0, 1]), tally([1, 2, 4], [1, 1, 1], [1, 0, 1])
+    assert best_dice([one, other]) == (pytest.approx(0.75), 2.0)
+    assert best_dice([tally([1, 2], [1, 0], [0, 1])])[0] == 0.0, "no threshold finds what lies outside the mask"
+
+
+def test_the_dice_is_that_at_each_bin_floor() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random(300).astype(np.float32)
     mask, lesion = rng.random(300) < 0.9, rng.random(300) < 0.2
     found = VoxelScores()
     found.add(scores, mask, lesion)
-    curve = found.dice_curve()
-    for place in score_bins(np.array([0.0, 0.1, 0.5, 0.83])):
+    places = score_bins(np.array([-2.0, 0.0, 0.1, 0.5, 0.83, 7.0]))
+    for place, dice in zip(places, found.dice_at(places), strict=True):
         flagged = mask & (scores >= bin_floor(int(place)))
-        assert curve[place] == pytest.approx(2 * (flagged & lesion).sum() / (flagged.sum() + lesion.sum()))
+        assert dice == pytest.approx(2 * (flagged & lesion).sum() / (flagged.sum() + lesion.sum()))
 
 
 def test_curve_keeps_the_ends_and_the_area() -> None:
