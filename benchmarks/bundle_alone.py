@@ -25,6 +25,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from medae.artifact import load_artifact
+from medae.tracking.models import resolve_model
 from pipelines import export, predict
 
 RESULTS = Path(__file__).parent / "results" / "bundle_alone.jsonl"
@@ -83,7 +85,11 @@ def main() -> None:
         bundle = work / "bundle"
         export.run(chosen.model, bundle, "bundle", as_json=False)
         needs = json.loads((bundle / "configs/metadata.json").read_text(encoding="utf-8"))
-        packages = [f"monai[fire]=={needs['monai_version']}", f"torch=={needs['pytorch_version']}", "jsonschema"]
+        packages = [
+            f"monai[fire]=={needs['monai_version']}",
+            f"torch=={needs['pytorch_version']}",
+            *(["jsonschema"] if chosen.schema else []),
+        ]
         packages += [f"{key}=={value}" for key, value in needs["required_packages_version"].items()]
         python = new_environment(chosen.env or work / "env", packages)
         scans = chosen.scans.resolve()
@@ -97,7 +103,8 @@ def main() -> None:
             )
         predict.run(chosen.model, scans, work / "medae", {"device": "cpu"})
         found = compared(work / "medae", work / "alone")
-    facts = {"input": scans.name, **found, "seconds": seconds, "packages": packages}
+    digest = load_artifact(resolve_model(chosen.model)).digest
+    facts = {"input": scans.name, "model": digest, **found, "seconds": seconds, "packages": packages}
     facts |= {"python": python_version(), "machine": machine()}
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(facts) + "\n")

@@ -148,6 +148,13 @@ def agreement(one: Path, other: Path) -> float:
     return same / union if union else 1.0
 
 
+def digest_of(model: Path) -> str:
+    """Of the artifact."""
+    from medae.artifact import load_artifact
+
+    return load_artifact(model).digest
+
+
 def measure(model: Path, scans: Path, name: str, runs: int) -> None:
     """Every way, each run in a fresh process. Of a single scan no steps overlap, and one after the other is no other way."""
     count = len(list(scans.glob("*.nii.gz")))
@@ -160,7 +167,7 @@ def measure(model: Path, scans: Path, name: str, runs: int) -> None:
                 cell = json.loads(done.stdout.splitlines()[-1])
                 if way != "medae":
                     cell["agreement"] = round(agreement(Path(folder) / f"medae-{turn}", out), 4)
-                facts = {"input": name, "scans": count, "way": way, "run": turn, **cell}
+                facts = {"input": name, "scans": count, "way": way, "run": turn, "model": digest_of(model), **cell}
                 facts |= {"python": python_version(), "machine": machine()}
                 with RESULTS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(facts) + "\n")
@@ -228,6 +235,8 @@ def main() -> None:
         print(table())
         return
     if chosen.figure is not None:
+        if chosen.of is None:
+            parser.error("--of is needed beside --figure: the name of an input")
         figure(chosen.figure, chosen.of)
         return
     if chosen.cell:

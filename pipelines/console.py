@@ -54,7 +54,7 @@ class Screen:
         table = Table(title=title, title_justify="left")
         for place, header in enumerate(headers):
             numbers = all(row[place] is None or isinstance(row[place], (int, float)) for row in rows)
-            table.add_column(header, justify="right" if numbers else "left")
+            table.add_column(header, justify="right" if numbers else "left", no_wrap=place == 0)
         for row in rows:
             table.add_row(*(escape(cell(value)) for value in row))
         self.results.print(table)

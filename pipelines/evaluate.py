@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from medae.config import Config, validate
 from medae.errors import DataError, GeometryError
 from medae.formats.endings import image_files, stem
+from medae.formats.header import read_grid
 from medae.metrics.segmentation import LabelScore, case_dice, case_metrics, dice_and_volume, summarise
 from medae.report.figures_segmentation import dice_by_volume, dice_strip
 from medae.report.html import Report
@@ -49,6 +50,10 @@ def run(
     tolerance = validate(Options, options, where="--tolerance").tolerance
     pairs = _pairs(predictions, labels)
     scans = _scans(images, labels, pairs)
+    for case, (predicted, reference) in pairs.items():
+        _refuse_other_grid("prediction", predicted, reference, "Write it on the scan's own grid, as medae predict does.")
+        if case in scans:
+            _refuse_other_grid("scan", scans[case], reference, "Give the scans that the references were drawn on.")
     names = _names(pairs)
     scores: dict[str, Mapping[str, LabelScore]] = {}
     with screen.progress("Comparing") as report:
@@ -58,13 +63,13 @@ def run(
             report(done, len(pairs))
     metrics = {"prediction": summarise(scores)}
     result = {"stage": "evaluate", "metrics": metrics, "facts": {"surface_dice_tolerance_mm": tolerance}}
-    write_json(out / "result.json", result)
     page = _page(metrics["prediction"], out, tolerance)
     worst = sorted(case_dice(metrics["prediction"]).items(), key=lambda entry: (entry[1], entry[0]))
     views = [_view(case, dice, scans[case], _together(*pairs[case]), names) for case, dice in worst[:MOST] if case in scans]
     if views:
-        page.text("The worst cases first:").viewer(views)
+        page.section("To look through").text("The worst cases first.").viewer(views)
     page.write(out / "report.html")
+    write_json(out / "result.json", result)
     headers = list(HEADERS.values())
     screen.table("Evaluation", ["", *headers], [["prediction", *(metrics["prediction"][name] for name in HEADERS)]])
     screen.say(f"Report: {shown(out / 'report.html')}")
@@ -79,16 +84,30 @@ def _names(pairs: Mapping[str, tuple[Path, Path]]) -> dict[int, str]:
 
 
 def _together(predicted: Path, reference: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label map and reference on the file's own axes, and their affine. Raises GeometryError where their grids differ."""
-    found, affine = read_native(predicted, "labels")
+    """Label map and reference on the file's own axes, and their affine."""
+    found, _ = read_native(predicted, "labels")
     truth, expected = read_native(reference, "labels")
-    if found.shape != truth.shape or not np.allclose(affine, expected, atol=AFFINE_TOLERANCE_MM):
-        raise GeometryError(
-            f"The prediction ({found.shape}) and the reference ({truth.shape}) are not on the same grid.",
-            where=predicted.name,
-            remedy="Write predictions on the scan's own grid, as medae predict does.",
-        )
     return found, truth, expected
+
+
+def _refuse_other_grid(what: str, path: Path, reference: Path, remedy: str) -> None:
+    """Raises GeometryError if a file lies on another grid than a reference, saying in what they differ."""
+    own, expected = read_grid([path]), read_grid([reference])
+    if own.shape != expected.shape:
+        differ = f"{_times(own.shape)} voxels, and the reference {_times(expected.shape)}"
+    elif not np.allclose(spacing_of(own.matrix()), spacing_of(expected.matrix()), atol=AFFINE_TOLERANCE_MM):
+        steps = [_times(f"{step:.4g}" for step in spacing_of(grid.matrix())) for grid in (own, expected)]
+        differ = f"voxels of {steps[0]} mm, and the reference of {steps[1]} mm"
+    elif not np.allclose(own.matrix(), expected.matrix(), atol=AFFINE_TOLERANCE_MM):
+        differ = "another origin or orientation than the reference"
+    else:
+        return
+    text = f"The {what} has {differ}: they are not on the same grid."
+    raise GeometryError(text, where=path.name, remedy=remedy)
+
+
+def _times(values: Iterable[object]) -> str:
+    return " x ".join(map(str, values))
 
 
 def _page(found: Mapping[str, Any], out: Path, tolerance: float) -> Report:
@@ -121,17 +140,20 @@ def _page(found: Mapping[str, Any], out: Path, tolerance: float) -> Report:
 def _view(
     case: str, dice: float, scan: Path, compared: tuple[np.ndarray, np.ndarray, np.ndarray], names: Mapping[int, str]
 ) -> View:
-    """A scan with reference and prediction over it. Raises GeometryError if the scan lies on another grid."""
-    found, truth, expected = compared
-    image, affine = read_native(scan, "intensity")
-    if image.shape != truth.shape or not np.allclose(affine, expected, atol=AFFINE_TOLERANCE_MM):
-        raise GeometryError(
-            f"The scan ({image.shape}) and the reference ({truth.shape}) are not on the same grid.",
-            where=scan.name,
-            remedy="Give the scans that the references were drawn on, or leave --images out.",
-        )
+    """A scan with reference and prediction over it."""
+    found, truth, affine = compared
+    image, _ = read_native(scan, "intensity")
     layers = [(title, array, names, (0.0, 1.0)) for title, array in (("reference", truth), ("prediction", found))]
     return View.on_file(case, image, affine, layers, [f"Dice {dice:.3f}"])
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The images of a folder. Raises DataError for two of one name."""
+    found: dict[str, Path] = {}
+    for path in image_files(folder):
+        if (before := found.setdefault(stem(path), path)) != path:
+            raise DataError(f"It has the same name as {before.name}.", where=path.name, remedy="Rename one, or take it out.")
+    return found
 
 
 def _scans(images: Path | None, labels: Path, pairs: Mapping[str, tuple[Path, Path]]) -> dict[str, Path]:
@@ -144,7 +166,7 @@ def _scans(images: Path | None, labels: Path, pairs: Mapping[str, tuple[Path, Pa
         raise DataError("One is a file, the other a folder.", where=images, remedy="Give --images as the labels are given.")
     if images.is_file():
         return dict.fromkeys(pairs, images)
-    found = {stem(path): path for path in image_files(images)}
+    found = _by_name(images)
     channels = {name[: -len(FIRST_CHANNEL)]: path for name, path in found.items() if name.endswith(FIRST_CHANNEL)}
     found = channels | found
     if missing := sorted(set(pairs) - set(found)):
@@ -164,8 +186,7 @@ def _pairs(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
         raise DataError("One is a file, the other a folder.", where=predictions, remedy="Give two files or two folders.")
     if labels.is_file():
         return {stem(labels): (predictions, labels)}
-    found = {stem(path): path for path in image_files(predictions)}
-    wanted = {stem(path): path for path in image_files(labels)}
+    found, wanted = _by_name(predictions), _by_name(labels)
     if not wanted:
         raise DataError("There is no image in this folder.", where=labels, remedy="Give the folder of the label maps.")
     missing = sorted(set(wanted) - set(found))

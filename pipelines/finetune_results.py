@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -147,7 +148,9 @@ def of_record(metrics: Mapping[str, Any], test: Manifest) -> dict[str, Any]:
         values = case_means(metrics, name.removesuffix("_mean")) if name.endswith("_mean") else {}
         if values:
             found = paired_difference(list(values.values()), [0.0] * len(values), [owner[case] for case in values])
-            kept |= {f"{name}_low": found.low, f"{name}_high": found.high} if found.low is not None else {}
+            if found.low is not None and found.high is not None:
+                highest = math.inf if name.startswith("hd95") else 1.0
+                kept |= {f"{name}_low": max(found.low, 0.0), f"{name}_high": min(found.high, highest)}
     return {**kept, "dice": {label: score["dice"] for label, score in metrics["labels"].items()}}
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import indent
 from typing import Any, TypeVar
 
 import numpy as np
@@ -249,6 +250,10 @@ def work_through(
             continue
         if not record.has(scan.name, keys[scan.name]):
             to_do.append(scan)
+    if inputs.single:  # beside its scan lie others
+        near = {path.resolve().parent for scan in inputs.scans for path in scan.files.values()}
+        own = [path for scan in to_do for path in work.files_of(scan) if path.resolve().parent in near]
+        _refuse_foreign([path for path in own if path.exists() and not record.made(path)], "Choose another name.")
     if not force:
         own = [path for scan in to_do for path in work.files_of(scan)]
         table = summary.with_name(summary.name.replace("result.json", "cases.csv"))
@@ -272,8 +277,12 @@ def work_through(
         screen.say(f"Report: {shown(work.page)}")
     screen.json(whole)
     if failed:
-        rows = "\n".join(f"    {name}: {reason}" for name, reason in failed.items())
-        raise DataError(f"{len(failed)} of {total} scans failed:\n{rows}", remedy="The others are done; mend these.")
+        why: dict[str, list[str]] = {}
+        for name, reason in failed.items():  # many fail for one reason, in which only their own names differ
+            why.setdefault(reason.replace(f"where:  {name}\n", ""), []).append(name)
+        rows = "\n".join(f"    {', '.join(names)}:\n{indent(reason, 6 * ' ')}" for reason, names in why.items())
+        remedy = "The others are done; mend these." if len(failed) < total else "No scan was predicted: mend these."
+        raise DataError(f"{len(failed)} of {total} scans failed:\n{rows}", remedy=remedy)
     return whole
 
 
@@ -289,25 +298,26 @@ def _say_remarks(cases: Mapping[str, Any], screen: Screen) -> None:
 
 def _refuse_doubles(scans: Sequence[Scan], work: Work[Any, Any]) -> None:
     """Raises DataError for two scans whose results would have one name."""
-    names: dict[Path, str] = {}
+    names: dict[Path, Scan] = {}
     for scan in scans:
         for path in work.files_of(scan):
             if path in names:
+                both = [", ".join(file.name for file in each.files.values()) or each.name for each in (names[path], scan)]
                 raise DataError(
-                    f"The results of two scans would both be called {path.name}: {names[path]} and {scan.name}.",
+                    f"The results of two scans would both be called {path.name}: {both[0]} and {both[1]}.",
                     where="the input",
                     remedy="Give the scans different names, or predict them into different folders.",
                 )
-            names[path] = scan.name
+            names[path] = scan
 
 
-def _refuse_foreign(paths: Sequence[Path]) -> None:
+def _refuse_foreign(paths: Sequence[Path], remedy: str = "Choose another folder, or give --force to replace it.") -> None:
     if paths:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         raise DataError(
             f"The file is there already{more}, and no run has recorded that it made it.",
             where=shown(paths[0]),
-            remedy="Choose another folder, or give --force to replace it.",
+            remedy=remedy,
         )
 
 

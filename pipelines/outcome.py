@@ -114,16 +114,30 @@ def _register(finished: Finished, arm: str, tracker: MlflowTracker, screen: Scre
         return None
 
 
+MOST_COLUMNS = 5
+BESIDE = ("dice_oracle", "n_test")
+"""Figures that need not be on the screen where there is little room."""
+
+
 def show(finished: Finished, screen: Screen) -> None:
-    """The table of a stage's metrics, an arm a column, what they mean in words, and where to look."""
+    """The table of a stage's metrics, what they mean in words, and where to look.
+
+    An arm is a column; of many arms each is a row with the first figures, so that it fits a terminal (the report has all).
+    """
     metrics = finished.result.metrics
+    title = f"{finished.result.name}: {finished.result.stage}"
     rows = [[name, *(arm.get(name) for arm in metrics.values())] for name in _numbers(metrics)]
     labels = dict.fromkeys(label for arm in metrics.values() for label in arm.get("labels", {}))
     rows += [
         [f"dice of {label}", *(arm["labels"].get(label, {}).get("dice") for arm in metrics.values())] for label in labels
     ]
-    if rows:
-        screen.table(f"{finished.result.name}: {finished.result.stage}", ["", *metrics], rows)
+    if len(metrics) > MOST_COLUMNS:
+        known = [row[0] for row in rows if row[0] not in BESIDE and any(value is not None for value in row[1:])]
+        first = known[:MOST_COLUMNS]
+        rows = [[arm, *(values.get(name) for name in first)] for arm, values in metrics.items()]
+        screen.table(title, ["", *(name.replace("_", " ") for name in first)], rows)
+    elif rows:
+        screen.table(title, ["", *metrics], rows)
     for sentence in finished.result.facts.get("sentences", ()):
         screen.say(sentence)
     screen.say(f"Report: {shown(finished.folder / 'report.html')}")

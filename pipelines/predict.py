@@ -22,12 +22,12 @@ from medae.preprocessing.brain import BrainExtraction
 from medae.preprocessing.prepare import Change, Prepared, brain_mask_of
 from medae.report.view import Backdrop
 from medae.tracking.models import resolve_model
-from pipelines.console import Screen
+from pipelines.console import Screen, shown
 from pipelines.data import DIGITS
 from pipelines.files import source_digest, write_text
 from pipelines.inputs import PLAIN, Inputs, Scan, Work, find_inputs, work_through
 from pipelines.networks import device_of
-from pipelines.predict_output import WRITERS, Form, Writer
+from pipelines.predict_output import OF_FILES, WRITERS, Form, Writer
 from pipelines.predict_report import Pictures, make_report, rank_of
 
 SEEN = "The model was trained with this scan, so the result says nothing about new ones."
@@ -74,6 +74,12 @@ def run(
             remedy="Name the files NAME_0000, NAME_0001 and so on in this order, or lay the scans out as a data set.",
         )
     mask_of = _mask_of(inputs, space, choice.brain_mask)
+    if not inputs.single and output.name.endswith(OF_FILES) and not output.is_dir():
+        raise ConfigError(
+            "The output is a folder, and its name is that of a file.",
+            where=shown(output),
+            remedy="Give a folder; of a single image also a name that ends in .nii.gz.",
+        )
     if inputs.single and choice.to != "nifti":
         raise ConfigError("A single file is written as NIfTI.", where="--to", remedy="Give a folder for the results.")
     writer = WRITERS[choice.to](output, inputs.single, artifacts, choice.codes)

@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 
 from medae.errors import ConfigError, DataError, TrackingError
+from medae.metrics.segmentation import case_dice
 from medae.metrics.statistics import PairedDifference, paired_difference
 from medae.tracking.client import STORE_ERRORS, missing, open_client, reason, shown
 from pipelines.console import Screen
@@ -55,6 +56,12 @@ def run(which: str, alias: str, arm: str | None, force: bool, as_json: bool) -> 
         )
     try:
         candidate = _candidate(client, which, arm)
+        if candidate.stage not in SCORES:
+            raise DataError(
+                f"A model of {candidate.stage} is not tested on scans with a reference: there is nothing to compare.",
+                where=candidate.address,
+                remedy="Promote a segmenter (finetune) or a detector (detect).",
+            )
         champion = _holder(client, candidate.name, alias)
         said: dict[str, Any] = {"stage": "promote", "model": candidate.address, "alias": alias, "before": None}
         if champion is None:
@@ -124,7 +131,9 @@ def _tested(client: MlflowClient, name: str, version: str, run_id: str, arm: str
     own = metrics.get(arm) or (metrics.get("detector") if stage == "detect" else None) or {}
     score = SCORES.get(stage, "dice")
     cases = own.get("cases", {})
-    scores = {case: _score(values, score) for case, values in cases.items()}
+    scores: dict[str, float | None] = {case: _score(values, score) for case, values in cases.items()}
+    if "labels" in own:  # as the model's own figure is made: labels that no reference has do not count
+        scores = dict(case_dice(own))
     inputs = client.get_run(run_id).inputs
     used = [] if inputs is None else inputs.dataset_inputs
     tested = [each.dataset.digest for each in used if each.dataset.name.endswith("-testing")]
@@ -154,7 +163,7 @@ def _compared(candidate: Tested, champion: Tested, force: bool) -> tuple[str, Pa
     interval = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
     text = (
         f"{NAMES[SCORES[candidate.stage]]} on the same {len(common)} test cases, less that of {champion.address}: "
-        f"{found.mean:+.3f}{interval}."
+        f"{found.mean:+.3f}{interval}{' over cases' if interval else ''}."
     )
     if found.mean < 0 and not force:
         how = "; the cases are too few to say by chance or not" if found.high is None else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 from medae.config import flatten
 from medae.errors import DataError
+from pipelines.console import shown
 from pipelines.files import read_json, write_json, write_text
 
 SENTENCES = ("remarks", "notes")
@@ -59,8 +60,8 @@ class Record:
                 known.pop(line["name"], None)
         if other and not force:
             raise DataError(
-                "The output holds the results of another model, or of other options.",
-                where=summary.name,
+                "The output holds the results of another model, of other options, or of another version of medae.",
+                where=shown(summary),
                 remedy="Choose another folder, or give --force to replace them.",
             )
         return cls(summary, key, known, begun, other)

@@ -23,7 +23,7 @@ from medae.data.case import Modality
 from medae.errors import ArtifactError, ConfigError, DataError
 from medae.inference.brainmask import extraction_of
 from medae.inference.combine import Segmenter, segment
-from medae.inference.contract import Look, cut_off, differences, refuse
+from medae.inference.contract import ANYWAY, Look, cut_off, differences, refuse
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction
 from medae.preprocessing.prepare import Change, Prepared
@@ -76,8 +76,8 @@ class AtWork(ABC):
         self.artifacts, self.device = list(artifacts), device
         self._brains = [extraction_of(each.meta.plan.space) for each in artifacts]
 
-    def take(self, prepare: Preparation, modality: Modality, where: str, anyway: bool = False) -> Given:
-        """Prepare a scan. modality: as its files say. where: how errors name it.
+    def take(self, prepare: Preparation, modality: Modality, where: str, anyway: bool = False, hint: str = ANYWAY) -> Given:
+        """Prepare a scan. modality: as its files say. where: how errors name it. hint: how to have it ``anyway``.
 
         Raises DataError if it is not of the kind that the models were trained on, unless it is wanted ``anyway``.
         """
@@ -89,7 +89,7 @@ class AtWork(ABC):
             if name not in known:
                 known[name] = prepare(space, brain, look), look
             own, seen = known[name]
-            remarks += refuse(differences(space, artifact.meta.domain, own, seen, modality), where, anyway)
+            remarks += refuse(differences(space, artifact.meta.domain, own, seen, modality), where, anyway, hint)
             prepared.append(own)
         return Given(prepared, list(dict.fromkeys(remarks)))
 

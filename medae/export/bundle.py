@@ -107,7 +107,7 @@ def _inference(meta: ArtifactMeta) -> dict[str, Any]:
         },
         "dataset": {
             "_target_": "Dataset",
-            "data": f"$@model.scans(@dataset_dir{', @mask_dir' if masked else ''})",
+            "data": f"$@model.scans(@dataset_dir, {'@mask_dir' if masked else 'None'}, @output_dir)",
             "transform": "@preprocessing",
         },
         "inferer": {"_target_": "scripts.ScanInferer", "model": "@model"},

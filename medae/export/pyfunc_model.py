@@ -14,7 +14,7 @@ A model of several channels takes paths in its own order, joined by ``;``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,9 @@ class ScanModel(PythonModel):
             case str() | Path():
                 return self._scan(str(given)).layers[0].array
             case pd.DataFrame() if "path" in given:
-                return pd.DataFrame([self._row(row) for row in given.to_dict("records")])
+                rows = given.to_dict("records")
+                inputs = {place.resolve() for row in rows for place in _places(str(row["path"]))}
+                return pd.DataFrame([self._row(row, inputs) for row in rows])
             case list() if given and all(isinstance(each, str) for each in given):
                 return [self._scan(each).layers[0].array for each in given]
             case list() | np.ndarray():
@@ -85,7 +87,7 @@ class ScanModel(PythonModel):
     def _scan(self, path: str) -> Made:
         if self._models is None:
             self._models = put_to_work([self.artifact], ["the model"], self.device)
-        places = [Path(part).expanduser() for part in path.split(";")]
+        places = _places(path)
         channels = self.artifact.meta.plan.space.channels
         if len(places) != len(channels):
             raise DataError(
@@ -97,17 +99,26 @@ class ScanModel(PythonModel):
             name: sorted(each for each in place.iterdir() if each.is_file()) if place.is_dir() else [place]
             for name, place in zip(channels, places, strict=True)
         }
+        for place, own in zip(places, files.values(), strict=True):
+            if not own:
+                raise DataError("The folder holds no file.", where=place.name, remedy="Give the folder of a DICOM series.")
         given = self._models.take(
             lambda space, brain, look: prepare_files(files, space, brain=brain, change=look),
             _modality(next(iter(files.values()))),
             places[0].name,
+            hint="",
         )
         return self._models.apply(given, places[0].name)
 
-    def _row(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The numbers of one scan, or why there are none; its main layer is written if that is asked for."""
+    def _row(self, asked: dict[str, Any], inputs: Set[Path]) -> dict[str, Any]:
+        """The numbers of one scan, or why there are none; its main layer is written if that is asked for.
+
+        inputs: of all rows, in whose place nothing is written.
+        """
         output = asked.get("output")
         try:
+            if isinstance(output, str) and output and Path(output).resolve() in inputs:
+                raise DataError("The result would take the place of a scan.", where=output, remedy="Give another output.")
             made = self._scan(str(asked["path"]))
             if isinstance(output, str) and output:
                 layer = made.layers[0]
@@ -118,6 +129,11 @@ class ScanModel(PythonModel):
         for key, value in made.said.items():
             rows |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
         return {**rows, "findings": len(made.said.get("findings", ())), "remarks": " ".join(made.remarks)}
+
+
+def _places(path: str) -> list[Path]:
+    """Of each channel."""
+    return [Path(part).expanduser() for part in path.split(";")]
 
 
 def _modality(files: Sequence[Path]) -> Modality:

@@ -30,8 +30,17 @@ HU_OF_AIR = -500.0
 FEW_VALUES = 16
 """So few different whole numbers are a label map."""
 
+FLAT = 0.55
+"""Of neighbours outside the commonest value, the share above which they are equal because the image is a label map: at most
+0.33 in 222 scans of seven kinds, at least 0.76 in 151 label maps of four."""
+
+BLOCK = 100
+"""Voxels an axis, in the middle of a channel, whose neighbours are looked at."""
+
 LOOKED_AT = 1_000_000
 """Voxels of a channel that are looked at, at most."""
+
+ANYWAY = "--anyway predicts it all the same."
 
 AXES = ("from left to right", "from posterior to anterior", "from inferior to superior")
 
@@ -41,11 +50,12 @@ class Look:
     """Looks at the raw channels of a scan while it is prepared (a ``Change`` that changes nothing).
 
     lowest: the 0.5th percentile of each channel in the file's units. values: how many different values there are; None if
-    they are not all whole numbers.
+    they are not all whole numbers. flat: the share of neighbours that are equal, where neither has the commonest value.
     """
 
     lowest: list[float] = field(default_factory=list)
     values: list[int | None] = field(default_factory=list)
+    flat: list[float] = field(default_factory=list)
 
     def __call__(self, raw_CIJK: Tensor, mask_1IJK: Tensor, affine: np.ndarray) -> Tensor:
         """Take note of every channel."""
@@ -54,6 +64,7 @@ class Look:
             some = channel[::step, ::step, ::step]
             self.lowest.append(float(np.percentile(some, 0.5)))
             self.values.append(len(np.unique(some)) if np.array_equal(some, np.rint(some)) else None)
+            self.flat.append(_flat(channel))
         return raw_CIJK
 
 
@@ -79,14 +90,14 @@ def differences(
     return found
 
 
-def refuse(found: Sequence[Difference], where: str, anyway: bool) -> list[str]:
-    """The sentences of what differs. Raises DataError for what is refused, unless it is wanted anyway."""
+def refuse(found: Sequence[Difference], where: str, anyway: bool, hint: str = ANYWAY) -> list[str]:
+    """The sentences of what differs. Raises DataError for what is refused, unless it is wanted anyway. hint: of how."""
     worst = [each for each in found if each.refused]
     if worst and not anyway:
         raise DataError(
             " ".join(each.text for each in worst),
             where=where,
-            remedy=" ".join(dict.fromkeys(each.remedy for each in worst)) + " --anyway predicts it all the same.",
+            remedy=" ".join([*dict.fromkeys(each.remedy for each in worst), *([hint] if hint else [])]),
         )
     return [each.text for each in found]
 
@@ -104,11 +115,8 @@ def cut_off(labels_IJK: np.ndarray, domain: Domain | None, prepared: Prepared, n
 def _modality(space: SpacePlan, domain: Domain | None, look: Look, modality: Modality) -> list[Difference]:
     known = {each for each in (domain.modalities if domain else ()) if each != "unknown"}
     wants = "CT" if space.intensity.kind == "ct_window" else next(iter(known)) if len(known) == 1 else None
-    counts = [count for count in look.values if count is not None]
-    if len(counts) == len(look.values) and all(1 < count <= FEW_VALUES for count in counts):
-        return [
-            Difference(f"The image has {max(counts)} different values: it is a label map.", True, "Give the scan itself.")
-        ]
+    if (text := _label_map(look)) is not None:
+        return [Difference(text, True, "Give the scan itself.")]
     if wants is None:
         return []
     if modality not in ("unknown", wants):
@@ -120,6 +128,28 @@ def _modality(space: SpacePlan, domain: Domain | None, look: Look, modality: Mod
         text = f"The model is for MR, and the image has values down to {min(look.lowest):.0f}, as CT has."
         return [Difference(text, True, "Give MR.")]
     return []
+
+
+def _label_map(look: Look) -> str | None:
+    """Why an image is taken for a label map."""
+    counts = [count for count in look.values if count is not None]
+    if len(counts) == len(look.values) and all(1 < count <= FEW_VALUES for count in counts):
+        return f"The image has {max(counts)} different values: it is a label map."
+    if look.flat and min(look.flat) > FLAT:
+        return f"Of neighbouring voxels {100 * min(look.flat):.0f} % are equal: the image is a label map."
+    return None
+
+
+def _flat(channel_IJK: np.ndarray) -> float:
+    """Share of equal ones among neighbours along the longest axis, neither of the commonest value; 0 if these are few."""
+    starts = [max(0, (size - BLOCK) // 2) for size in channel_IJK.shape]
+    block = channel_IJK[tuple(slice(start, start + BLOCK) for start in starts)]
+    values, counts = np.unique(block, return_counts=True)
+    block = np.moveaxis(block, int(np.argmax(block.shape)), 0)
+    one, other = block[1:], block[:-1]
+    both = (one != values[counts.argmax()]) & (other != values[counts.argmax()])
+    pairs = int(np.count_nonzero(both))
+    return float(np.count_nonzero((one == other) & both) / pairs) if pairs >= FEW_VALUES else 0.0
 
 
 def _channels(space: SpacePlan, domain: Domain | None, prepared: Prepared) -> list[Difference]:

@@ -182,16 +182,21 @@ def dice_by_volume(labels: Mapping[str, Mapping[str, tuple[float, float]]], path
     """
     figure = canvas.chart(6.4, 4.4)
     axes = figure.add_subplot()
+    names: list[str] = []
     canvas.tidy(axes, "Dice and size", x="volume of the reference (ml)", y="Dice")
     for place, (label, cases) in enumerate(labels.items()):
         volumes, dice = zip(*cases.values(), strict=True)
         axes.scatter(volumes, dice, s=16, color=label_colour(place + 1), edgecolor=canvas.INK, linewidth=0.3, label=label)
-        lowest = min(cases, key=lambda case: (cases[case][1], case))
-        axes.annotate(lowest, cases[lowest], xytext=(4, -8), textcoords="offset points", fontsize=7, color=canvas.MUTED)
+        names.append(min(cases, key=lambda case: (cases[case][1], case)))
     every = [volume for cases in labels.values() for volume, _ in cases.values()]
     if every:
         axes.set_xscale("log" if max(every) > 10 * min(every) else "linear")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        middle = float(np.median(every))
+        for lowest, cases in zip(names, labels.values(), strict=True):
+            near = cases[lowest][0] <= middle  # the name goes to the side where there is room
+            look: dict[str, Any] = {"xytext": (4 if near else -4, -8), "ha": "left" if near else "right", "fontsize": 7}
+            axes.annotate(lowest, cases[lowest], textcoords="offset points", color=canvas.MUTED, **look)
     axes.set_ylim(-0.02, 1.02)
     return canvas.save(figure, path)
 

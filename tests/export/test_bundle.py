@@ -344,6 +344,17 @@ def test_folders_without_scans_for_the_model_are_refused(scripts: ModuleType, wo
         model.scans(tmp_path)
 
 
+def test_results_never_take_the_place_of_scans(scripts: ModuleType, work: Path, tmp_path: Path) -> None:
+    model = scripts.StoredModel(work / "volumes/bundle")
+    with pytest.raises(refusal(scripts), match="take the place of the scans"):
+        model.scans(work / "one", None, work / "two/../one")
+    assert len(model.scans(work / "one", None, tmp_path)) == 2
+    for name in ("a.nii", "a.nii.gz"):
+        write_scan(tmp_path / name, 0, "RAS")
+    with pytest.raises(refusal(scripts), match=r"same name as a\.nii"):
+        model.scans(tmp_path)
+
+
 def test_a_missing_brain_mask_is_named(scripts: ModuleType, work: Path) -> None:
     model = scripts.StoredModel(work / "ensemble/bundle")
     (scan, _) = model.scans(work / "one")

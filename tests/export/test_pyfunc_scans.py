@@ -85,8 +85,9 @@ def test_channels_are_joined_in_the_order_of_the_model(work: Path) -> None:
 def test_a_scan_of_another_kind_is_refused_here_too(work: Path, tmp_path: Path) -> None:
     values = np.random.default_rng(0).uniform(-1000, 500, (9, 9, 9)).astype(np.float32)
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "ct.nii.gz")
-    with pytest.raises(DataError, match="as CT has"):
+    with pytest.raises(DataError, match="as CT has") as refused:
         mlflow.pyfunc.load_model("models:/one@newest").predict(str(tmp_path / "ct.nii.gz"))
+    assert "--anyway" not in str(refused.value), "there is no such option here"
 
 
 def test_the_header_of_dicom_says_what_it_is(work: Path, tmp_path: Path) -> None:
@@ -111,6 +112,20 @@ def test_mlflow_models_predict_takes_a_table_of_paths(work: Path, tmp_path: Path
         mask = nib.load(tmp_path / f"{number}.nii.gz")
         assert np.array_equal(mask.affine, AFFINE)
         assert row["volume_ml.organ"] == pytest.approx(np.count_nonzero(mask.dataobj) * 1.5**3 / 1000)
+
+
+def test_a_result_takes_no_scan_s_place_and_an_empty_folder_is_one_row_s_error(work: Path, tmp_path: Path) -> None:
+    model = mlflow.pyfunc.load_model("models:/one@newest")
+    scan, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    for path in (scan, other):
+        path.write_bytes((work / "scan0.nii.gz").read_bytes())
+    before = scan.read_bytes()
+    (tmp_path / "empty").mkdir()
+    rows = [(scan, scan), (other, scan), (tmp_path / "empty", tmp_path / "c.nii.gz"), (other, tmp_path / "d.nii.gz")]
+    found = model.predict(pd.DataFrame([{"path": str(path), "output": str(output)} for path, output in rows]))
+    assert scan.read_bytes() == before and (tmp_path / "d.nii.gz").is_file()
+    assert all("take the place of a scan" in found["error"][row] for row in (0, 1))
+    assert "holds no file" in found["error"][2] and found["volume_ml.organ"][3] > 0
 
 
 def test_a_scan_that_fails_does_not_take_the_numbers_of_the_others(work: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from scipy import ndimage
 
 from medae.errors import DataError
-from medae.inference.contract import Look, cut_off, differences, refuse
+from medae.inference.contract import Look, _flat, _label_map, cut_off, differences, refuse
 from medae.plan import CTWindow, SpacePlan
 from medae.preprocessing.domain import Domain
 from medae.preprocessing.prepare import prepare_files
@@ -73,6 +75,15 @@ def test_ct_that_is_like_the_training_scans_is_taken(tmp_path: Path):
     """Skull-stripped CT, or CT that was stored clipped from 0."""
     assert said(tmp_path, mr(), domain("CT", lowest=(-3.0, 0.0)), CT, "CT") == []
     assert [each.refused for each in said(tmp_path, mr(), domain("CT", lowest=(-900.0, -50.0)), CT, "CT")] == [True]
+
+
+def test_an_atlas_of_many_values_and_a_mask_of_halves_are_label_maps():
+    atlas = ndimage.zoom(np.random.default_rng(0).integers(0, 200, (6, 6, 6)), 8, order=0).astype(np.float32)
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).uniform(0, 255, (48, 48, 48)), 2).round().astype(np.float32)
+    assert _flat(atlas) > 0.8 and _flat(smooth) < 0.5 and _flat(np.zeros((4, 4, 4), np.float32)) == 0.0
+    look = Look()
+    look(torch.from_numpy(atlas)[None], torch.ones(1), np.eye(4))
+    assert _label_map(look) == f"Of neighbouring voxels {100 * look.flat[0]:.0f} % are equal: the image is a label map."
 
 
 def test_an_empty_channel_is_no_label_map(tmp_path: Path):

@@ -173,8 +173,21 @@ def test_an_evaluation_refuses_scans_that_do_not_belong_to_the_labels(tmp_path):
     labels = tmp_path / "a"
     with pytest.raises(DataError, match=r"1 of 1 references have no scan of their name: x"):
         evaluate.run(labels, labels, {}, tmp_path / "out", tmp_path / "none")
-    with pytest.raises(GeometryError, match="scan"):
+    with pytest.raises(GeometryError, match="The scan has 5 x 4 x 4 voxels, and the reference 4 x 4 x 4"):
         evaluate.run(labels, labels, {}, tmp_path / "out", tmp_path / "b")
+    for name, affine, words in (
+        ("c", np.diag([2.0, 1, 1, 1]), "voxels of 2 x 1 x 1 mm"),
+        ("d", np.diag([-1.0, 1, 1, 1]), "another origin or orientation"),
+    ):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), affine), tmp_path / name / "x.nii.gz")
+        with pytest.raises(GeometryError, match=words):
+            evaluate.run(labels, labels, {}, tmp_path / "out", tmp_path / name)
+    assert not (tmp_path / "out").exists(), "nothing is written before all is checked"
+    shutil.copy(tmp_path / "a" / "x.nii.gz", tmp_path / "c" / "x.nii.gz")
+    nib.save(nib.load(tmp_path / "a" / "x.nii.gz"), tmp_path / "c" / "x.nii")
+    with pytest.raises(DataError, match="same name"):
+        evaluate.run(tmp_path / "c", labels, {}, tmp_path / "out")
     with pytest.raises(DataError, match="does not exist"):
         evaluate.run(labels, labels, {}, tmp_path / "out", tmp_path / "nowhere")
     with pytest.raises(DataError, match="folder"):

@@ -13,7 +13,7 @@ import torch
 
 from medae.artifact import ArtifactMeta, load_artifact, save_artifact
 from medae.data.bids import BIDSSource
-from medae.errors import ArtifactError, DataError
+from medae.errors import ArtifactError, ConfigError, DataError
 from medae.export.at_work import Segmenting
 from medae.formats.itk import read_itk
 from medae.plan import NetworkPlan, Plan, SamplingPlan, SpacePlan
@@ -186,6 +186,28 @@ def test_files_of_a_folder_that_others_made_stay(world: Path, name: str):
     with pytest.raises(DataError, match="no run has recorded"):
         predicted(world, to="nnunet")
     assert (world / "out" / name).read_text() == "precious"
+
+
+def test_a_single_result_never_takes_the_place_of_another_scan(world: Path):
+    before = (world / "scans/s1.nii.gz").read_bytes()
+    for force in (False, True):
+        with pytest.raises(DataError, match="there already") as refused:
+            predicted(world, "scans/s0.nii.gz", "scans/s1.nii.gz", force=force)
+        assert "--force" not in str(refused.value)
+    assert (world / "scans/s1.nii.gz").read_bytes() == before
+    predicted(world, "scans/s0.nii.gz", "scans/s0_label.nii.gz")
+    predicted(world, "scans/s0.nii.gz", "scans/s0_label.nii.gz", flips=False)
+    with pytest.raises(ConfigError, match="name is that of a file"):
+        predicted(world, "scans", "out.nrrd", to="nrrd")
+
+
+def test_what_fails_for_one_reason_is_said_once(world: Path):
+    for name in ("x", "y"):
+        (world / "bad").mkdir(exist_ok=True)
+        (world / "bad" / f"{name}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(DataError, match="2 of 2 scans failed") as refused:
+        predicted(world, "bad")
+    assert "No scan was predicted" in str(refused.value)
 
 
 def test_results_of_two_scans_never_have_one_name(world: Path):

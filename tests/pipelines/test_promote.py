@@ -82,6 +82,18 @@ def test_the_alias_goes_to_the_better_and_stays_with_it(store, tmp_path, capsys,
         promoted(f"models:/{name}@trial")
 
 
+def test_labels_that_no_reference_has_do_not_count_and_autoencoders_are_not_compared(store, tmp_path):
+    score = {"hd95": 1.0, "surface_dice": 1.0, "volume_ml_reference": 1.0, "volume_ml_prediction": 1.0}
+    absent = {"dice": 0.0, "hd95": 9.0, "surface_dice": 0.0, "volume_ml_reference": 0.0, "volume_ml_prediction": 1.0}
+    cases = {f"c{place}": {"one": {"dice": 0.9, **score}, "two": absent} for place in range(6)}
+    labels = {"one": {"dice": 0.9}, "two": {"dice": None}}
+    result = {"stage": "finetune", "metrics": {"a": {"cases": cases, "labels": labels}}}
+    tested = promote._tested(open_client(), "m", "1", trained(tmp_path, "m"), "a", result)
+    assert tested.scores == dict.fromkeys(cases, 0.9)
+    with pytest.raises(DataError, match="A model of pretrain is not tested"):
+        promoted(trained(tmp_path, "encoder", stage="pretrain"))
+
+
 def test_a_difference_that_chance_gives_is_called_so(store, tmp_path):
     promoted(trained(tmp_path, "chance"))
     with pytest.raises(DataError, match="by no more than chance gives"):

@@ -55,13 +55,20 @@ class StoredModel:
         network.load_state_dict(load_file(self.folder / "weights.safetensors"))
         return FinestMap(network).eval()
 
-    def scans(self, folder: str | Path, masks: str | Path | None = None) -> list[dict[str, Any]]:
+    def scans(
+        self, folder: str | Path, masks: str | Path | None = None, output: str | Path | None = None
+    ) -> list[dict[str, Any]]:
         """The scans in a folder: ``name``, ``files`` by channel, ``mask`` (a file of the same name in ``masks``, or None).
 
         Files whose names all end as nnU-Net numbers channels (``NAME_0000``, ``NAME_0001``) are one scan a NAME, numbers in
         the order of the plan's channels; for a model of one channel only if every NAME has a 0000. Else each file is a scan.
-        Raises DataError if there is none, or a number is too high.
+        Raises DataError if there is none, a number is too high, two files have one name, or ``output``, the folder of the
+        results, is one of these folders: a label map would take the place of its scan.
         """
+        if output is not None and Path(output).resolve() in {Path(each).resolve() for each in (folder, masks) if each}:
+            raise DataError(
+                "The results would take the place of the scans.", where=output, remedy="Give another output_dir."
+            )
         files = sorted(path for path in Path(folder).glob("*") if path.name.endswith(NIFTI) and path.name[0] != ".")
         channels = self.plan.space.channels
         numbers = [CHANNEL_NUMBER.fullmatch(stem(path)) for path in files]
@@ -78,7 +85,8 @@ class StoredModel:
             name, place = (match[1], int(match[2])) if match and are_channels else (stem(path), 0)
             if place >= len(channels):
                 raise DataError(f"The model takes the channels {', '.join(channels)}, no more.", where=path.name)
-            found.setdefault(name, {})[channels[place]] = path
+            if (before := found.setdefault(name, {}).setdefault(channels[place], path)) != path:
+                raise DataError(f"It has the same name as {before.name}.", where=path.name, remedy="Rename one of them.")
         return [{"name": name, "files": images, "mask": _mask_of(images, masks)} for name, images in found.items()]
 
 

@@ -53,7 +53,8 @@ for (const box of document.querySelectorAll(".viewer")) {
   const start = async () => {
     if (shown) return;
     const here = (data) => { place.textContent = data.string ?? ""; };
-    const look = { backColor: [0.05, 0.05, 0.06, 1], isRadiologicalConvention: true, isResizeCanvas: true, onLocationChange: here };
+    const look = { backColor: [0.05, 0.05, 0.06, 1], isRadiologicalConvention: true, isResizeCanvas: true, onLocationChange: here,
+      crosshairWidth: 0.4, crosshairWidthUnit: "percent" };
     try {
       shown = new niivue.Niivue({ ...look, logLevel: "error", loadingText: "" });
       shown.onLocationChange = here;
