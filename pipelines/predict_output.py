@@ -94,7 +94,7 @@ class NNUNetWriter(Writer):
         """Write ``dataset.json``."""
         content = {
             "channel_names": {str(place): name for place, name in enumerate(self.channels)},
-            "labels": {name: value for value, name in self.labels.items()},
+            "labels": {name: value for value, name in (self.labels or {0: "background", 1: "anomaly"}).items()},
             "file_ending": ".nii.gz",
         }
         write_json(self.folder / "dataset.json", content)

@@ -15,7 +15,7 @@ from torch import Tensor
 from medae.data.case import Modality
 from medae.errors import DataError
 from medae.plan import SpacePlan
-from medae.preprocessing.domain import FOREGROUND, Domain, named, sides_reached
+from medae.preprocessing.domain import FOREGROUND, Domain, named, shown_range, sides_reached
 from medae.preprocessing.prepare import Prepared
 from medae.volume import spacing_of
 
@@ -170,7 +170,7 @@ def _voxels(space: SpacePlan, domain: Domain, prepared: Prepared) -> list[Differ
         low, high = domain.spacing[axis]
         times = max(step / high, low / step)
         if times > SAID and space.spacing[axis] is not None:
-            text = f"Voxels are {step:.3g} mm {AXES[axis]}, those of the training scans {_shown(low, high)} mm."
+            text = f"Voxels are {step:.3g} mm {AXES[axis]}, those of the training scans {shown_range(low, high)} mm."
             found.append(Difference(text, times > REFUSED, "Give scans of a like resolution."))
     return found
 
@@ -182,7 +182,7 @@ def _extent(space: SpacePlan, domain: Domain, prepared: Prepared) -> list[Differ
         mm = size * step
         if max(mm / high, low / mm) > EXTENT:
             what = "The brain" if space.foreground == "brain" else "What is seen"
-            text = f"{what} is {mm:.0f} mm {AXES[axis]}, in the training scans {_shown(low, high)} mm."
+            text = f"{what} is {mm:.0f} mm {AXES[axis]}, in the training scans {shown_range(low, high)} mm."
             found.append(Difference(text, False))
     return found
 
@@ -200,7 +200,3 @@ def _cut(
             text = f"{where}, as in no training scan: it may be cut off."
             found.append(Difference(text, False))
     return found
-
-
-def _shown(low: float, high: float) -> str:
-    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"

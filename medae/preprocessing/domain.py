@@ -47,7 +47,7 @@ class Domain(Config):
 
         def shown(ranges: Iterable[Range], unit: str) -> str:
             return ", ".join(
-                f"{low:.3g} to {high:.3g} {unit} {axis}" for (low, high), axis in zip(ranges, axes, strict=True)
+                f"{shown_range(low, high)} {unit} {axis}" for (low, high), axis in zip(ranges, axes, strict=True)
             )
 
         return {
@@ -56,6 +56,11 @@ class Domain(Config):
             "Voxels": shown(self.spacing, "mm"),
             "Foreground": shown(self.extent, "mm"),
         }
+
+
+def shown_range(low: float, high: float) -> str:
+    """In three digits; one number where both are the same in these."""
+    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
 
 
 def domain_of(manifest: Manifest, store: Store, target: str | None = None) -> Domain:
