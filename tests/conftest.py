@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -15,6 +17,7 @@ sys.path.append(str(Path(__file__).parent))  # the module beside this one
 
 from webserver import Web
 
+from medae.data import phantom
 from medae.tracking import client as tracking
 
 _CHECK = tracking._check_writable
@@ -56,6 +59,24 @@ def _copied_tables(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "_check_writable", copied)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _phantoms_made_once() -> Iterator[None]:
+    """Phantoms that many tests ask for alike, and the template that they are made of, are made once in this process."""
+    known: dict[str, phantom.Phantom] = {}
+    make = phantom.make_phantom
+
+    def made(template: phantom.Template, spacing: float, lesions: Any, seed: int, subject: int) -> phantom.Phantom:
+        key = repr((spacing, lesions, seed, subject))
+        if key not in known:
+            known[key] = make(template, spacing, lesions, seed, subject)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "load_template", functools.lru_cache(maxsize=2)(phantom.load_template))
+        patch.setattr(phantom, "make_phantom", made)
         yield
 
 

@@ -29,3 +29,4 @@ def leave_blank(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Figure, "savefig", save)
     patch.setattr(Figure, "tight_layout", lambda *_, **__: None)
+    patch.setattr("medae.report.mosaic._place", lambda *_, **__: None)  # the panels of slices, outlines and all

@@ -19,6 +19,7 @@ from medae.config import to_dict
 from medae.data import phantom as module
 from medae.data.phantom import PhantomSource
 from medae.errors import DataError
+from medae.synthesis.brain import make_phantom
 from medae.synthesis.lesions import LesionConfig
 
 SPACING = 6.0
@@ -27,6 +28,7 @@ SPACING = 6.0
 @pytest.fixture(autouse=True)
 def _template_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_template", cached_template)
+    monkeypatch.setattr(module, "make_phantom", make_phantom)  # made anew each time: what is tested is that it is the same
 
 
 cached_template = functools.cache(module.load_template)
