@@ -253,7 +253,7 @@ def work_through(
     if inputs.single:  # beside its scan lie others
         near = {path.resolve().parent for scan in inputs.scans for path in scan.files.values()}
         own = [path for scan in to_do for path in work.files_of(scan) if path.resolve().parent in near]
-        _refuse_foreign([path for path in own if path.exists() and not record.made(path)], "Choose another name.")
+        _refuse_foreign([path for path in own if path.exists() and not record.is_ours(path)], "Choose another name.")
     if not force:
         own = [path for scan in to_do for path in work.files_of(scan)]
         table = summary.with_name(summary.name.replace("result.json", "cases.csv"))

@@ -132,10 +132,9 @@ def show(finished: Finished, screen: Screen) -> None:
         [f"dice of {label}", *(arm["labels"].get(label, {}).get("dice") for arm in metrics.values())] for label in labels
     ]
     if len(metrics) > MOST_COLUMNS:
-        known = [row[0] for row in rows if row[0] not in BESIDE and any(value is not None for value in row[1:])]
-        first = known[:MOST_COLUMNS]
-        rows = [[arm, *(values.get(name) for name in first)] for arm, values in metrics.items()]
-        screen.table(title, ["", *(name.replace("_", " ") for name in first)], rows)
+        known = [row for row in rows if row[0] not in BESIDE and any(value is not None for value in row[1:])]
+        names, *columns = zip(["", *metrics], *known[:MOST_COLUMNS], strict=True)
+        screen.table(title, [str(name).replace("_", " ") for name in names], columns)
     elif rows:
         screen.table(title, ["", *metrics], rows)
     for sentence in finished.result.facts.get("sentences", ()):

@@ -27,8 +27,11 @@ from pipelines.data import DIGITS
 from pipelines.files import source_digest, write_text
 from pipelines.inputs import PLAIN, Inputs, Scan, Work, find_inputs, work_through
 from pipelines.networks import device_of
-from pipelines.predict_output import OF_FILES, WRITERS, Form, Writer
+from pipelines.predict_output import WRITERS, Form, Writer
 from pipelines.predict_report import Pictures, make_report, rank_of
+
+OF_FILES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
+"""Endings that no folder of results should have."""
 
 SEEN = "The model was trained with this scan, so the result says nothing about new ones."
 

@@ -21,9 +21,6 @@ from medae.volume import NativeGrid
 from pipelines.files import write_json, write_text
 from pipelines.inputs import Scan
 
-OF_FILES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
-"""Endings that no folder of results should have."""
-
 Form = Literal["nifti", "nnunet", "bids", "nrrd", "dicom"]
 
 

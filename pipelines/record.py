@@ -32,12 +32,15 @@ class Record:
         self.summary, self.key, self._known, self._begun = summary, key, dict(known), begun
         self._retired, self._lock = retired, Lock()
         self.cases: dict[str, dict[str, Any]] = {}
+        self.others: set[str] = set()
+        """Files that runs of another key have written, or begun."""
 
     @classmethod
     def open(cls, summary: Path, key: str, force: bool) -> Record:
         """What was done with this key before. Raises DataError where there is something of another key, unless forced."""
         known: dict[str, dict[str, Any]] = {}
         begun: set[str] = set()
+        others: set[str] = set()
         other = False
         if summary.is_file():
             try:
@@ -48,9 +51,12 @@ class Record:
             if not other:
                 known |= before.get("cases", {})
                 begun |= set(before.get("made", ()))
+            else:
+                others |= {file for case in before.get("cases", {}).values() for file in case.get("files", ())}
         for line in _lines(_growing(summary)):
             if line.get("key") != key:
                 other = True
+                others |= set(line.get("begun", ()))
                 known.pop(line.get("name", ""), None)
                 continue
             begun |= set(line["begun"])
@@ -64,7 +70,9 @@ class Record:
                 where=shown(summary),
                 remedy="Choose another folder, or give --force to replace them.",
             )
-        return cls(summary, key, known, begun, other)
+        found = cls(summary, key, known, begun, other)
+        found.others = others
+        return found
 
     @property
     def began(self) -> bool:
@@ -83,6 +91,10 @@ class Record:
         """Whether a file was written, or begun, by a run of this key."""
         every = [*self._begun, *(file for case in self._known.values() for file in case.get("files", ()))]
         return any(self.summary.parent / file == path for file in every)
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether a run of any key has written a file, or begun to."""
+        return self.made(path) or any(self.summary.parent / file == path for file in self.others)
 
     def begin(self, name: str, files: Sequence[str]) -> None:
         """The files of a case are about to be written."""

@@ -91,26 +91,21 @@ class VoxelScores:
         lowest, count = int(bins.min(initial=N_BINS)), int(np.ptp(bins)) + 1 if bins.size else 0
         normal, found = (np.bincount(bins[chosen] - lowest, minlength=count) for chosen in (~is_lesion, is_lesion))
         occupied = np.flatnonzero(normal + found)
-        self._take(occupied + lowest, normal[occupied], found[occupied])
-        self.missed += int(np.count_nonzero(diseased & ~inside))
+        scan = VoxelScores()
+        scan.bins, scan.normal, scan.lesion = occupied + lowest, normal[occupied], found[occupied]
+        scan.missed = int(np.count_nonzero(diseased & ~inside))
+        self.merge(scan)
 
     def merge(self, *others: VoxelScores) -> None:
         """Add other tallies to this one."""
-        for name in ("bins", "normal", "lesion"):
-            joined = np.concatenate([getattr(self, name), *(getattr(other, name) for other in others)])
-            setattr(self, name, joined)
-        counts = self.normal, self.lesion
-        self.bins, places = np.unique(self.bins, return_inverse=True)
-        for name, count in zip(("normal", "lesion"), counts, strict=True):
-            total = np.zeros(len(self.bins), dtype=np.int64)
-            np.add.at(total, places, count)
-            setattr(self, name, total)
+        parts = (self, *others)
+        bins, places = np.unique(np.concatenate([part.bins for part in parts]), return_inverse=True)
+        self.normal, self.lesion = (
+            np.bincount(places, np.concatenate(counts), len(bins)).astype(np.int64)
+            for counts in ([part.normal for part in parts], [part.lesion for part in parts])
+        )
+        self.bins = bins
         self.missed += sum(other.missed for other in others)
-
-    def _take(self, bins: np.ndarray, normal: np.ndarray, lesion: np.ndarray) -> None:
-        other = VoxelScores()
-        other.bins, other.normal, other.lesion = (np.asarray(each, dtype=np.int64) for each in (bins, normal, lesion))
-        self.merge(other)
 
     @property
     def n_normal(self) -> int:

@@ -196,7 +196,10 @@ def test_a_single_result_never_takes_the_place_of_another_scan(world: Path):
         assert "--force" not in str(refused.value)
     assert (world / "scans/s1.nii.gz").read_bytes() == before
     predicted(world, "scans/s0.nii.gz", "scans/s0_label.nii.gz")
-    predicted(world, "scans/s0.nii.gz", "scans/s0_label.nii.gz", flips=False)
+    make_model(world / "other", seed=1)
+    first = (world / "scans/s0_label.nii.gz").read_bytes()
+    predicted(world, "scans/s0.nii.gz", "scans/s0_label.nii.gz", "other", force=True)
+    assert (world / "scans/s0_label.nii.gz").read_bytes() != first, "what medae made may be replaced"
     with pytest.raises(ConfigError, match="name is that of a file"):
         predicted(world, "scans", "out.nrrd", to="nrrd")
 
