@@ -159,7 +159,9 @@ class Worker:
         row |= {} if cell.kind == "encoder" else _scores(ran.finished, cell.kind)
         row |= {"training_seconds": _training_seconds(ran.finished.folder)}
         row |= {"seconds": None if begun else round(ran.seconds, 1)}
-        self.add(row | {"digest": cell.digest, "load": round(load_before, 2)})
+        # of a pretraining whose folder was lost, the first line stays: compute-fair arms were given their steps by it
+        if cell.kind != "encoder" or cell.digest not in read_rows(self.results):
+            self.add(row | {"digest": cell.digest, "load": round(load_before, 2)})
         for folder in ("checkpoints", *(("predictions", "validation") if cell.kind != "encoder" else ())):
             for place in ran.finished.folder.rglob(folder):
                 shutil.rmtree(place)
