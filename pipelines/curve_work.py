@@ -120,10 +120,16 @@ class Worker:
         return dataset
 
     def left(self, part: Part) -> list[Cell]:
-        """What is left, the encoders first."""
+        """What is left, the encoders first; one that was measured only if its model is lost and something waits for it."""
         design = self.design
-        encoders = [cell for cell in design.encoders(part) if not self._is_done(cell, design.rows)]
-        return [*encoders, *design.pending(part)]
+        pending = design.pending(part)
+        waited_for = {cell.needs.digest for cell in pending if cell.needs is not None}
+        encoders = [
+            cell
+            for cell in design.encoders(part)
+            if not self._is_done(cell, design.rows) and (cell.digest not in design.rows or cell.digest in waited_for)
+        ]
+        return [*encoders, *pending]
 
     def _is_done(self, cell: Cell, rows: Rows) -> bool:
         return cell.digest in rows and (cell.kind != "encoder" or self._model(cell) is not None)

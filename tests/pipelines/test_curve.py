@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -50,9 +51,19 @@ def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: P
     before = (empty / "runs" / "tiny" / "results.jsonl").read_text()
     program.run(**run, arms=["masked"])
     assert (empty / "runs" / "tiny" / "results.jsonl").read_text() == before, "what is there is not run again"
+    (encoder,) = (empty / "runs" / "tiny").glob("encoder-masked-*")
+    shutil.rmtree(encoder)
+    program.run(**run, arms=["masked"])
+    assert not encoder.exists(), "nothing waits for it"
+    changed = {**content(labelled=[2], draws=2, arms=arms)}
+    (empty / "curve.yaml").write_text(json.dumps(changed))
+    program.run(**run, arms=["masked"])
+    again = (empty / "runs" / "tiny" / "results.jsonl").read_text().removeprefix(before).splitlines()
+    assert encoder.exists() and [json.loads(line)["kind"] for line in again] == ["draw"], "its time is the first one's"
+    (empty / "curve.yaml").write_text(json.dumps(content(labelled=[2], draws=1, arms=arms)))
     program.run(**run, jobs=2)
     rows = list(read_rows(empty / "runs" / "tiny" / "results.jsonl").values())
-    assert [(row["kind"], row["arm"]) for row in rows[4:]] == [("draw", "scratch")]
+    assert [(row["kind"], row["arm"]) for row in rows[5:]] == [("draw", "scratch")]
 
 
 def test_a_cell_that_fails_is_told_at_the_end_and_the_others_are_run(
