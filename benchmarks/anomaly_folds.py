@@ -39,7 +39,16 @@ from pipelines.detect_results import evaluation_file
 from pipelines.stage import open_dataset
 
 RESULTS = Path(__file__).parent / "results" / "anomaly_folds.jsonl"
-CONFIGURATIONS = ("lgg", "lgg_neighbours", "lgg_vae", "lgg_cevae", "lgg_dense", "lgg_spatial", "lgg_anovaegan")
+CONFIGURATIONS = (
+    "lgg",
+    "lgg_lesions",
+    "lgg_neighbours",
+    "lgg_vae",
+    "lgg_cevae",
+    "lgg_dense",
+    "lgg_spatial",
+    "lgg_anovaegan",
+)
 FOLDS = 5
 WITH_BASELINES = "lgg"
 KINDS = ("filtered", "unfiltered")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medae.anomaly.calibration import Calibration
 from medae.anomaly.features import WEIGHT_FILES, EncoderFeatures, VGGFeatures, check_fits, extractor_of
 from medae.anomaly.maps.base import AnomalyMap
+from medae.anomaly.maps.lesion import LesionHeadConfig
 from medae.anomaly.maps.perceptual import PerceptualConfig, PerceptualMap
 from medae.anomaly.maps.registry import (
     BASELINES,
@@ -107,7 +108,7 @@ class Scoring(Config):
                     for own in (part.draws, part.restore):
                         if own is not None:
                             own.check(network)
-                if isinstance(part, PerceptualConfig):
+                if isinstance(part, PerceptualConfig | LesionHeadConfig):
                     part.check(network)
 
     def check_features(self, space: SpacePlan) -> None:

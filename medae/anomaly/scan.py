@@ -10,14 +10,30 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from medae.anomaly.draws import DrawsConfig, drawn
 from medae.anomaly.restore import RestoreConfig, restored
 from medae.config import Config, digest
 from medae.errors import ConfigError
 from medae.inference.predict import predict_maps
+from medae.models.autoencoder import LESION
+from medae.models.output import Output
 from medae.plan import Plan
 from medae.preprocessing.prepare import Prepared
+
+
+class _Outputs(nn.Module):
+    """All that a model makes of a scan as one map: ``[B, C, *S]``, with a lesion head ``[B, C + 1, *S]``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Output:
+        output = self.model(image)
+        logits = output.extras.get(LESION)
+        return Output((output.finest if logits is None else torch.cat([output.finest, softplus(logits)], dim=1),))
 
 
 class Scan:
@@ -73,7 +89,17 @@ class Scan:
     @cached_property
     def reconstruction(self) -> Tensor:
         """What the model makes of the scan: float32 ``[C, I, J, K]`` on the CPU, in the units of the image."""
-        return self._once(None, lambda: self.through(self.network(), self.prepared))
+        return self._outputs[: len(self.image)]
+
+    @property
+    def surprise(self) -> Tensor:
+        """-ln(1 - p) of the model's lesion head: float32 ``[1, I, J, K]`` on the CPU. For a model that has one."""
+        return self._outputs[len(self.image) :]
+
+    @property
+    def _outputs(self) -> Tensor:
+        """Reconstruction, and what a lesion head finds, in one go."""
+        return self._once(None, lambda: self.through(_Outputs(self.network()), self.prepared))
 
     def through(self, network: nn.Module, prepared: Prepared) -> Tensor:
         """What a network on the model's device makes of images on the scan's grid: float32 ``[K, I, J, K]`` on the CPU."""

@@ -6,6 +6,8 @@ heads in random contrasts. What it does and where it fails is in docs/decisions/
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,12 +23,21 @@ from medae.inference.predict import predict_maps
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction, DeepBet, Extracted
 from medae.preprocessing.prepare import prepare_array
+from medae.volume import spacing_of
 
 SHIPPED = Path(__file__).with_name("brain_network")
 """The artifact in the package."""
 
 SURE = 0.9
 """A voxel whose probability lies between this and its counterpart is doubtful."""
+
+REACH_MM = 3.0
+"""How far the brain goes beyond the voxels that are surely brain. In a head that a lesion has changed, orbits, neck muscles
+and scalp are at times likelier brain than not, but never surely."""
+
+SPAN_MM = 30.0
+"""Bays of what is surely brain are brain if a disc of this radius does not fit into them: a lesion at the surface is seldom
+surely brain."""
 
 LEAST_ML = 50.0
 """A brain is larger, that of a newborn too; a part of one in a few slices is larger as well."""
@@ -41,7 +52,7 @@ class MaskNetwork:
     @property
     def name(self) -> str:
         """The digest of the network with its weights."""
-        return f"medae {_artifact(self.folder).digest[:12]}"
+        return f"medae {_artifact(self.folder).digest[:12]} near the sure"
 
     def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
         """The mask, one piece without holes, and where it is doubtful; of several channels, by the average of their
@@ -51,7 +62,7 @@ class MaskNetwork:
         Raises DataError if there is no brain.
         """
         probability = np.mean([self._probability(channel[None], affine) for channel in image_CIJK], axis=0)
-        mask = _one_piece(probability > 0.5)
+        mask = _near_the_sure(probability, spacing_of(affine))
         if mask.sum() * abs(np.linalg.det(affine[:3, :3])) < 1000 * LEAST_ML:
             raise DataError(
                 "No brain is found in the image.",
@@ -76,6 +87,44 @@ def extraction_of(space: SpacePlan) -> BrainExtraction | None:
     if space.foreground != "brain" or space.brain_extraction == "none":
         return None
     return MaskNetwork() if space.brain_extraction == "medae" else DeepBet()
+
+
+def _near_the_sure(probability: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """What is likelier brain than not, and in its axial slice near voxels that surely are; one piece without holes.
+
+    probability: ``[I, J, K]`` on nearest-RAS axes; spacing: mm. The sure voxels are those of one piece that is nowhere
+    thinner than twice the reach, with its bays. Where none are sure, the likely ones are the brain.
+    """
+    likely, step = probability > 0.5, tuple(spacing[:2])
+    sure = _in_slices(lambda plane: _opened(plane, REACH_MM, step), probability > SURE)
+    if not sure.any():
+        return _one_piece(likely)
+    near = _in_slices(lambda plane: _within(_closed(plane, SPAN_MM, step), REACH_MM, step), _one_piece(sure))
+    return _one_piece(likely & near)
+
+
+def _in_slices(change: Callable[[np.ndarray], np.ndarray], mask: np.ndarray) -> np.ndarray:
+    """Each axial slice changed; those without a voxel stay."""
+    return np.stack([change(plane) if plane.any() else plane for plane in np.moveaxis(mask, 2, 0)], axis=2)
+
+
+def _within(mask: np.ndarray, distance: float, spacing: tuple[float, ...]) -> np.ndarray:
+    """The voxels of a plane that lie at most so far (mm) from the mask, which has some."""
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing) <= distance)
+
+
+def _opened(mask: np.ndarray, radius: float, spacing: tuple[float, ...]) -> np.ndarray:
+    """The plane's mask where a disc of this radius (mm) fits into it; beyond the image it is taken to go on."""
+    core = mask if mask.all() else ndimage.distance_transform_edt(mask, sampling=spacing) > radius
+    return _within(core, radius, spacing) if core.any() else core
+
+
+def _closed(mask: np.ndarray, radius: float, spacing: tuple[float, ...]) -> np.ndarray:
+    """The plane's mask with the bays into which a disc of this radius (mm) does not fit."""
+    margin = [math.ceil(radius / step) + 1 for step in spacing]
+    wide = _within(np.pad(mask, [(width, width) for width in margin]), radius, spacing)
+    filled = ndimage.distance_transform_edt(wide, sampling=spacing) > radius
+    return np.asarray(filled[tuple(slice(width, -width) for width in margin)] | mask)
 
 
 def _one_piece(mask: np.ndarray) -> np.ndarray:

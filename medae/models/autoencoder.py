@@ -15,12 +15,15 @@ from medae.models.decoder import Decoder, DecoderConfig
 from medae.models.encoder import EncoderConfig, Features
 from medae.models.output import Output
 
+LESION = "lesion"
+"""The logits of a lesion head among a network's extras."""
+
 INPUT_ADDED = "the input itself, added to the output (residual)"
 
 
 class AutoencoderConfig(Config):
     """out_channels: of the output, those of an input's slice if None. residual: the head adds the network's
-    input to its output."""
+    input to its output. lesion_head: a further output says where lesions are; the objective ``lesions`` trains it."""
 
     kind: Literal["autoencoder"] = "autoencoder"
     encoder: EncoderConfig
@@ -28,6 +31,7 @@ class AutoencoderConfig(Config):
     bottleneck: BottleneckConfig = SpatialBottleneck()
     out_channels: PositiveInt | None = None
     residual: bool = False
+    lesion_head: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> AutoencoderConfig:
@@ -43,7 +47,10 @@ class AutoencoderConfig(Config):
 
 
 class Autoencoder(Network):
-    """Reproduces its input, ``[B, out_channels, *S]``; the latent is the bottleneck."""
+    """Reproduces its input, ``[B, out_channels, *S]``; the latent is the bottleneck.
+
+    With a lesion head ``extras`` has ``lesion``, the logits of a lesion, ``[B, 1, *S]``.
+    """
 
     config: AutoencoderConfig
 
@@ -51,22 +58,27 @@ class Autoencoder(Network):
         super().__init__(config, config.encoder)
         self.bottleneck = Bottleneck(config.bottleneck, config.encoder)
         self.decoder = Decoder(config.encoder, config.decoder)
-        outputs = config.out_channels or config.encoder.channels
-        self.head = head_convolution(self.decoder.channels[0], outputs, config.encoder.spatial_dims)
+        self.outputs = config.out_channels or config.encoder.channels
+        dims, channels = config.encoder.spatial_dims, self.outputs + config.lesion_head
+        self.head = head_convolution(self.decoder.channels[0], channels, dims)
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Output:
         """image: ``[B, C, *S]``. visible: bool ``[B, 1, *S]`` for sparse encoding; hidden voxels reach no output."""
         features = self.encoder(image, visible)
         latent = self.bottleneck.squeeze(features.levels[-1])
-        output = self.decode(latent, features)
+        made = self._made(latent, features)
+        output = made[:, : self.outputs]
         if self.config.residual:
             slices = self.config.encoder.slices
             output = output + hide(image.chunk(slices, dim=1)[slices // 2], visible).float()
-        return Output((output,), latent)
+        return Output((output,), latent, {LESION: made[:, self.outputs :]} if self.config.lesion_head else {})
 
     def decode(self, latent: Tensor, features: Features) -> Tensor:
         """The image of a latent, float32 ``[B, out_channels, *S]``, without the input that a residual network adds.
 
         features: of the encoder, for sizes and skips.
         """
+        return self._made(latent, features)[:, : self.outputs]
+
+    def _made(self, latent: Tensor, features: Features) -> Tensor:
         return self.head(self.decoder(self.bottleneck.expand(latent), features)[0]).float()

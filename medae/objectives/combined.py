@@ -12,6 +12,7 @@ from medae.config import Config
 from medae.models.encoder import EncoderConfig
 from medae.objectives.base import Loss, Objective
 from medae.objectives.denoising import DenoisingConfig
+from medae.objectives.lesions import LesionsConfig
 from medae.objectives.masked import MaskedConfig
 from medae.objectives.reconstruction import ReconstructionConfig
 from medae.objectives.restoration import RestorationConfig
@@ -20,7 +21,7 @@ from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
 
 PartConfig = Annotated[
-    ReconstructionConfig | VariationalConfig | DenoisingConfig | MaskedConfig | RestorationConfig,
+    ReconstructionConfig | VariationalConfig | DenoisingConfig | MaskedConfig | RestorationConfig | LesionsConfig,
     Field(discriminator="kind"),
 ]
 

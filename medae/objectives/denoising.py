@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medae.models.encoder import EncoderConfig
 from medae.objectives.base import Loss, Objective
+from medae.objectives.coarse import coarse_noise
 from medae.objectives.reconstruction import Similarity, compare, voxel_weights
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw
-
-INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 
 class DenoisingConfig(Similarity):
@@ -77,23 +74,8 @@ class DenoisingObjective(Objective):
         if kind == "white":
             noise = draw.scoped("noise").normal(count, (channels, *size))
         else:
-            noise = self._coarse(size, count, channels, draw)
+            noise = coarse_noise(size, count, channels, self.config.cell, draw)
         return (noise * sigma.reshape(count, *[1] * (len(size) + 1))).to(image.device)
-
-    def _coarse(self, size: tuple[int, ...], count: int, channels: int, draw: Draw) -> Tensor:
-        """Noise of a grid that is a cell wider on each side than the patch, which lies in it at random, ``[B, C, *S]``."""
-        cells = [max(1, round(length / self.config.cell)) for length in size]
-        points = draw.scoped("noise").normal(count, (channels, *(number + 2 for number in cells)))
-        wide = [round(length * (number + 2) / number) for length, number in zip(size, cells, strict=True)]
-        noise = functional.interpolate(points, size=wide, mode=INTERPOLATION[len(size)], align_corners=False)
-        places = draw.scoped("place").uniform(count, (len(size),))
-        patches = []
-        for sample, place in zip(noise, places.tolist(), strict=True):
-            patch = sample
-            for axis, (length, number, share) in enumerate(zip(size, cells, place, strict=True), start=1):
-                patch = patch.narrow(axis, int(length / number * (0.5 + share)), length)
-            patches.append(patch)
-        return torch.stack(patches)
 
     def forward(self, model: nn.Module, batch: Batch, draw: Draw) -> list[Loss]:
         """One loss over the batch."""

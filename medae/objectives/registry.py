@@ -12,6 +12,7 @@ from medae.objectives.adversarial import AdversarialConfig
 from medae.objectives.base import Objective
 from medae.objectives.combined import CombinedConfig, PartConfig
 from medae.objectives.denoising import DenoisingConfig
+from medae.objectives.lesions import LesionsConfig
 from medae.objectives.masked import MaskedConfig
 from medae.objectives.reconstruction import ReconstructionConfig
 from medae.objectives.restoration import RestorationConfig
@@ -24,6 +25,7 @@ ObjectiveConfig = Annotated[
     | DenoisingConfig
     | MaskedConfig
     | RestorationConfig
+    | LesionsConfig
     | CombinedConfig
     | AdversarialConfig
     | SegmentationConfig,
@@ -53,6 +55,13 @@ def check_objective(config: ObjectiveConfig, network: NetworkConfig) -> None:
             f"The objective {_in_words(kinds)} does not fit a network of kind '{network.kind}'.",
             where="objective.kind",
             remedy="'variational' and the network 'vae' need each other.",
+        )
+    if ("lesions" in kinds) != getattr(network, "lesion_head", False):
+        head = "without a lesion head" if "lesions" in kinds else "with a lesion head"
+        raise ConfigError(
+            f"The objective {_in_words(kinds)} does not fit a network {head}.",
+            where="objective.kind",
+            remedy="'lesions' and an autoencoder with network.lesion_head: true need each other.",
         )
     leaks = shortcuts(network)
     if leaks and not config.corrupts:

@@ -43,7 +43,7 @@ def test_the_network_is_small_and_was_made_with_nobody_of_the_test_side():
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < MEGABYTES * 1e6
     assert artifact.meta.labels == {0: "background", 1: "brain"}
     assert artifact.meta.plan.space.foreground != "brain"
-    assert MaskNetwork().name == f"medae {artifact.digest[:12]}"
+    assert MaskNetwork().name == f"medae {artifact.digest[:12]} near the sure"
 
 
 def test_the_mask_is_one_piece_without_holes(phantom):
@@ -54,6 +54,33 @@ def test_the_mask_is_one_piece_without_holes(phantom):
     assert np.array_equal(ndimage.binary_fill_holes(mask), mask)
     assert doubtful.any()
     assert not (doubtful & ~ndimage.binary_dilation(mask, iterations=3)).any()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 5.0), (2.0, 2.0, 2.0), (0.5, 1.0, 3.0)])
+def test_the_brain_reaches_so_far_beyond_what_is_surely_brain(spacing):
+    rows, columns, _ = np.indices((120, 120, 4)) * np.reshape(spacing, (3, 1, 1, 1))
+    apart = np.hypot(rows - 60 * spacing[0], columns - 60 * spacing[1])
+    probability = np.where(apart < 15, 0.95, np.where(apart < 17, 0.6, 0.0))
+    leak = (apart >= 17) & (columns == 60 * spacing[1]) & (rows > 60 * spacing[0])
+    probability[leak] = 0.6  # likelier brain than not
+    probability[:, 100, :] = 0.95  # sure, but thinner than any brain
+    probability[:, :, 3] *= 0.7  # a slice in which nothing is sure
+    bay = (apart > 9) & (np.abs(columns - 60 * spacing[1]) <= 3) & (rows < 60 * spacing[0]) & (apart < 17)
+    probability[bay] = 0.6  # a lesion at the surface
+    mask = brainmask._near_the_sure(probability, spacing)
+    compared = (apart < 25) & ~leak & ~((apart > 12) & (rows < 60 * spacing[0]) & (np.abs(columns - 60 * spacing[1]) < 8))
+    assert np.array_equal(mask[compared], ((apart < 17) & (np.indices(mask.shape)[2] < 3))[compared])
+    assert (bay & compared).any()
+    reached = apart[leak & mask].max(initial=17)
+    assert reached == pytest.approx(15 + brainmask.REACH_MM, abs=1.5 * spacing[0])
+    assert not mask[:, 100].any() and not mask[:, :, 3].any()
+    assert ndimage.label(mask)[1] == 1
+
+
+def test_where_nothing_is_surely_brain_the_likely_is():
+    probability = np.zeros((20, 20, 5))
+    probability[5:15, 5:15, 1:4] = 0.7
+    assert np.array_equal(brainmask._near_the_sure(probability, (2.0, 2.0, 2.0)), probability > 0.5)
 
 
 def test_channels_are_averaged_and_the_result_does_not_depend_on_units(phantom):

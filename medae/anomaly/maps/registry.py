@@ -14,6 +14,7 @@ from medae.anomaly.maps.base import AnomalyMap, Scans, SignedMap
 from medae.anomaly.maps.blur import BlurConfig, BlurMap
 from medae.anomaly.maps.combined import SumMap
 from medae.anomaly.maps.intensity import IntensityConfig, IntensityMap
+from medae.anomaly.maps.lesion import LesionHeadConfig, LesionHeadMap
 from medae.anomaly.maps.perceptual import PerceptualConfig, PerceptualMap
 from medae.anomaly.maps.rarity import RarityMap
 from medae.anomaly.maps.residual import ResidualConfig, ResidualMap
@@ -21,16 +22,17 @@ from medae.anomaly.place import PlaceConfig
 from medae.anomaly.residual import Side
 from medae.config import Config, digest
 
-PartConfig = ResidualConfig | PerceptualConfig | IntensityConfig | BlurConfig
+PartConfig = ResidualConfig | LesionHeadConfig | PerceptualConfig | IntensityConfig | BlurConfig
 Part = Annotated[PartConfig, Field(discriminator="kind")]
 
 PARTS: dict[type, Any] = {
     ResidualConfig: ResidualMap,
+    LesionHeadConfig: LesionHeadMap,
     PerceptualConfig: PerceptualMap,
     IntensityConfig: IntensityMap,
     BlurConfig: BlurMap,
 }
-OF_A_MODEL = (ResidualConfig, PerceptualConfig)
+OF_A_MODEL = (ResidualConfig, LesionHeadConfig, PerceptualConfig)
 
 
 class SumConfig(Config):
