@@ -26,6 +26,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "masked": {"kind": "masked"},
     "sparse": {"kind": "masked", "sparse": True},
     "restoration": {"kind": "restoration"},
+    "lesions": {"kind": "lesions", "shape": {"radius": [1, 4]}},
     "segmentation": {"kind": "segmentation"},
 }
 PARTS = ("sparse", "restoration", "white and coarse noise", "reconstruction", "variational")
@@ -81,6 +82,8 @@ def train(folder: Path, dims: int, name: str, last: int | None = None, seed: int
     content: dict[str, Any] = {"kind": kind, "encoder": {"spatial_dims": dims, "dropout": 0.2, **levels}}
     if kind == "unet":
         content["classes"] = 2
+    if name == "lesions":
+        content["lesion_head"] = True
     torch.manual_seed(0)
     network = build_network(TypeAdapter(NetworkConfig).validate_python(content))
     objective = build_objective(TypeAdapter(ObjectiveConfig).validate_python(OBJECTIVES[name]), network.config)
