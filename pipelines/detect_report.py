@@ -48,7 +48,7 @@ def make_report(
     for row in shown:
         kept = promise_in_words(calibrations[row], evaluations[row])
         report.text(f"{title_of(row).capitalize()}: {calibrations[row].describe()}{kept}")
-    report.text(_scoring_in_words(scoring, plan))
+    report.text(scoring_in_words(scoring, plan))
     report.section("Scans")
     cases = _views(test, target, plan, stage, evaluations[DETECTOR].scans)
     figure = heatmap_panels(
@@ -185,8 +185,10 @@ def verdict(evaluations: Mapping[str, AnomalyEvaluation]) -> str:
     return f"The detector did not beat the best baseline: {figures}. No gain over it could be shown."
 
 
-def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
+def scoring_in_words(scoring: Scoring, plan: Plan) -> str:
+    """What the detector's map is, where it counts, and what is done with it."""
     across, *within = scoring.postprocessing.median
+    side = "" if all(part.kind == "lesion_head" for part in parts_of(scoring.map)) else f"the {scoring.side} side of "
     mask = {
         "head": "a simple head mask (not a brain mask: skull and scalp are scored too)",
         "brain": "the brain mask",
@@ -194,7 +196,7 @@ def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
         "all": "the whole image",
     }[plan.space.foreground]
     return (
-        f"Scored is the {scoring.side} side of {_map_in_words(scoring)} inside {mask}, after a median filter of {across} "
+        f"Scored is {side}{_map_in_words(scoring)} inside {mask}, after a median filter of {across} "
         f"slices by {within[0]} x {within[1]} voxels; a scan's score is {scoring.scan_score.describe()}."
     )
 
@@ -202,6 +204,7 @@ def _scoring_in_words(scoring: Scoring, plan: Plan) -> str:
 def _map_in_words(scoring: Scoring) -> str:
     words = {
         "residual": "the residual",
+        "lesion_head": "what the lesion head finds",
         "perceptual": "the perceptual distance",
         "intensity": "the intensity",
         "blur": "the scan less a blurred copy",

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from medae.anomaly.calibration import Calibration
+from medae.anomaly.detector import Scoring
+from medae.anomaly.maps.registry import PARTS
+from medae.config import validate
 from medae.metrics.anomaly import AnomalyEvaluation
-from pipelines.detect_report import promise_in_words
+from pipelines.detect_report import promise_in_words, scoring_in_words
+from tests.anomaly.conftest import PLAN
 
 CALIBRATION = Calibration(
     threshold=1.0,
@@ -58,3 +62,11 @@ def test_without_normal_subjects_nothing_is_said(subjects):
 def test_a_calibration_on_few_promises_nothing():
     few = CALIBRATION.model_copy(update={"left_out": (0.01, 0.02)})
     assert promise_in_words(few, evaluation(("a", 9, False))) == ""
+
+
+@pytest.mark.parametrize("kind", sorted(part.model_fields["kind"].default for part in PARTS))
+def test_every_map_has_words(kind: str):
+    alone = scoring_in_words(validate(Scoring, {"map": {"kind": kind}}), PLAN)
+    assert alone.startswith("Scored is ") and ("the bright side of" in alone) == (kind != "lesion_head")
+    both = validate(Scoring, {"map": {"kind": "sum", "of": [{"kind": kind}, {"kind": "residual"}]}})
+    assert "plus the residual" in scoring_in_words(both, PLAN)
