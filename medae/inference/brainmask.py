@@ -39,6 +39,10 @@ SPAN_MM = 30.0
 """Bays of what is surely brain are brain if a disc of this radius does not fit into them: a lesion at the surface is seldom
 surely brain."""
 
+MOST_DOUBTFUL = 0.1
+"""Share of the likely brain that may be left out for being far from what is sure. Where it is more, the network does not know
+such images well, and the likely brain stays as it is."""
+
 LEAST_ML = 50.0
 """A brain is larger, that of a newborn too; a part of one in a few slices is larger as well."""
 
@@ -93,14 +97,15 @@ def _near_the_sure(probability: np.ndarray, spacing: Sequence[float]) -> np.ndar
     """What is likelier brain than not, and in its axial slice near voxels that surely are; one piece without holes.
 
     probability: ``[I, J, K]`` on nearest-RAS axes; spacing: mm. The sure voxels are those of one piece that is nowhere
-    thinner than twice the reach, with its bays. Where none are sure, the likely ones are the brain.
+    thinner than twice the reach, with its bays. Where few are sure, the likely ones are the brain.
     """
-    likely, step = probability > 0.5, tuple(spacing[:2])
+    likely, step = _one_piece(probability > 0.5), tuple(spacing[:2])
     sure = _in_slices(lambda plane: _opened(plane, REACH_MM, step), probability > SURE)
     if not sure.any():
-        return _one_piece(likely)
+        return likely
     near = _in_slices(lambda plane: _within(_closed(plane, SPAN_MM, step), REACH_MM, step), _one_piece(sure))
-    return _one_piece(likely & near)
+    found = _one_piece(likely & near)
+    return found if found.sum() >= (1 - MOST_DOUBTFUL) * likely.sum() else likely
 
 
 def _in_slices(change: Callable[[np.ndarray], np.ndarray], mask: np.ndarray) -> np.ndarray:

@@ -61,20 +61,29 @@ def test_the_brain_reaches_so_far_beyond_what_is_surely_brain(spacing):
     rows, columns, _ = np.indices((120, 120, 4)) * np.reshape(spacing, (3, 1, 1, 1))
     apart = np.hypot(rows - 60 * spacing[0], columns - 60 * spacing[1])
     probability = np.where(apart < 15, 0.95, np.where(apart < 17, 0.6, 0.0))
-    leak = (apart >= 17) & (columns == 60 * spacing[1]) & (rows > 60 * spacing[0])
+    leak = (apart >= 17) & (apart < 25) & (columns == 60 * spacing[1]) & (rows > 60 * spacing[0])
     probability[leak] = 0.6  # likelier brain than not
     probability[:, 100, :] = 0.95  # sure, but thinner than any brain
-    probability[:, :, 3] *= 0.7  # a slice in which nothing is sure
     bay = (apart > 9) & (np.abs(columns - 60 * spacing[1]) <= 3) & (rows < 60 * spacing[0]) & (apart < 17)
     probability[bay] = 0.6  # a lesion at the surface
     mask = brainmask._near_the_sure(probability, spacing)
     compared = (apart < 25) & ~leak & ~((apart > 12) & (rows < 60 * spacing[0]) & (np.abs(columns - 60 * spacing[1]) < 8))
-    assert np.array_equal(mask[compared], ((apart < 17) & (np.indices(mask.shape)[2] < 3))[compared])
+    assert np.array_equal(mask[compared], (apart < 17)[compared])
     assert (bay & compared).any()
     reached = apart[leak & mask].max(initial=17)
     assert reached == pytest.approx(15 + brainmask.REACH_MM, abs=1.5 * spacing[0])
-    assert not mask[:, 100].any() and not mask[:, :, 3].any()
+    assert not mask[:, 100].any()
     assert ndimage.label(mask)[1] == 1
+
+
+@pytest.mark.parametrize(("unsure", "kept"), [(1, False), (4, True)])
+def test_slices_in_which_nothing_is_sure_are_left_out_if_they_are_few(unsure, kept):
+    probability = np.zeros((30, 30, 20))
+    probability[5:25, 5:25] = 0.95
+    probability[:, :, 20 - unsure :] *= 0.7
+    mask = brainmask._near_the_sure(probability, (2.0, 2.0, 2.0))
+    assert mask[5:25, 5:25, : 20 - unsure].all()
+    assert mask[:, :, 20 - unsure :].any() == kept
 
 
 def test_where_nothing_is_surely_brain_the_likely_is():
