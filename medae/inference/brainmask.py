@@ -40,8 +40,8 @@ SPAN_MM = 30.0
 surely brain."""
 
 MOST_DOUBTFUL = 0.1
-"""Share of the likely brain that may be left out for being far from what is sure. Where it is more, the network does not know
-such images well, and the likely brain stays as it is."""
+"""Share of the likely brain that may be left out for being far from what is sure. Where it is more, the network does not
+know such images well, and the likely brain stays as it is."""
 
 LEAST_ML = 50.0
 """A brain is larger, that of a newborn too; a part of one in a few slices is larger as well."""
