@@ -127,7 +127,7 @@ class Worker:
         encoders = [
             cell
             for cell in design.encoders(part)
-            if not self._is_done(cell, design.rows) and (cell.digest not in design.rows or cell.digest in waited_for)
+            if cell.digest not in design.rows or (cell.digest in waited_for and self._model(cell) is None)
         ]
         return [*encoders, *pending]
 

@@ -68,12 +68,10 @@ def with_lesion(batch: Batch, image: Tensor, there: Tensor, shape: LesionShape, 
     soft = there.reshape(-1, *[1] * (dims + 1)).to(image.device) * _soft(batch, shape, draw)
     channels = image.shape[1] // slices
     sizes = (count, 1, channels, *[1] * dims)
-    low, high = shape.contrast
-    contrast = low + (high - low) * draw.scoped("contrast").uniform(count, (channels,))
+    contrast = _between(shape.contrast, draw.scoped("contrast"), count, channels)
     contrast = torch.where(draw.scoped("bright").uniform(count, (channels,)) < shape.bright, contrast, -contrast)
     mottled = 1 + shape.mottling * coarse_noise(tuple(image.shape[2:]), count, channels, BEND, draw.scoped("mottling"))
-    low, high = shape.uniformity
-    uniformity = (low + (high - low) * draw.scoped("uniformity").uniform(count)).reshape(count, *[1] * (dims + 2))
+    uniformity = _between(shape.uniformity, draw.scoped("uniformity"), count).reshape(count, *[1] * (dims + 2))
 
     own, weight = image.unflatten(1, (slices, channels)), soft[:, :, None]
     space = tuple(range(3, 3 + dims))
@@ -90,7 +88,7 @@ def _soft(batch: Batch, shape: LesionShape, draw: Draw) -> Tensor:
     dims = len(size)
 
     def between(name: str, low: float, high: float, *extra: int) -> Tensor:
-        return (low + (high - low) * draw.scoped(name).uniform(count, extra)).to(device)
+        return _between((low, high), draw.scoped(name), count, *extra).to(device)
 
     along = [1] * dims
     smallest, largest = (math.log(value) for value in shape.radius)
@@ -109,6 +107,12 @@ def _soft(batch: Batch, shape: LesionShape, draw: Draw) -> Tensor:
     bend = shape.roughness * (noise[0] + 0.5 * noise[1]) * (radius / BEND).clamp(max=1)
     depth = radius * (1 + bend) - distance
     return torch.sigmoid(depth * EDGE / between("edge", *shape.edge).reshape(-1, 1, *along)) * batch.mask
+
+
+def _between(ends: tuple[float, float], draw: Draw, count: int, *extra: int) -> Tensor:
+    """Uniform numbers, ``[count, *extra]``."""
+    low, high = ends
+    return low + (high - low) * draw.uniform(count, extra)
 
 
 def _centres(batch: Batch, draw: Draw) -> Tensor:

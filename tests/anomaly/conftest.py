@@ -23,6 +23,10 @@ PLAN = Plan(
 )
 
 
+ENCODER = {"spatial_dims": 2, "widths": [4, 6], "strides": [[1, 1], [2, 2]], "kernels": [[3, 3], [3, 3]]}
+SCAN = np.where(np.indices((1, 24, 20, 2))[1] > 4, 1.0, 0.0) * np.random.default_rng(0).uniform(0.5, 2, (1, 24, 20, 2))
+
+
 class Flat(torch.nn.Module):
     """A model of normal anatomy: everything is as the median voxel."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,9 +12,7 @@ from medae.config import validate
 from medae.errors import ConfigError
 from medae.models.autoencoder import LESION, AutoencoderConfig
 from medae.models.networks import build_network
-
-ENCODER = {"spatial_dims": 2, "widths": [4, 6], "strides": [[1, 1], [2, 2]], "kernels": [[3, 3], [3, 3]]}
-SCAN = np.where(np.indices((1, 24, 20, 2))[1] > 4, 1.0, 0.0) * np.random.default_rng(0).uniform(0.5, 2, (1, 24, 20, 2))
+from tests.anomaly.conftest import ENCODER, SCAN
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -15,10 +14,7 @@ from medae.errors import ConfigError
 from medae.inference.predict import by_slice
 from medae.models.autoencoder import AutoencoderConfig
 from medae.models.networks import build_network
-from tests.anomaly.conftest import PLAN
-
-ENCODER = {"spatial_dims": 2, "widths": [4, 6], "strides": [[1, 1], [2, 2]], "kernels": [[3, 3], [3, 3]]}
-SCAN = np.where(np.indices((1, 24, 20, 2))[1] > 4, 1.0, 0.0) * np.random.default_rng(0).uniform(0.5, 2, (1, 24, 20, 2))
+from tests.anomaly.conftest import ENCODER, PLAN, SCAN
 
 
 @pytest.fixture
