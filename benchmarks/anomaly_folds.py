@@ -7,9 +7,10 @@
 
 A cell is a configuration (``configs/detect/NAME.yaml``), a seed and a fold: ``medae detect NAME --set folds=5 --set fold=K
 --set fit.seed=S --set data.brain_masks=masks``. A line is added to ``results/anomaly_folds.jsonl`` for each: all that was
-measured of each test patient in each row, with the voxels counted by score (in steps of 1/32 of the score), so that the
-figures over all patients come from these lines alone. Baselines are the same in every configuration and are kept with
-``lgg``. A lesion voxel outside the mask counts as missed. Filters, sides and weights are fixed in the configurations.
+measured of each test patient in each row, with the voxels counted by score (in steps of 1/32 of the score; without the
+filter for all patients of the fold together), so that the figures over all patients come from these lines alone. Baselines
+are the same in every configuration and are kept with ``lgg``. A lesion voxel outside the mask counts as missed. Filters,
+sides and weights are fixed in the configurations.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from platform import machine, python_version
 from typing import Any
@@ -29,8 +31,8 @@ import medae
 from medae.anomaly.maps.registry import BASELINES
 from medae.config import digest
 from medae.metrics.anomaly import AnomalyEvaluation
-from medae.metrics.evaluations import load_evaluation, merged, packed, unpacked
-from medae.metrics.pooled import pooled_difference
+from medae.metrics.evaluations import load_evaluation, merged, packed, tally_of, tally_text, unpacked
+from medae.metrics.pooled import Tally, pooled_average_precision, pooled_difference
 from pipelines import stage
 from pipelines.configs import read_config
 from pipelines.console import Screen
@@ -55,8 +57,18 @@ KINDS = ("filtered", "unfiltered")
 BITS = 6
 
 Line = dict[str, Any]
-Rows = dict[tuple[str, str, int], dict[str, AnomalyEvaluation]]
-"""By configuration, row and seed: all folds as one, filtered and not."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """All folds as one. unfiltered: average precision pooled over the voxels of all patients, without the filter."""
+
+    filtered: AnomalyEvaluation
+    unfiltered: float
+
+
+Rows = dict[tuple[str, str, int], Row]
+"""By configuration, row and seed."""
 
 
 def config_of(name: str, seed: int, fold: int, masks: Path) -> Config:
@@ -90,16 +102,18 @@ def measured(name: str, seed: int, fold: int, config: Config, masks: str, runs: 
         "recipe": recipe(name),
         "masks": masks,
         "seconds": round(seconds, 1),
-        "rows": {
-            row: {kind: packed(load_evaluation(evaluation_file(done.folder, kind, row)), BITS) for kind in KINDS}
-            for row in rows
-        },
+        "rows": {row: kept(*(load_evaluation(evaluation_file(done.folder, kind, row)) for kind in KINDS)) for row in rows},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
         "python": python_version(),
         "machine": machine(),
         "medae": medae.__version__,
     }
+
+
+def kept(filtered: AnomalyEvaluation, unfiltered: AnomalyEvaluation) -> dict[str, Any]:
+    """What a line keeps of a row."""
+    return {"filtered": packed(filtered, BITS), "unfiltered": tally_text(Tally.of(unfiltered.pooled).coarse(BITS))}
 
 
 def lines() -> Iterator[Line]:
@@ -122,7 +136,10 @@ def pooled(found: Sequence[Line]) -> Rows:
         for row, kinds in line["rows"].items():
             parts.setdefault((line["configuration"], row, line["seed"]), {})[line["fold"]] = kinds
     return {
-        key: {kind: merged([unpacked(own[fold][kind], key[0]) for fold in sorted(own)]) for kind in KINDS}
+        key: Row(
+            merged([unpacked(own[fold]["filtered"], key[0]) for fold in sorted(own)]),
+            pooled_average_precision([tally_of(own[fold]["unfiltered"]) for fold in sorted(own)]),
+        )
         for key, own in parts.items()
         if len(own) == FOLDS
     }
@@ -145,24 +162,22 @@ def table(rows: Rows) -> str:
     baselines = {row: found for (_, row, seed), found in rows.items() if row in BASELINES and seed == 0}
     if not baselines:
         return "No configuration has been measured in all folds with its baselines."
-    best = max(baselines, key=lambda row: baselines[row]["filtered"].pooled.average_precision() or 0)
-    reference = baselines[best]["filtered"]
+    best = max(baselines, key=lambda row: baselines[row].filtered.pooled.average_precision() or 0)
+    reference = baselines[best].filtered
     heads = ["configuration", "row", "seeds", "AUPRC [95 %]", "above the best baseline", "unfiltered", *COLUMNS.values()]
     text = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]
     listed = []
     for name, row in dict.fromkeys((name, row) for name, row, _ in rows):
         seeds = sorted(seed for one, other, seed in rows if (one, other) == (name, row))
         each = [rows[name, row, seed] for seed in seeds]
-        listed.append(
-            (mean_of([kinds["filtered"].pooled.average_precision() for kinds in each]) or 0, name, row, seeds, each)
-        )
+        listed.append((mean_of([own.filtered.pooled.average_precision() for own in each]) or 0, name, row, seeds, each))
     for value, name, row, seeds, each in sorted(listed, key=lambda entry: -entry[0]):
-        first = each[0]["filtered"]
-        summaries = [kinds["filtered"].summary() for kinds in each]
+        first = each[0].filtered
+        summaries = [own.filtered.summary() for own in each]
         low, high = summaries[0]["average_precision_pooled_low"], summaries[0]["average_precision_pooled_high"]
         cells = [name if row not in BASELINES else "–", row, str(len(seeds)), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
         cells.append("–" if row == best else difference(first, reference))
-        cells.append(shown(mean_of([kinds["unfiltered"].pooled.average_precision() for kinds in each])))
+        cells.append(shown(mean_of([own.unfiltered for own in each])))
         cells += [shown(mean_of([summary[key] for summary in summaries])) for key in COLUMNS]
         text.append(f"| {' | '.join(cells)} |")
     return "\n".join([*text, "", facts(reference), f"The best baseline is {best}. Intervals are those of the first seed."])

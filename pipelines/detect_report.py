@@ -11,6 +11,7 @@ import numpy as np
 from medae.anomaly.calibration import Calibration
 from medae.anomaly.detector import DETECTOR, Scoring
 from medae.anomaly.maps.registry import BASELINES, parts_of
+from medae.anomaly.postprocessing import PostprocessingConfig
 from medae.data.case import ImageRef, Manifest
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
 from medae.metrics.pooled import pooled_difference
@@ -187,7 +188,6 @@ def verdict(evaluations: Mapping[str, AnomalyEvaluation]) -> str:
 
 def scoring_in_words(scoring: Scoring, plan: Plan) -> str:
     """What the detector's map is, where it counts, and what is done with it."""
-    across, *within = scoring.postprocessing.median
     side = "" if all(part.kind == "lesion_head" for part in parts_of(scoring.map)) else f"the {scoring.side} side of "
     mask = {
         "head": "a simple head mask (not a brain mask: skull and scalp are scored too)",
@@ -196,9 +196,19 @@ def scoring_in_words(scoring: Scoring, plan: Plan) -> str:
         "all": "the whole image",
     }[plan.space.foreground]
     return (
-        f"Scored is {side}{_map_in_words(scoring)} inside {mask}, after a median filter of {across} "
-        f"slices by {within[0]} x {within[1]} voxels; a scan's score is {scoring.scan_score.describe()}."
+        f"Scored is {side}{_map_in_words(scoring)} inside {mask}, {_filters_in_words(scoring.postprocessing)}; "
+        f"a scan's score is {scoring.scan_score.describe()}."
     )
+
+
+def _filters_in_words(config: PostprocessingConfig) -> str:
+    (across, *within), (along, *plane) = config.median, config.gaussian
+    words = []
+    if config.median != (1, 1, 1):
+        words.append(f"a median filter of {across} slices by {within[0]} x {within[1]} voxels")
+    if any(config.gaussian):
+        words.append(f"a Gaussian of {along:g} slices by {plane[0]:g} x {plane[1]:g} voxels (standard deviations)")
+    return f"after {' and '.join(words)}" if words else "unfiltered"
 
 
 def _map_in_words(scoring: Scoring) -> str:

@@ -6,6 +6,9 @@ alike, and raw scores are reported beside processed ones. All arrays are in the 
 
 from __future__ import annotations
 
+import math
+from typing import TypeVar
+
 import numpy as np
 from nibabel.orientations import io_orientation
 from pydantic import Field, field_validator
@@ -19,7 +22,8 @@ from medae.volume import NativeGrid, spacing_of
 
 
 class PostprocessingConfig(Config):
-    """median: odd window in voxels (across slices, in plane, in plane); ones leave the map raw.
+    """median: odd window in voxels (across slices, in plane, in plane); ones do nothing. gaussian: standard deviations of a
+    Gaussian that follows it, voxels in the same order; zeros do nothing.
 
     erode: voxels by which the mask loses its rim in plane, where partial volume and misfit of the skull score high;
     the map is zero there, so lesion in the rim counts as missed. min_component_ml: smaller components of the
@@ -27,6 +31,7 @@ class PostprocessingConfig(Config):
     """
 
     median: tuple[int, int, int] = (3, 5, 5)
+    gaussian: tuple[float, float, float] = (0.0, 0.0, 0.0)
     erode: int = Field(default=0, ge=0)
     min_component_ml: float = Field(default=0.0, ge=0)
 
@@ -37,6 +42,18 @@ class PostprocessingConfig(Config):
             raise ValueError("median window sizes are odd and at least 1")
         return value
 
+    @field_validator("gaussian")
+    @classmethod
+    def _deviations(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if any(not 0 <= sigma < math.inf for sigma in value):
+            raise ValueError("standard deviations of the Gaussian are at least 0 voxels")
+        return value
+
+
+TRUNCATE = 4.0
+"""Standard deviations at which the Gaussian is cut off."""
+
+Number = TypeVar("Number", int, float)
 
 RAW = PostprocessingConfig(median=(1, 1, 1))
 
@@ -56,11 +73,12 @@ def native_slice_axis(native: NativeGrid, ras_axis: int | None = None) -> int:
 
 
 def process_map(raw: np.ndarray, mask: np.ndarray, config: PostprocessingConfig, slice_axis: int) -> np.ndarray:
-    """Median filter, then the (eroded) mask.
+    """Median filter, Gaussian, then the (eroded) mask.
 
     raw: float map, zero outside the mask; mask: bool; same three-axis shape. slice_axis: see ``native_slice_axis``.
-    Returns float32, zero outside the mask less its eroded rim. Beyond the array's border the filter sees zeros, as it
-    does outside the mask. Raises GeometryError if the shapes differ or are not of three axes.
+    Returns float32, zero outside the mask less its eroded rim. Beyond the array's border the filters see zeros, as they
+    do outside the mask, so that both dim what lies at the rim. Raises GeometryError if the shapes differ or are not of
+    three axes.
     """
     check_same_grid(map=raw, mask=mask)
     if raw.ndim != 3:
@@ -69,9 +87,18 @@ def process_map(raw: np.ndarray, mask: np.ndarray, config: PostprocessingConfig,
     result = np.zeros(raw.shape, dtype=np.float32)
     if not kept.any():
         return result
-    window = _along(config.median, slice_axis)
+    window, sigmas = _along(config.median, slice_axis), _along(config.gaussian, slice_axis)
     box = ndimage.find_objects(kept.astype(np.uint8))[0]
-    result[box] = np.where(kept[box], _median(np.asarray(raw, dtype=np.float32), box, window), 0)
+    reach = [math.ceil(TRUNCATE * sigma) for sigma in sigmas]
+    around = tuple(
+        slice(max(side.start - margin, 0), min(side.stop + margin, size))
+        for side, margin, size in zip(box, reach, raw.shape, strict=True)
+    )
+    found = _median(np.asarray(raw, dtype=np.float32), around, window)
+    if any(sigmas):
+        found = ndimage.gaussian_filter(found, sigmas, mode="constant", truncate=TRUNCATE)
+    inner = tuple(slice(side.start - wide.start, side.stop - wide.start) for side, wide in zip(box, around, strict=True))
+    result[box] = np.where(kept[box], found[inner], 0)
     return result
 
 
@@ -93,7 +120,7 @@ def threshold_map(
     return large[labels]
 
 
-def _along(sizes: tuple[int, int, int], slice_axis: int) -> tuple[int, int, int]:
+def _along(sizes: tuple[Number, Number, Number], slice_axis: int) -> tuple[Number, Number, Number]:
     """(across slices, in plane, in plane) in the array's axis order."""
     in_plane = iter(sizes[1:])
     first, second, third = (sizes[0] if axis == slice_axis else next(in_plane) for axis in range(3))

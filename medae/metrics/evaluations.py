@@ -29,7 +29,9 @@ def packed(evaluation: AnomalyEvaluation, bits: int = 0) -> dict[str, Any]:
     return {
         "overlap": evaluation.overlap,
         "strata_ml": list(evaluation.strata_ml),
-        "scans": [asdict(scan) | {"tally": _text(tally)} for scan, tally in zip(evaluation.scans, tallies, strict=True)],
+        "scans": [
+            asdict(scan) | {"tally": tally_text(tally)} for scan, tally in zip(evaluation.scans, tallies, strict=True)
+        ],
     }
 
 
@@ -38,7 +40,7 @@ def unpacked(content: Mapping[str, Any], where: str | Path) -> AnomalyEvaluation
     try:
         found = AnomalyEvaluation(content["overlap"], content["strata_ml"])
         for row in content["scans"]:
-            found.include(_scan(row), _tally(row["tally"]))
+            found.include(_scan(row), tally_of(row["tally"]))
     except (ValueError, KeyError, TypeError, IndexError, binascii.Error, zlib.error) as error:
         problem = f"An evaluation cannot be read: {error}"
         raise DataError(problem, where=where, remedy="Score the scans again.") from error
@@ -74,14 +76,15 @@ def merged(parts: Sequence[AnomalyEvaluation]) -> AnomalyEvaluation:
     return found
 
 
-def _text(tally: Tally) -> str:
+def tally_text(tally: Tally) -> str:
     """A tally in letters: bins as steps from one to the next, then counts, compressed."""
     numbers = [np.array([tally.missed]), np.diff(tally.bins, prepend=0), tally.normal, tally.lesion]
     data = np.concatenate(numbers).astype("<i4").tobytes()
     return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
 
 
-def _tally(text: str) -> Tally:
+def tally_of(text: str) -> Tally:
+    """The tally that ``tally_text`` wrote. Raises ValueError or zlib.error if it is damaged."""
     numbers = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype="<i4")
     steps, normal, lesion = np.split(numbers[1:], 3)
     return Tally(np.cumsum(steps).astype(np.int32), normal, lesion, int(numbers[0]))

@@ -38,6 +38,28 @@ def test_unequal_in_plane_windows_keep_their_order() -> None:
     assert np.array_equal(found, ndimage.median_filter(raw, size=(3, 1, 5), mode="constant"))
 
 
+@pytest.mark.parametrize("median", [(1, 1, 1), (3, 5, 5)])
+@pytest.mark.parametrize("slice_axis", [0, 2])
+def test_the_gaussian_follows_the_median_and_knows_the_slice_axis(median: tuple[int, int, int], slice_axis: int) -> None:
+    mask = np.zeros((24, 26, 28), dtype=bool)
+    mask[9:13, 4:20, 11:15] = True  # a small part, so that the filters see less than the whole array
+    raw = np.where(mask, np.random.default_rng(1).random(mask.shape), 0).astype(np.float32)
+    order = (0, 1, 2) if slice_axis == 0 else (1, 2, 0)
+    config = PostprocessingConfig(median=median, gaussian=(0.5, 2.0, 1.0))
+    middle = ndimage.median_filter(raw, size=[median[axis] for axis in order], mode="constant")
+    smooth = ndimage.gaussian_filter(middle, [config.gaussian[axis] for axis in order], mode="constant")
+    assert process_map(raw, mask, config, slice_axis) == pytest.approx(np.where(mask, smooth, 0), abs=1e-6)
+
+
+def test_a_gaussian_of_one_voxel_by_hand() -> None:
+    raw = np.zeros((9, 9, 9), dtype=np.float32)
+    raw[4, 4, 4] = 1
+    found = process_map(raw, np.ones(raw.shape, bool), PostprocessingConfig(median=(1, 1, 1), gaussian=(0, 1, 0)), 0)
+    weights = np.exp(-0.5 * np.arange(-4, 5) ** 2)
+    assert found[4, :, 4] == pytest.approx(weights / weights.sum(), abs=1e-6)
+    assert np.count_nonzero(found) == 9
+
+
 def test_a_single_bright_voxel_is_removed_and_raw_keeps_it() -> None:
     raw = np.zeros((5, 5, 5), dtype=np.float32)
     raw[2, 2, 2] = 9
@@ -96,6 +118,12 @@ def test_native_slice_axis(native: NativeGrid, ras_axis: int | None, expected: i
 def test_configuration_refuses_even_windows() -> None:
     with pytest.raises(ValidationError, match="odd"):
         PostprocessingConfig(median=(3, 4, 5))
+
+
+@pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf")])
+def test_configuration_refuses_what_is_no_deviation(sigma: float) -> None:
+    with pytest.raises(ValidationError, match="at least 0 voxels"):
+        PostprocessingConfig(gaussian=(0.0, sigma, 0.0))
 
 
 def test_shapes_are_checked() -> None:

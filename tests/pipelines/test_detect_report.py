@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,16 @@ def test_every_map_has_words(kind: str):
     assert alone.startswith("Scored is ") and ("the bright side of" in alone) == (kind != "lesion_head")
     both = validate(Scoring, {"map": {"kind": "sum", "of": [{"kind": kind}, {"kind": "residual"}]}})
     assert "plus the residual" in scoring_in_words(both, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("filters", "words"),
+    [
+        ({}, "after a median filter of 3 slices by 5 x 5 voxels; a scan"),
+        ({"gaussian": [1, 2, 2]}, "5 x 5 voxels and a Gaussian of 1 slices by 2 x 2 voxels (standard deviations); a scan"),
+        ({"median": [1, 1, 1], "gaussian": [0, 1.5, 1.5]}, "after a Gaussian of 0 slices by 1.5 x 1.5 voxels"),
+        ({"median": [1, 1, 1]}, ", unfiltered; a scan"),
+    ],
+)
+def test_filters_have_words(filters: dict[str, Any], words: str):
+    assert words in scoring_in_words(validate(Scoring, {"postprocessing": filters}), PLAN)
