@@ -189,7 +189,8 @@ def _outputs(meta: ArtifactMeta) -> list[str]:
         return [meta.labels.get(place, f"class {place}") for place in range(config.classes)]
     channels = meta.plan.space.channels
     count = config.out_channels or config.encoder.channels
-    return list(channels) if count == len(channels) else [f"output {place}" for place in range(count)]
+    images = list(channels) if count == len(channels) else [f"output {place}" for place in range(count)]
+    return [*images, "lesion (logit)"] if getattr(config, "lesion_head", False) else images
 
 
 def _inert(text: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram, export
 
 import medae
-from medae.artifact import Artifact
+from medae.artifact import Artifact, ArtifactMeta
 from medae.errors import ArtifactError
 from medae.export.bundled.finest import FinestMap
 from medae.models.bottleneck import DenseBottleneck
@@ -127,11 +127,18 @@ def facts(artifact: Artifact, graph: Graph) -> dict[str, str]:
         "medae.digest": artifact.digest,
         "medae.channels": meta.plan.space.inputs,
         "medae.labels": {str(value): name for value, name in meta.labels.items()},
-        "medae.output": "logits" if meta.kind == "segmenter" else "intensities in the units of the input",
+        "medae.output": _output(meta),
         "medae.sizes": graph.sizes(),
         "medae.plan": meta.plan.choices(),
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in rows.items()}
+
+
+def _output(meta: ArtifactMeta) -> str:
+    if meta.kind == "segmenter":
+        return "logits"
+    lesion = ", then the logit of a lesion" if getattr(meta.network, "lesion_head", False) else ""
+    return f"intensities in the units of the input{lesion}"
 
 
 def _only_size(config: Any) -> tuple[int, ...] | None:

@@ -275,12 +275,15 @@ def test_names_that_monai_would_run_are_texts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["autoencoder", "detector"])
 def test_what_predicts_no_labels_is_a_network_alone(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact = stored_model(tmp_path / "model", "autoencoder", 2, kind=kind)
+    choice = {"lesion_head": True} if kind == "detector" else {}
+    artifact = stored_model(tmp_path / "model", "autoencoder", 2, kind=kind, choice=choice)
     export_bundle(artifact, tmp_path / "bundle")
     entered = _enter(tmp_path / "bundle", monkeypatch)
     next(entered)
     configuration = "configs/inference.json"
     monai.bundle.verify_net_in_out("network_def", "configs/metadata.json", configuration, device="cpu")
+    outputs = json.loads(Path("configs/metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    assert list(outputs["channel_def"].values()) == ["image", "lesion (logit)"][: 1 + len(choice)]
     with pytest.raises(ValueError, match="run ID 'run' doesn't exist"):
         monai.bundle.run(config_file=configuration, logging_file=False)
     assert "network alone" in (tmp_path / "bundle/docs/README.md").read_text()

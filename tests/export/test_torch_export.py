@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "segnet, 3D": ("segnet", 3, {}),
     "fcn": ("fcn", 2, {"choice": {"upsampling": "transposed"}}),
     "autoencoder": ("autoencoder", 2, {"choice": {"residual": True, **TRANSPOSED}}),
+    "lesion head": ("autoencoder", 2, {"choice": {"lesion_head": True, **TRANSPOSED}, "space": {"channels": ["a", "b"]}}),
     "dense autoencoder": ("autoencoder", 2, {"choice": {"bottleneck": {**DENSE, "input_size": [8, 8]}}}),
     "dense vae, 3D": ("vae", 3, {"choice": {"latent": {**DENSE, "input_size": [8, 8, 8]}}}),
     "ensemble": ("ensemble", 2, {"choice": TRANSPOSED}),
@@ -77,7 +78,12 @@ def test_the_program_computes_what_the_network_computes(case: str, tmp_path: Pat
     image = torch.randn(2, artifact.meta.network.encoder.in_channels, *size)
     program = torch.export.load(tmp_path / "net.pt2").module()
     with torch.no_grad():
-        assert torch.allclose(program(image), artifact.model()(image).finest, atol=1e-5)
+        output = artifact.model()(image)
+        expected = output.finest
+        if case == "lesion head":
+            expected = torch.cat([expected, output.extras["lesion"]], dim=1)
+            assert expected.shape[1] == 3
+        assert torch.allclose(program(image), expected, atol=1e-5)
 
 
 def test_what_is_in_the_file(tmp_path: Path) -> None:

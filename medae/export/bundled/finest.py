@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import cast
-
+import torch
 from torch import Tensor, nn
 
+from medae.models.autoencoder import LESION
 from medae.models.base import Network
+from medae.models.output import Output
 
 
 class FinestMap(nn.Module):
-    """The finest map of a network, float32 ``[B, K, *S]``: logits of a segmenter, intensities of an autoencoder."""
+    """The finest map of a network, float32 ``[B, K, *S]``: logits of a segmenter, intensities of an autoencoder.
+
+    With a lesion head, its logit is the last channel.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -18,4 +22,6 @@ class FinestMap(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """image: ``[B, C, *S]``, on the plan's grid, normalised by its intensity scheme."""
-        return cast(Tensor, self.network(image).finest)
+        output: Output = self.network(image)
+        lesion = output.extras.get(LESION)
+        return output.finest if lesion is None else torch.cat([output.finest, lesion], dim=1)
