@@ -38,6 +38,7 @@ from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
+from pipelines.detect_given import check_given, origin_of
 from pipelines.detect_masks import describe as describe_masks
 from pipelines.detect_masks import doubts_of
 from pipelines.detect_masks import facts as mask_facts
@@ -85,6 +86,11 @@ class Config(Autoencoding):
             raise ValueError("fold: is one of folds, counted from 0")
         if self.folds is not None and self.model is not None:
             raise ValueError("folds: each fold trains a model of its own; leave model out")
+        if self.scoring.flips and self.model is None and not self.augmentation.mirrored:
+            raise ValueError(
+                "scoring.flips averages over mirror images, and the network is shown none: set augmentation.flip, a "
+                "probability for each spatial axis, such as [0.5, 0] for left-right, or leave scoring.flips out"
+            )
         return self
 
     def check_network(self, plan: Plan) -> None:
@@ -147,13 +153,13 @@ def run(config: Config, stage: Stage) -> Outcome:
         references(examined, config.diagnosis)
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
-    plan, store, model, objective, history = _model(config, stage, cohort, test)
+    plan, store, model, origin, history = _model(config, stage, cohort, test)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     model.to(stage.device).eval()
     steps = int(history[-1]["step"]) if history else 0
     maps = _maps(config, plan, cohort["train"], stage)
     with TemporaryDirectory(dir=stage.folder) as scratch:
-        rows = Rows(maps, config.scoring, model, plan, stage.device)
+        rows = Rows(maps, config.scoring, model, plan, stage.device, origin["mirrored"])
         scorer = Scorer(rows, store, config.target, config.normals, stage.folder, Path(scratch), stage.screen)
         scorer.learn(cohort["train"], cohort["validation"])
         calibrations = scorer.calibrate(cohort["validation"], config.false_positive_rate, config.name)
@@ -170,7 +176,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         plan=plan,
         target=config.target,
         calibration={"scoring": to_dict(config.scoring.stored(maps[DETECTOR])), **to_dict(calibrations[DETECTOR])},
-        provenance=stage.provenance | {"normals": config.normals, **objective},
+        provenance=stage.provenance | {"normals": config.normals, **origin},
         seen=_seen(stage, cohort),
         domain=_domain(stage, cohort, store),
         metrics=with_intervals(evaluations[DETECTOR].summary()),
@@ -300,29 +306,14 @@ def _model(
 
     if config.model is not None:
         artifact = stage.inputs["model"]
-        if artifact.meta.kind == "segmenter":
-            raise ConfigError(
-                "The model is a segmenter; anomalies are scored by an autoencoder.",
-                where="model",
-                remedy="Give an autoencoder.",
-            )
-        if config.normals == "lesion_free_slices" and artifact.meta.plan.space.slice_axis is None:
-            raise ConfigError(
-                "The model sees volumes, of which single slices cannot be left out.",
-                where="normals",
-                remedy="Use normals: lesion_free_scans, or a model of slices.",
-            )
-        config.scoring.check(artifact.meta.network)
-        config.scoring.check_features(artifact.meta.plan.space)
+        check_given(artifact, config.scoring, config.normals)
         refuse_seen(stage.dataset.subset(stage.dataset.split.test), artifact, "model", "test")
         if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
             refuse_seen(cohort["validation"], artifact, "model", "calibration")
         stage.screen.note(
             "The model is taken as it is: the configuration's plan, network, objective and fit have no effect."
         )
-        source = artifact.meta.provenance
-        origin = {"objective": source.get("objective", "not recorded"), "model_run": source.get("run_id", "")}
-        return artifact.meta.plan, prepared(artifact.meta.plan), artifact.model(), origin, []
+        return artifact.meta.plan, prepared(artifact.meta.plan), artifact.model(), origin_of(artifact), []
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(cohort["train"], stage.screen, estimator)
     config.check_network(plan)
@@ -331,7 +322,8 @@ def _model(
     store = prepared(plan)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, _left_out(config))
-    return plan, store, model, {"objective": config.objective.kind}, result.history
+    origin = {"objective": config.objective.kind, "mirrored": list(config.augmentation.mirrored)}
+    return plan, store, model, origin, result.history
 
 
 def _domain(stage: Stage, cohort: Mapping[str, Manifest], store: Store) -> Domain:

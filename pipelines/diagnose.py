@@ -57,7 +57,7 @@ def run(
     others = {row: each for row, each in plain.items() if row != DETECTOR and not (learns(each) or each.scales)}
     left_out = [title_of(row) for row in plain if row != DETECTOR and row not in others]
     maps = {DETECTOR: load_map(scoring, len(plan.space.channels), artifact.statistics()), **others}
-    rows = Rows(maps, scoring, artifact.model().to(device), plan, device)
+    rows = Rows(maps, scoring, artifact.model().to(device), plan, device, artifact.meta.provenance.get("mirrored", ()))
 
     opened = _by_channel(open_folder(source, choice.format, choice.data), plan.space.channels)
     manifest = checked(opened, source, screen).usable

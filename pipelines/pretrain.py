@@ -106,6 +106,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     model, objective, result = train(config, stage, plan, store, cases["train"], cases["validation"], probe=prober)
     metrics = _metrics(result)
     provenance = stage.provenance | {"objective": config.objective.kind, "steps": result.steps}
+    provenance |= {"mirrored": list(config.augmentation.mirrored)}
     meta = ArtifactMeta(
         kind="autoencoder",
         network=model.config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Scoring(Config):
     compare: further maps
     by name, reported beside. place: how the voxel-wise baseline finds the same place in another head. postprocessing: of
     all maps alike. scan_score: how a map becomes the scan's score. flips: average reconstructions over
-    mirrored copies.
+    mirror images along the axes of ``augmentation.flip``.
     """
 
     map: MapConfig = ResidualConfig()
@@ -216,18 +216,22 @@ class ScanMaps:
 
 @dataclass(frozen=True)
 class Rows:
-    """The maps that are reported, by name, with the model that they ask, which is on the device in evaluation mode."""
+    """The maps that are reported, by name, with the model that they ask, which is on the device in evaluation mode.
+
+    mirrored: spatial axes along which the model was trained on mirror images; they have an effect with ``scoring.flips``.
+    """
 
     maps: Mapping[str, AnomalyMap]
     scoring: Scoring
     model: nn.Module
     plan: Plan
     device: torch.device
+    mirrored: Sequence[int] = ()
 
     def scan(self, prepared: Prepared, normal: Tensor | None = None, kept: Path | None = None) -> Scan:
         """A prepared scan as the maps see it. normal, kept: see ``Scan``."""
-        flips = self.scoring.flips
-        return Scan(prepared, self.plan, self.model, self.device, normal=normal, flips=flips, kept=kept)
+        mirrored = self.mirrored if self.scoring.flips else ()
+        return Scan(prepared, self.plan, self.model, self.device, normal=normal, mirrored=mirrored, kept=kept)
 
     def scored(self, scan: Scan) -> Iterator[tuple[str, ScanMaps]]:
         """The maps of a scan by row, one at a time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ class Scan:
     """A prepared scan. Its reconstruction is made once, when a map first asks for it, and serves all of them.
 
     model: of normal anatomy, on ``device``, in evaluation mode; None where no map needs one. normal: bool ``[1, I, J, K]``,
-    the voxels that maps may learn from; the whole mask unless given. flips: average the reconstruction over mirrored copies.
+    the voxels that maps may learn from; the whole mask unless given. mirrored: spatial axes along which the
+    reconstruction is averaged over mirror images: those along which the model was trained on some.
     kept: a file (``.npy``) that the reconstruction is read from if it is there, and written to once it is made.
     """
 
@@ -52,11 +53,11 @@ class Scan:
         device: torch.device | str = "cpu",
         *,
         normal: Tensor | None = None,
-        flips: bool = False,
+        mirrored: Sequence[int] = (),
         kept: Path | None = None,
     ) -> None:
         self.prepared, self.plan, self.model, self.device = prepared, plan, model, device
-        self.flips, self.kept = flips, kept
+        self.mirrored, self.kept = tuple(mirrored), kept
         self._made: dict[Config | None, Tensor] = {}
         self.normal = prepared.mask if normal is None else normal & prepared.mask
 
@@ -131,5 +132,4 @@ class Scan:
         return self._made[config]
 
     def _how(self) -> dict[str, Any]:
-        axes = range(self.plan.space.spatial_dims) if self.flips else ()
-        return {"device": self.device, "mirrored": axes}
+        return {"device": self.device, "mirrored": self.mirrored}

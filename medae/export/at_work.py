@@ -157,14 +157,20 @@ class Detecting(AtWork):
         calibration = dict(artifact.meta.calibration or {})
         self.scoring = validate(Scoring, calibration.pop("scoring", {}), where=artifact.folder)
         self.calibration = validate(Calibration, calibration, where=artifact.folder)
-        self._flips = flips or self.scoring.flips
+        if flips and not self.scoring.flips:
+            raise ConfigError(
+                "The detector's threshold was set on maps without mirror images, and does not hold for others.",
+                where="--flips",
+                remedy="Leave it out, or set the threshold anew (medae detect with scoring.flips and this model).",
+            )
+        self._mirrored = artifact.meta.provenance.get("mirrored", ()) if self.scoring.flips else ()
         self._plan = artifact.meta.plan
         self._network = artifact.model().to(device)
         self._map = load_map(self.scoring, len(self._plan.space.channels), artifact.statistics())
 
     def _apply(self, given: Given) -> Made:
         (prepared,) = given.prepared
-        scan = Scan(prepared, self._plan, self._network, self.device, flips=self._flips)
+        scan = Scan(prepared, self._plan, self._network, self.device, mirrored=self._mirrored)
         maps = scan_maps(scan, self._map, self.scoring)
         flagged = maps.flagged(self.calibration.threshold, self.scoring)
         found, score = findings_of(maps.heat, flagged, prepared.native), maps.score(self.scoring, self.calibration)
@@ -193,7 +199,7 @@ def put_to_work(
     """A segmenter or several, or a detector. addresses: how errors name them.
 
     Raises ArtifactError for a model that predicts nothing, and for several that do not go together, ConfigError for flips of
-    a model that was shown none.
+    a segmenter that was shown none, or of a detector whose threshold was set without.
     """
     first = artifacts[0].meta
     for address, artifact in zip(addresses, artifacts, strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medae.anomaly.detector import DETECTOR, Scoring, load_map, reconstruction_error, scan_maps
+from medae.anomaly.detector import DETECTOR, Rows, Scoring, load_map, reconstruction_error, scan_maps
 from medae.anomaly.maps.intensity import IntensityConfig
 from medae.anomaly.maps.registry import BASELINES, build_map
 from medae.anomaly.maps.residual import ResidualConfig
@@ -92,7 +92,7 @@ def test_the_baseline_has_the_same_mask_and_filter(prepared):
     assert filtered.heat[9, 10, 3] < plain.heat[9, 10, 3], "one bright slice of 3 x 3 voxels falls to a 3 x 5 x 5 median"
 
 
-def test_flips_average_the_reconstruction_over_mirror_images(prepared):
+def test_the_reconstruction_is_averaged_over_mirror_images_along_the_axes_that_training_showed(prepared):
     _, scan = prepared
 
     class Half(torch.nn.Module):
@@ -103,9 +103,15 @@ def test_flips_average_the_reconstruction_over_mirror_images(prepared):
             added[:, :, : image.shape[2] // 2] = 1
             return Output((image + added,))
 
-    plain, flipped = (Scan(scan, PLAN, Half(), flips=flips).reconstruction - scan.image for flips in (False, True))
-    assert set(np.unique(plain.numpy().round(3))) == {0.0, 1.0}
-    assert flipped.numpy() == pytest.approx(0.5, abs=1e-4)
+    def added(mirrored, flips=True):
+        scoring = Scoring(flips=flips)
+        rows = Rows({}, scoring, Half(), PLAN, torch.device("cpu"), mirrored)
+        return (rows.scan(scan).reconstruction - scan.image).numpy()
+
+    assert set(np.unique(added(()).round(3))) == {0.0, 1.0}
+    assert added((0,)) == pytest.approx(0.5, abs=1e-4)
+    assert np.array_equal(added((1,)).round(3), added(()).round(3)), "what it adds is alike in a mirror along the other axis"
+    assert np.array_equal(added((0,), flips=False), added(()))
 
 
 def test_a_reconstruction_that_was_kept_is_read_again(prepared, tmp_path):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from pictures import leave_blank
+from stored import stored_model
 
 from medae.anomaly.calibration import calibrate
+from medae.anomaly.detector import Scoring
 from medae.artifact import load_artifact
 from medae.config import validate
 from medae.errors import ConfigError, DataError
@@ -23,6 +25,7 @@ from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import image_digests, open_dataset
 from pipelines.detect import Config
+from pipelines.detect_given import check_given, origin_of
 from pipelines.detect_scoring import lesion_free
 from pipelines.outcome import Finished
 from pipelines.stage import run_stage
@@ -302,6 +305,20 @@ def test_a_detector_has_seen_the_scans_that_its_threshold_rests_on(work, sliced)
     dataset = open_dataset(small(), Screen())
     used = dataset.subset([*dataset.split.train, *dataset.split.validation])
     assert load_artifact(finished.folder / "model").meta.seen == image_digests(used)
+
+
+def test_mirror_images_need_a_model_that_was_shown_some(tmp_path):
+    with pytest.raises(ConfigError, match=r"set augmentation\.flip"):
+        small("scoring.flips=true")
+    assert small("scoring.flips=true", "augmentation.flip=[0.5, 0]").augmentation.mirrored == (0,)
+    shown, not_shown = (
+        stored_model(tmp_path / name, "autoencoder", provenance={"mirrored": axes})
+        for name, axes in (("shown", [0]), ("not-shown", []))
+    )
+    check_given(shown, Scoring(flips=True), "lesion_free_scans")
+    with pytest.raises(ConfigError, match="shown no mirror images"):
+        check_given(not_shown, Scoring(flips=True), "lesion_free_scans")
+    assert origin_of(shown)["mirrored"] == [0]
 
 
 def test_slices_need_a_plan_of_slices():

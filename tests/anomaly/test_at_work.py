@@ -1,0 +1,63 @@
+"""A detector at work: it does what its threshold was set with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stored import stored_model
+
+from medae.anomaly.calibration import Calibration
+from medae.anomaly.detector import Scoring, load_map, scan_maps
+from medae.anomaly.scan import Scan
+from medae.artifact import Artifact
+from medae.config import to_dict, validate
+from medae.errors import ConfigError
+from medae.export.at_work import Given, put_to_work
+
+CPU = torch.device("cpu")
+CALIBRATION = Calibration(
+    threshold=0.5,
+    false_positive_rate=0.01,
+    achieved_mean=0.01,
+    achieved_sd=None,
+    achieved_max=0.01,
+    threshold_low=0.5,
+    threshold_high=0.5,
+    n_scans=1,
+    n_subjects=1,
+    normals="lesion_free_scans",
+    cohort="one scan",
+)
+
+
+def detector(folder: Path, scoring: dict[str, Any], **provenance: Any) -> Artifact:
+    """An untrained one of volumes."""
+    record = {"scoring": to_dict(validate(Scoring, scoring)), **to_dict(CALIBRATION)}
+    return stored_model(folder, "autoencoder", kind="detector", calibration=record, provenance=provenance)
+
+
+def test_a_detector_mirrors_along_the_axes_that_its_training_showed(tmp_path, scan_of):
+    artifact = detector(tmp_path / "model", {"flips": True}, mirrored=[1])
+    image = np.random.default_rng(0).uniform(0.5, 1, (1, 8, 8, 8))
+    prepared = scan_of(image, plan=artifact.meta.plan).prepared
+    (heat, *_) = put_to_work([artifact], ["model"], CPU).apply(Given([prepared], []), "scan").layers
+    scoring = Scoring(flips=True)
+    anomaly = load_map(scoring, 1, {})
+
+    def expected(mirrored: tuple[int, ...]) -> np.ndarray:
+        scan = Scan(prepared, artifact.meta.plan, artifact.model(), mirrored=mirrored)
+        return scan_maps(scan, anomaly, scoring).heat
+
+    assert np.array_equal(heat.array, expected((1,)))
+    assert not np.allclose(heat.array, expected(())) and not np.allclose(heat.array, expected((0, 1, 2)))
+
+
+def test_mirror_images_are_refused_where_the_threshold_was_set_without(tmp_path):
+    artifact = detector(tmp_path / "model", {}, mirrored=[0])
+    with pytest.raises(ConfigError, match="threshold was set on maps without mirror images"):
+        put_to_work([artifact], ["model"], CPU, flips=True)
+    put_to_work([artifact], ["model"], CPU)
