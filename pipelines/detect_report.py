@@ -144,15 +144,16 @@ def describe_scores(
 
 
 def promise_in_words(calibration: Calibration, evaluation: AnomalyEvaluation) -> str:
-    """Whether the false positives of normal test subjects are as the calibration promised; empty where it cannot be told."""
+    """Whether the threshold is reached in normal test subjects as the calibration promised, by the calibration's own rule;
+    empty where it cannot be told."""
     normal = evaluation.normal_subjects()
-    rates = [rate for subject, rate in evaluation.false_positive_rates().items() if subject in normal]
+    rates = [share for subject, share in evaluation.reached(calibration.threshold).items() if subject in normal]
     promised = calibration.promise(len(rates)) if rates else None
     if promised is None:
         return ""
     found, (low, high) = sum(rates) / len(rates), promised
     subjects = f"{len(rates)} test subjects" if len(rates) > 1 else "one test subject"
-    said = f" Of {subjects} without a lesion it flagged {found:.2%} of the mask; promised were {low:.2%} to {high:.2%}"
+    said = f" In {subjects} without a lesion it was reached in {found:.2%} of the mask; promised were {low:.2%} to {high:.2%}"
     if low <= found <= high:
         return f"{said}: kept."
     return f"{said}: not kept. They differ from the scans that the threshold was set on; set it on scans like these."
@@ -208,7 +209,9 @@ def _filters_in_words(config: PostprocessingConfig) -> str:
         words.append(f"a median filter of {across} slices by {within[0]} x {within[1]} voxels")
     if any(config.gaussian):
         words.append(f"a Gaussian of {along:g} slices by {plane[0]:g} x {plane[1]:g} voxels (standard deviations)")
-    return f"after {' and '.join(words)}" if words else "unfiltered"
+    filtered = f"after {' and '.join(words)}" if words else "unfiltered"
+    small = f"; findings under {config.min_component_ml:g} ml are dropped" if config.min_component_ml else ""
+    return filtered + small
 
 
 def _map_in_words(scoring: Scoring) -> str:

@@ -25,7 +25,8 @@ class Calibration(Config):
     """A threshold and where it comes from.
 
     threshold: a voxel is flagged when its value is at least this (units of the processed map).
-    false_positive_rate: asked for, as the mean over subjects of the flagged share of the mask.
+    false_positive_rate: asked for, as the mean over subjects of the share of the mask whose value reaches the threshold,
+    small findings not yet dropped.
     achieved_mean, achieved_sd, achieved_max: of that share over the calibration subjects at the threshold (sd None
     for one subject). left_out: that share of each subject at the threshold that all others give: what the calibration
     promises of subjects that it has not seen rests on these. threshold_low, threshold_high: range of thresholds when each
@@ -52,7 +53,8 @@ class Calibration(Config):
     cohort: str = Field(min_length=1)
 
     def promise(self, n_subjects: int) -> tuple[float, float] | None:
-        """Where the mean flagged share of so many further normal subjects of this cohort should lie, with 95 % confidence.
+        """Where the mean share of the mask that reaches the threshold should lie in so many further normal subjects of this
+        cohort, with 95 % confidence.
 
         Student's prediction interval of the square roots of ``left_out``, which are less skewed than the shares. None with
         fewer than three calibration subjects.
@@ -77,8 +79,8 @@ class Calibration(Config):
     def describe(self) -> str:
         """Sentences for a report: what the threshold rests on and where it does not hold."""
         parts = [
-            f"The threshold {self.threshold:.4g} flags {self.achieved_mean:.2%} of the mask on average (asked for: "
-            f"{self.false_positive_rate:.2%}), {self.achieved_max:.2%} in the highest subject, over "
+            f"The threshold {self.threshold:.4g} is reached in {self.achieved_mean:.2%} of the mask on average (asked for: "
+            f"{self.false_positive_rate:.2%}), in {self.achieved_max:.2%} in the highest subject, over "
             f"{_count(self.n_scans, 'scan')} of {_count(self.n_subjects, 'subject')}. Cohort: {self.cohort}."
         ]
         if self.n_subjects > 1:
@@ -86,7 +88,10 @@ class Calibration(Config):
                 f"Leaving out each subject in turn moves it between {self.threshold_low:.4g} and {self.threshold_high:.4g}."
             )
         if (one := self.promise(1)) is not None:
-            parts.append(f"Of another subject of this cohort it should flag {one[0]:.2%} to {one[1]:.2%}, were it normal.")
+            parts.append(
+                f"In another subject of this cohort it should be reached in {one[0]:.2%} to {one[1]:.2%} of the mask, were it "
+                "normal."
+            )
         if self.normals == "lesion_free_slices":
             parts.append(
                 "These are lesion-free slices of patients, not healthy people: choosing them used the lesion labels, and "
@@ -107,7 +112,7 @@ def calibrate(
     normals: Normals,
     subjects: Sequence[str] | None = None,
 ) -> Calibration:
-    """The lowest threshold at which the mean over subjects of the flagged share of the mask is at most ``rate``.
+    """The lowest threshold that is reached, as the mean over subjects, in a share of the mask of at most ``rate``.
 
     maps, masks: one of each a normal scan, same shape, read one at a time (generators are welcome); maps as they come
     from ``process_map``, masks non-zero where voxels count (brain, or its lesion-free slices). subjects: one name a

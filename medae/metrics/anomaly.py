@@ -17,7 +17,7 @@ from scipy import stats
 from medae.errors import DataError
 from medae.metrics.lesions import SIZE_STRATA_ML, LesionMatch, SizeStratum, match_lesions, recall_by_size
 from medae.metrics.pooled import Tally, pooled_interval
-from medae.metrics.voxelscores import PrecisionRecall, VoxelScores, best_dice, check_same_grid
+from medae.metrics.voxelscores import PrecisionRecall, VoxelScores, best_dice, check_same_grid, score_bins
 
 
 def auroc(scores: Sequence[float], diseased: Sequence[bool]) -> float | None:
@@ -203,6 +203,17 @@ class AnomalyEvaluation:
     def false_positive_rates(self) -> dict[str, float]:
         """See ``false_positive_rates``."""
         return false_positive_rates(self.scans)
+
+    def reached(self, threshold: float) -> dict[str, float]:
+        """By subject: share of the normal voxels inside the mask whose value is at least a threshold, the subject's scans
+        pooled. Exact where the threshold is the floor of a bin, as those of a calibration are; else of the floor below it."""
+        first = int(score_bins(np.array([threshold]))[0])
+        counts: dict[str, tuple[int, int]] = {}
+        for scan, tally in zip(self.scans, self.tallies, strict=True):
+            above, normal = counts.get(scan.subject, (0, 0))
+            own = int(tally.normal[tally.bins >= first].sum()), int(tally.normal.sum())
+            counts[scan.subject] = (above + own[0], normal + own[1])
+        return {subject: above / normal for subject, (above, normal) in counts.items() if normal}
 
     def summary(self) -> dict[str, float | int | None]:
         """The figures over all scans.

@@ -105,7 +105,7 @@ def test_a_promise_by_hand() -> None:
     # Roots 0.10, 0.15, 0.20: mean 0.15, deviation 0.05; t(0.975, 2) = 4.3027; for 3 more: sqrt(1/3 + 1/3) = 0.8165.
     reach = 4.30265 * 0.05 * 0.81650
     assert found.promise(3) == pytest.approx((0.0, (0.15 + reach) ** 2), rel=1e-4)
-    assert "Of another subject" in found.describe()
+    assert "In another subject" in found.describe()
     tight = found.model_copy(update={"left_out": (0.0100, 0.0102, 0.0104, 0.0101)})
     low, high = tight.promise(2)
     assert 0.009 < low < 0.0101 < high < 0.0115

@@ -139,6 +139,13 @@ def test_summary_by_hand(evaluation: AnomalyEvaluation) -> None:
     assert found["l1_ratio"] == pytest.approx(3.0)
 
 
+def test_where_a_threshold_is_reached_counts_normal_voxels_in_the_mask_by_subject(evaluation: AnomalyEvaluation) -> None:
+    # a: of 4, 2 and 0 one is at least 3; s: of 3, 0, 0, 0 one, and of c's 0 and 0 none.
+    assert evaluation.reached(3.0) == pytest.approx({"a": 1 / 3, "s": 1 / 6})
+    assert evaluation.reached(0.0) == {"a": 1.0, "s": 1.0}
+    assert evaluation.reached(9.0) == {"a": 0.0, "s": 0.0}
+
+
 def test_strata_hold_all_lesions(evaluation: AnomalyEvaluation) -> None:
     counts = {stratum.label: (stratum.found, stratum.lesions) for stratum in evaluation.strata()}
     # Scan a: 0.1 ml found and 0.05 ml not; scan c: 2 ml found.
