@@ -56,16 +56,19 @@ class Calibration(Config):
         """Where the mean share of the mask that reaches the threshold should lie in so many further normal subjects of this
         cohort, with 95 % confidence.
 
-        Student's prediction interval of the square roots of ``left_out``, which are less skewed than the shares. None with
-        fewer than three calibration subjects.
+        Student's prediction interval of the mean of the square roots of ``left_out``, which are less skewed than the shares.
+        A mean of n shares is the square of the mean of their roots, and 1 - 1/n times the variance of the roots: both ends are
+        moved by so much. None with fewer than three calibration subjects.
         """
         n = len(self.left_out)
         if n < FEWEST:
             return None
         roots = np.sqrt(self.left_out)
-        reach = stats.t.ppf(0.975, n - 1) * float(np.std(roots, ddof=1)) * np.sqrt(1 / n + 1 / n_subjects)
+        variance = float(np.var(roots, ddof=1))
+        reach = stats.t.ppf(0.975, n - 1) * np.sqrt(variance * (1 / n + 1 / n_subjects))
         low, high = max(float(roots.mean()) - reach, 0.0), float(roots.mean()) + reach
-        return float(low**2), float(high**2)
+        moved = (1 - 1 / n_subjects) * variance
+        return float(low**2 + moved), float(high**2 + moved)
 
     def without(self, subject: int) -> Calibration:
         """The same, as if the levels of one subject, by its place, were not known: it does not vouch for itself."""
