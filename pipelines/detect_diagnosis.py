@@ -18,7 +18,6 @@ from medae.data.reading import read_array
 from medae.errors import DataError
 from medae.inference.brainmask import extraction_of
 from medae.metrics.pooled import pooled_difference
-from medae.plan import Plan
 from medae.preprocessing.prepare import prepare_case
 from medae.report.figures_diagnosis import diagnosis_map
 from medae.report.html import Report
@@ -66,7 +65,7 @@ def run_diagnosis(
     def scans() -> Iterator[tuple[str, Callable[[Cell], Probe]]]:
         with screen.progress("Scoring scans with lesions put in") as report:
             for done, case in enumerate(manifest.cases, start=1):
-                normal = _normal(manifest, case, rows.plan, left_out)
+                normal = _normal(manifest, case, rows, left_out)
                 yield case.subject, partial(_with_lesions, manifest, case, rows, config, healthy[case.id], normal)
                 report(done, len(manifest.cases))
 
@@ -121,12 +120,14 @@ def _healthy(manifest: Manifest, case: Case, config: DiagnosisConfig, channels: 
     return found
 
 
-def _normal(manifest: Manifest, case: Case, plan: Plan, left_out: str | None) -> np.ndarray | None:
-    """What is normal in a patient: bool ``[1, I, J, K]`` on nearest-RAS axes; None where everything is."""
-    axis, ref = plan.space.slice_axis, case.targets.get(left_out or "")
-    if axis is None or not isinstance(ref, ImageRef):
+def _normal(manifest: Manifest, case: Case, rows: Rows, left_out: str | None) -> np.ndarray | None:
+    """What is normal in a patient, and not seen together with a lesion by network or filter: bool ``[1, I, J, K]`` on
+    nearest-RAS axes; None where everything is."""
+    space, ref = rows.plan.space, case.targets.get(left_out or "")
+    if space.slice_axis is None or not isinstance(ref, ImageRef):
         return None
-    return lesion_free(read_array(manifest, ref)[0][0], axis, plan.space.slices)[None]
+    seen = space.slices + 2 * rows.scoring.postprocessing.reach
+    return lesion_free(read_array(manifest, ref)[0][0], space.slice_axis, seen)[None]
 
 
 def best_of(found: Diagnosis) -> str | None:

@@ -57,8 +57,12 @@ class Scorer:
         )
 
     def calibrate(self, normal: Manifest, rate: float, name: str) -> dict[str, Calibration]:
-        """A threshold a row from normal scans; memory holds one scan, the maps wait on disk. name: of the detection."""
-        slices, seen = self.normals == "lesion_free_slices", self.rows.plan.space.slices
+        """A threshold a row from normal scans; memory holds one scan, the maps wait on disk. name: of the detection.
+
+        Of patients, slices with a lesion are left out, and those beside them that the network or a filter sees one from.
+        """
+        slices = self.normals == "lesion_free_slices"
+        seen = self.rows.plan.space.slices + 2 * self.rows.scoring.postprocessing.reach
         kept: list[str] = []
         subjects: list[str] = []
         grids: list[tuple[int, float]] = []
@@ -146,7 +150,7 @@ class Scorer:
 def lesion_free(lesion: np.ndarray, slice_axis: int, slices: int = 1) -> np.ndarray:
     """True in the slices without a lesion voxel: bool, same shape as the label map.
 
-    slices: that a model sees at a time; the neighbours of a slice with a lesion are left out with it, as in training.
+    slices: that are seen at a time, an odd number; the neighbours that see a slice with a lesion are left out with it.
     """
     others = tuple(axis for axis in range(lesion.ndim) if axis != slice_axis)
     seen = [slices if axis == slice_axis else 1 for axis in range(lesion.ndim)]

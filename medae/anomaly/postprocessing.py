@@ -49,6 +49,11 @@ class PostprocessingConfig(Config):
             raise ValueError("standard deviations of the Gaussian are at least 0 voxels")
         return value
 
+    @property
+    def reach(self) -> int:
+        """Slices on each side that the filters look at beside a voxel's own."""
+        return self.median[0] // 2 + math.ceil(TRUNCATE * self.gaussian[0])
+
 
 TRUNCATE = 4.0
 """Standard deviations at which the Gaussian is cut off."""

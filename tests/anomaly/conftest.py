@@ -34,16 +34,17 @@ class Flat(torch.nn.Module):
         return Output((torch.zeros_like(image),))
 
 
+def scan_by_hand(image, spacing=(1.0, 1.0, 1.0), mask=None, model=None, normal=None, plan=PLAN) -> Scan:
+    """A scan of an array ``[C, I, J, K]`` that is 0 outside its mask, with 1 mm voxels unless given."""
+    x = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+    inside = (x != 0).any(dim=0, keepdim=True) if mask is None else torch.as_tensor(mask)
+    affine = np.diag([*spacing, 1.0])
+    native = NativeGrid(shape=tuple(x.shape[1:]), affine=tuple(map(tuple, affine.tolist())))
+    prepared = Prepared("scan", x, torch.ones(len(x), dtype=torch.bool), inside, {}, native, affine)
+    return Scan(prepared, plan, model, normal=normal)
+
+
 @pytest.fixture
 def scan_of() -> Callable[..., Scan]:
-    """A scan of an array ``[C, I, J, K]`` that is 0 outside its mask, with 1 mm voxels unless given."""
-
-    def make(image, spacing=(1.0, 1.0, 1.0), mask=None, model=None, normal=None, plan=PLAN) -> Scan:
-        x = torch.as_tensor(np.asarray(image), dtype=torch.float32)
-        inside = (x != 0).any(dim=0, keepdim=True) if mask is None else torch.as_tensor(mask)
-        affine = np.diag([*spacing, 1.0])
-        native = NativeGrid(shape=tuple(x.shape[1:]), affine=tuple(map(tuple, affine.tolist())))
-        prepared = Prepared("scan", x, torch.ones(len(x), dtype=torch.bool), inside, {}, native, affine)
-        return Scan(prepared, plan, model, normal=normal)
-
-    return make
+    """See ``scan_by_hand``."""
+    return scan_by_hand

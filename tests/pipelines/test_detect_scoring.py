@@ -1,0 +1,72 @@
+"""What a detection counts of its scans, by scans made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medae.anomaly.detector import DETECTOR, Rows, Scoring
+from medae.anomaly.maps.intensity import IntensityConfig
+from medae.anomaly.maps.registry import build_map
+from medae.anomaly.scan import Scan
+from medae.config import validate
+from medae.data.case import Case, ImageRef, Manifest
+from medae.preprocessing.store import Store
+from pipelines.console import Screen
+from pipelines.detect_scoring import Scorer
+from tests.anomaly.conftest import PLAN, Flat, scan_by_hand
+
+IMAGE = ImageRef(files=("x.nii.gz",), sha256="0", kind="intensity")
+
+
+@dataclass(frozen=True)
+class ByHand(Scorer):
+    """Takes scans and lesions as they are given, in the order of the cases."""
+
+    given: list[tuple[np.ndarray, np.ndarray]]
+
+    def scans(self, manifest: Manifest, what: str) -> Iterator[tuple[Case, Scan]]:
+        for case, (image, _) in zip(manifest.cases, self.given, strict=True):
+            yield case, scan_by_hand(image[None])
+
+    def lesion(self, manifest: Manifest, case: Case, shape: tuple[int, ...]) -> np.ndarray:
+        return self.given[[each.id for each in manifest.cases].index(case.id)][1]
+
+
+def scorer(folder: Path, given: list[tuple[np.ndarray, np.ndarray]], normals: Any, **filters: Any) -> tuple[ByHand, Manifest]:
+    """Scores by the intensity. given: images ``[I, J, K]``, 0 outside their masks, and lesions."""
+    scoring = validate(Scoring, {"map": {"kind": "intensity"}, "postprocessing": filters})
+    rows = Rows({DETECTOR: build_map(IntensityConfig(), "bright", 1)}, scoring, Flat(), PLAN, torch.device("cpu"))
+    store = Store(folder, PLAN.space, (), {})
+    found = ByHand(rows, store, "lesion", normals, folder, folder, Screen(), given)
+    cases = [Case(id=f"c{place}", subject=f"s{place}", images={"image": IMAGE}) for place in range(len(given))]
+    return found, Manifest(source="test", root=Path("/"), channels=("image",), cases=tuple(cases))
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [
+        ({}, 9),
+        ({"median": (1, 1, 1)}, 11),
+        ({"median": (1, 1, 1), "gaussian": (0.6, 1, 1)}, 5),
+        ({"median": (3, 3, 3), "gaussian": (0.4, 0, 0)}, 5),
+    ],
+)
+def test_a_lesion_in_a_slice_that_is_left_out_does_not_move_the_threshold(tmp_path, filters, left):
+    rng = np.random.default_rng(0)
+    image = rng.uniform(1, 2, (24, 20, 12)).astype(np.float32)
+    lesion = np.zeros(image.shape, dtype=bool)
+    lesion[4:20, 4:16, 5] = True
+    found = []
+    for bright in (0, 50):
+        own, manifest = scorer(tmp_path, [(image + bright * lesion, lesion)], "lesion_free_slices", **filters)
+        found.append(own.calibrate(manifest, 0.01, "by hand")[DETECTOR])
+        counted = np.load(tmp_path / "c0.mask.npy")
+        assert counted.any(axis=(0, 1)).sum() == counted.all(axis=(0, 1)).sum() == left
+    assert found[0] == found[1]
