@@ -122,11 +122,14 @@ def describe_scores(
         ["", *(title_of(row) for row in summaries)],
         [
             *([title, *(summary[key] for summary in summaries.values())] for key, title in columns.items()),
-            ["AUPRC, pooled, without the median filter", *(unfiltered[row].pooled.average_precision() for row in summaries)],
+            [
+                "AUPRC, pooled, before filters and erosion",
+                *(unfiltered[row].pooled.average_precision() for row in summaries),
+            ],
         ],
         caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The bounds of the pooled AUPRC "
         "are of its 95 % interval, by bootstrap over subjects. The oracle threshold is chosen on the test scans themselves: "
-        "an upper bound that no user can reach. All maps share mask, side, filter and calibration scans.",
+        "an upper bound that no user can reach. All maps share mask, side, filters and calibration scans.",
     )
     curves = {row: curve for row, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
     if curves:
@@ -153,7 +156,9 @@ def promise_in_words(calibration: Calibration, evaluation: AnomalyEvaluation) ->
         return ""
     found, (low, high) = sum(rates) / len(rates), promised
     subjects = f"{len(rates)} test subjects" if len(rates) > 1 else "one test subject"
-    said = f" In {subjects} without a lesion it was reached in {found:.2%} of the mask; promised were {low:.2%} to {high:.2%}"
+    said = (
+        f" In {subjects} without a lesion it was reached in {found:.2%} of the mask; promised were {low:.2%} to {high:.2%}"
+    )
     if low <= found <= high:
         return f"{said}: kept."
     return f"{said}: not kept. They differ from the scans that the threshold was set on; set it on scans like these."
@@ -210,8 +215,13 @@ def _filters_in_words(config: PostprocessingConfig) -> str:
     if any(config.gaussian):
         words.append(f"a Gaussian of {along:g} slices by {plane[0]:g} x {plane[1]:g} voxels (standard deviations)")
     filtered = f"after {' and '.join(words)}" if words else "unfiltered"
+    rim = f", the mask eroded by {_voxels(config.erode)} in plane" if config.erode else ""
     small = f"; findings under {config.min_component_ml:g} ml are dropped" if config.min_component_ml else ""
-    return filtered + small
+    return filtered + rim + small
+
+
+def _voxels(number: int) -> str:
+    return "1 voxel" if number == 1 else f"{number} voxels"
 
 
 def _map_in_words(scoring: Scoring) -> str:

@@ -14,6 +14,7 @@ from medae.anomaly.calibration import Calibration, Normals, calibrate
 from medae.anomaly.detector import DETECTOR, Rows, ScanMaps, reconstruction_error, scan_mask, slice_axis
 from medae.anomaly.findings import Finding, as_csv, findings_of
 from medae.anomaly.maps.registry import learn_maps, needs_model
+from medae.anomaly.postprocessing import eroded
 from medae.anomaly.scan import Scan
 from medae.data.case import Case, Manifest
 from medae.export.nifti import write_native
@@ -67,7 +68,7 @@ class Scorer:
         subjects: list[str] = []
         grids: list[tuple[int, float]] = []
         for case, scan in self.scans(normal, "Calibrating on normal scans"):
-            found = scan_mask(scan)
+            found = eroded(scan_mask(scan), self.rows.scoring.postprocessing.erode, slice_axis(scan))
             mask = found & lesion_free(self.lesion(normal, case, found.shape), slice_axis(scan), seen) if slices else found
             if not mask.any():
                 continue
@@ -94,7 +95,7 @@ class Scorer:
                 subjects=subjects,
             )
             scans = zip(stored(f"map-{row}"), stored("mask"), grids, strict=True)
-            normals = (ScanMaps(heat, heat, mask, *grid) for heat, mask, grid in scans)
+            normals = (ScanMaps(heat, heat, mask, mask, *grid) for heat, mask, grid in scans)
             others = (calibration.without(list(dict.fromkeys(subjects)).index(subject)) for subject in subjects)
             scores = tuple(each.score(self.rows.scoring, own) for each, own in zip(normals, others, strict=True))
             calibrations[row] = calibration.model_copy(update={"normal_scores": scores})
@@ -103,7 +104,8 @@ class Scorer:
     def score(
         self, test: Manifest, calibrations: Mapping[str, Calibration]
     ) -> tuple[dict[str, AnomalyEvaluation], dict[str, AnomalyEvaluation]]:
-        """Score the test scans, filtered and not. The detector's maps are written to ``maps/``, see ``write_maps``."""
+        """Score the test scans, filtered, and unfiltered on their whole masks. The detector's maps are written to ``maps/``, see
+        ``write_maps``."""
         evaluations = {row: AnomalyEvaluation() for row in self.rows.maps}
         unfiltered = {row: AnomalyEvaluation() for row in self.rows.maps}
         asks = {row: needs_model(config) for row, config in self.rows.scoring.rows().items()}
@@ -113,15 +115,15 @@ class Scorer:
             for row, own in self.rows.scored(scan):
                 lesion = self.lesion(test, case, own.mask.shape)
                 flagged = own.flagged(calibrations[row].threshold, self.rows.scoring)
-                for evaluation, values, mask in (
-                    (evaluations[row], own.heat, flagged),
-                    (unfiltered[row], own.raw, np.zeros_like(flagged)),
+                for evaluation, values, predicted, mask in (
+                    (evaluations[row], own.heat, flagged, own.mask),
+                    (unfiltered[row], own.raw, np.zeros_like(flagged), own.whole),
                 ):
                     evaluation.add(
                         case.id,
                         values,
+                        predicted,
                         mask,
-                        own.mask,
                         lesion,
                         voxel_ml=own.voxel_ml,
                         scan_score=own.score(self.rows.scoring, calibrations[row]),

@@ -57,8 +57,8 @@ class Calibration(Config):
         cohort, with 95 % confidence.
 
         Student's prediction interval of the mean of the square roots of ``left_out``, which are less skewed than the shares.
-        A mean of n shares is the square of the mean of their roots, and 1 - 1/n times the variance of the roots: both ends are
-        moved by so much. None with fewer than three calibration subjects.
+        A mean of n shares is the square of the mean of their roots plus 1 - 1/n times the variance of the roots: both ends
+        are moved by so much. None with fewer than three calibration subjects.
         """
         n = len(self.left_out)
         if n < FEWEST:
@@ -92,8 +92,8 @@ class Calibration(Config):
             )
         if (one := self.promise(1)) is not None:
             parts.append(
-                f"In another subject of this cohort it should be reached in {one[0]:.2%} to {one[1]:.2%} of the mask, were it "
-                "normal."
+                f"In another subject of this cohort it should be reached in {one[0]:.2%} to {one[1]:.2%} of the mask, were "
+                "it normal."
             )
         if self.normals == "lesion_free_slices":
             parts.append(

@@ -31,7 +31,7 @@ from medae.anomaly.maps.registry import (
 )
 from medae.anomaly.maps.residual import ResidualConfig
 from medae.anomaly.place import PlaceConfig
-from medae.anomaly.postprocessing import RAW, PostprocessingConfig, native_slice_axis, process_map, threshold_map
+from medae.anomaly.postprocessing import RAW, PostprocessingConfig, eroded, native_slice_axis, process_map, threshold_map
 from medae.anomaly.residual import Side, residual_map
 from medae.anomaly.scan import Scan
 from medae.anomaly.score import ScanScoreConfig, inside, largest_piece_ml, levels, top_mean, unlikeness
@@ -186,13 +186,15 @@ def load_map(scoring: Scoring, channels: int, statistics: Mapping[str, Tensor]) 
 class ScanMaps:
     """Maps of one scan in the file's own grid and axis order, three axes each.
 
-    heat: float32, filtered, zero outside the mask. raw: the same before the filter. mask: bool, where voxels count.
+    heat: float32, filtered, zero outside the mask. mask: bool, where voxels count: the whole mask less what is eroded.
+    raw: before filters and erosion, zero outside the whole mask. whole: bool, of the scan, before it was eroded.
     slice_axis: of the file's array. voxel_ml: millilitres of a voxel.
     """
 
     heat: np.ndarray
     raw: np.ndarray
     mask: np.ndarray
+    whole: np.ndarray
     slice_axis: int
     voxel_ml: float
 
@@ -243,19 +245,21 @@ def scan_maps(scan: Scan, anomaly: AnomalyMap, scoring: Scoring) -> ScanMaps:
     """A map of a scan: computed in plan space, brought to the scan's own grid, and filtered there."""
     with torch.inference_mode():
         found = anomaly(scan)
-    mask, axis = scan_mask(scan), slice_axis(scan)
+    whole, axis = scan_mask(scan), slice_axis(scan)
+    mask = eroded(whole, scoring.postprocessing.erode, axis)
     raw = maps_to_native(found, scan.prepared)[0]
     return ScanMaps(
         heat=process_map(raw, mask, scoring.postprocessing, axis),
-        raw=process_map(raw, mask, RAW, axis),
+        raw=process_map(raw, whole, RAW, axis),
         mask=mask,
+        whole=whole,
         slice_axis=axis,
         voxel_ml=scan.prepared.native.voxel_ml,
     )
 
 
 def scan_mask(scan: Scan) -> np.ndarray:
-    """Where voxels of a scan count, on its file's own axes: bool."""
+    """The mask of a scan, before it is eroded, on its file's own axes: bool."""
     return labels_to_native(scan.mask.to(torch.int16), scan.prepared) > 0
 
 

@@ -26,7 +26,7 @@ class PostprocessingConfig(Config):
     Gaussian that follows it, voxels in the same order; zeros do nothing.
 
     erode: voxels by which the mask loses its rim in plane, where partial volume and misfit of the skull score high;
-    the map is zero there, so lesion in the rim counts as missed. min_component_ml: smaller components of the
+    voxels there do not count, and lesion in the rim counts as missed. min_component_ml: smaller components of the
     thresholded mask are dropped.
     """
 
@@ -77,18 +77,26 @@ def native_slice_axis(native: NativeGrid, ras_axis: int | None = None) -> int:
     return int(max(thickest, key=lambda axis: world_axis[axis]))
 
 
-def process_map(raw: np.ndarray, mask: np.ndarray, config: PostprocessingConfig, slice_axis: int) -> np.ndarray:
-    """Median filter, Gaussian, then the (eroded) mask.
+def eroded(mask: np.ndarray, voxels: int, slice_axis: int) -> np.ndarray:
+    """A mask less its rim, so many voxels in plane (by faces): bool, same shape of three axes."""
+    if voxels == 0:
+        return mask != 0
+    cross = np.expand_dims(ndimage.generate_binary_structure(2, 1), slice_axis)
+    return np.asarray(ndimage.binary_erosion(mask != 0, structure=cross, iterations=voxels))
 
-    raw: float map, zero outside the mask; mask: bool; same three-axis shape. slice_axis: see ``native_slice_axis``.
-    Returns float32, zero outside the mask less its eroded rim. Beyond the array's border the filters see zeros, as they
-    do outside the mask, so that both dim what lies at the rim. Raises GeometryError if the shapes differ or are not of
-    three axes.
+
+def process_map(raw: np.ndarray, mask: np.ndarray, config: PostprocessingConfig, slice_axis: int) -> np.ndarray:
+    """Median filter, Gaussian, then the mask.
+
+    raw: float map, which the filters see all of; mask: bool, where voxels count, see ``eroded``; same three-axis shape.
+    slice_axis: see ``native_slice_axis``. Returns float32, zero outside the mask. Beyond the array's border the filters see
+    zeros, as they do where the map has none, so that both dim what lies at the rim. Raises GeometryError if the shapes
+    differ or are not of three axes.
     """
     check_same_grid(map=raw, mask=mask)
     if raw.ndim != 3:
         raise GeometryError(f"A map of {raw.ndim} axes cannot be filtered.", remedy="Give a volume with three axes.")
-    kept = _eroded(mask != 0, config.erode, slice_axis)
+    kept = mask != 0
     result = np.zeros(raw.shape, dtype=np.float32)
     if not kept.any():
         return result
@@ -130,13 +138,6 @@ def _along(sizes: tuple[Number, Number, Number], slice_axis: int) -> tuple[Numbe
     in_plane = iter(sizes[1:])
     first, second, third = (sizes[0] if axis == slice_axis else next(in_plane) for axis in range(3))
     return first, second, third
-
-
-def _eroded(mask: np.ndarray, voxels: int, slice_axis: int) -> np.ndarray:
-    if voxels == 0:
-        return mask
-    cross = np.expand_dims(ndimage.generate_binary_structure(2, 1), slice_axis)
-    return ndimage.binary_erosion(mask, structure=cross, iterations=voxels)
 
 
 def _median(raw: np.ndarray, box: tuple[slice, ...], window: tuple[int, int, int]) -> np.ndarray:

@@ -205,8 +205,10 @@ class AnomalyEvaluation:
         return false_positive_rates(self.scans)
 
     def reached(self, threshold: float) -> dict[str, float]:
-        """By subject: share of the normal voxels inside the mask whose value is at least a threshold, the subject's scans
-        pooled. Exact where the threshold is the floor of a bin, as those of a calibration are; else of the floor below it."""
+        """By subject: share of the normal voxels inside the mask whose value is at least a threshold, its scans pooled.
+
+        Exact where the threshold is the floor of a bin, as those of a calibration are; else it is that of the floor below.
+        """
         first = int(score_bins(np.array([threshold]))[0])
         counts: dict[str, tuple[int, int]] = {}
         for scan, tally in zip(self.scans, self.tallies, strict=True):

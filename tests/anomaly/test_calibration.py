@@ -115,8 +115,10 @@ def test_a_promise_by_hand() -> None:
 
 
 def test_a_promise_for_many_subjects_is_of_the_mean_of_skewed_shares() -> None:
-    """Shares as skewed as those of real cohorts, standard deviation as large as the mean; 20 calibrate, 100 more are met. With
-    the squared mean of the roots alone 81 of 100 promises are kept, and 19 of 100 cohorts lie above."""
+    """Lognormal shares whose standard deviation is as large as their mean; 20 subjects calibrate, 100 more are met.
+
+    With the squared mean of the roots alone 81 of 100 promises are kept, and 19 of 100 cohorts lie above.
+    """
     rng = np.random.default_rng(0)
     shares = 0.01 * rng.lognormal(-np.log(2) / 2, np.sqrt(np.log(2)), size=(1500, 120))
     record = run([scan(range(1, 101))], 0.05)

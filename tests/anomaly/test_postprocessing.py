@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from scipy import ndimage
 
-from medae.anomaly.postprocessing import RAW, PostprocessingConfig, native_slice_axis, process_map, threshold_map
+from medae.anomaly.postprocessing import RAW, PostprocessingConfig, eroded, native_slice_axis, process_map, threshold_map
 from medae.errors import GeometryError
 from medae.volume import NativeGrid
 
@@ -71,16 +71,27 @@ def test_a_single_bright_voxel_is_removed_and_raw_keeps_it() -> None:
 def test_erosion_is_in_plane_only() -> None:
     mask = np.zeros((7, 7, 3), dtype=bool)
     mask[1:6, 1:6, :] = True
-    found = process_map(np.ones(mask.shape, dtype=np.float32), mask, PostprocessingConfig(median=(1, 1, 1), erode=1), 2)
-    expected = np.zeros(mask.shape)
-    expected[2:5, 2:5, :] = 1
-    assert np.array_equal(found, expected)
+    expected = np.zeros(mask.shape, dtype=bool)
+    expected[2:5, 2:5, :] = True
+    assert np.array_equal(eroded(mask, 1, 2), expected)
+    assert np.array_equal(eroded(mask, 0, 2), mask)
+    assert np.count_nonzero(eroded(mask, 1, 0)) == 5 * 3 * 1
+    assert not eroded(np.ones((4, 4, 4), dtype=bool), 2, 0).any(), "what lies beyond the array is not mask"
 
 
-def test_a_mask_that_is_empty_or_eroded_away_gives_zeros() -> None:
+def test_the_filters_see_the_map_beyond_what_counts() -> None:
+    raw = np.zeros((7, 7, 1), dtype=np.float32)
+    raw[1:6, 1:6] = 1
+    raw[1, 1:6] = 9
+    whole = raw > 0
+    found = process_map(raw, eroded(whole, 1, 2), PostprocessingConfig(median=(1, 1, 1), gaussian=(0, 1, 1)), 2)
+    smooth = ndimage.gaussian_filter(raw, (1, 1, 0), mode="constant")
+    assert found == pytest.approx(np.where(eroded(whole, 1, 2), smooth, 0), abs=1e-6)
+
+
+def test_an_empty_mask_gives_zeros() -> None:
     raw = np.ones((4, 4, 4), dtype=np.float32)
     assert process_map(raw, np.zeros(raw.shape, dtype=bool), PostprocessingConfig(), 0).max() == 0
-    assert process_map(raw, np.ones(raw.shape, dtype=bool), PostprocessingConfig(erode=2), 0).max() == 0
 
 
 def test_values_outside_the_mask_never_come_through() -> None:

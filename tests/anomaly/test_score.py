@@ -22,7 +22,7 @@ def calibration(**content) -> Calibration:
 
 def score(heat: np.ndarray, mask: np.ndarray, own: Calibration | None = None, **config) -> float:
     scoring = validate(Scoring, {"scan_score": config})
-    return ScanMaps(heat, heat, mask, 2, 0.5).score(scoring, own or calibration())
+    return ScanMaps(heat, heat, mask, mask, 2, 0.5).score(scoring, own or calibration())
 
 
 def test_mean_of_the_top_share_inside_the_mask() -> None:

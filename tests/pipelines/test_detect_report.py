@@ -98,6 +98,11 @@ def test_every_map_has_words(kind: str):
         ({"gaussian": [1, 2, 2]}, "5 x 5 voxels and a Gaussian of 1 slices by 2 x 2 voxels (standard deviations); a scan"),
         ({"median": [1, 1, 1], "gaussian": [0, 1.5, 1.5]}, "after a Gaussian of 0 slices by 1.5 x 1.5 voxels"),
         ({"median": [1, 1, 1]}, ", unfiltered; a scan"),
+        ({"erode": 1}, "by 5 x 5 voxels, the mask eroded by 1 voxel in plane; a scan"),
+        (
+            {"median": [1, 1, 1], "erode": 2, "min_component_ml": 1},
+            ", unfiltered, the mask eroded by 2 voxels in plane; find",
+        ),
         ({"min_component_ml": 0.5}, "by 5 x 5 voxels; findings under 0.5 ml are dropped; a scan"),
     ],
 )

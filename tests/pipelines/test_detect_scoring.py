@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from medae.anomaly.detector import DETECTOR, Rows, Scoring
 from medae.anomaly.maps.intensity import IntensityConfig
 from medae.anomaly.maps.registry import build_map
+from medae.anomaly.postprocessing import eroded
 from medae.anomaly.scan import Scan
 from medae.config import validate
 from medae.data.case import Case, ImageRef, Manifest
@@ -39,7 +41,9 @@ class ByHand(Scorer):
         return self.given[[each.id for each in manifest.cases].index(case.id)][1]
 
 
-def scorer(folder: Path, given: list[tuple[np.ndarray, np.ndarray]], normals: Any, **filters: Any) -> tuple[ByHand, Manifest]:
+def scorer(
+    folder: Path, given: list[tuple[np.ndarray, np.ndarray]], normals: Any, **filters: Any
+) -> tuple[ByHand, Manifest]:
     """Scores by the intensity. given: images ``[I, J, K]``, 0 outside their masks, and lesions."""
     scoring = validate(Scoring, {"map": {"kind": "intensity"}, "postprocessing": filters})
     rows = Rows({DETECTOR: build_map(IntensityConfig(), "bright", 1)}, scoring, Flat(), PLAN, torch.device("cpu"))
@@ -70,3 +74,27 @@ def test_a_lesion_in_a_slice_that_is_left_out_does_not_move_the_threshold(tmp_pa
         counted = np.load(tmp_path / "c0.mask.npy")
         assert counted.any(axis=(0, 1)).sum() == counted.all(axis=(0, 1)).sum() == left
     assert found[0] == found[1]
+
+
+def test_an_eroded_rim_does_not_count_and_lesion_in_it_is_missed(tmp_path):
+    image = np.zeros((7, 7, 2), dtype=np.float32)
+    image[1:6, 1:6] = 1
+    lesion = np.zeros(image.shape, dtype=bool)
+    for place in ((3, 3, 0), (1, 1, 0)):  # one in the middle, one in the rim
+        lesion[place], image[place] = True, 9
+    image[5, 5, 1] = 20  # normal, and brighter than both, in the rim
+    own, manifest = scorer(tmp_path, [(image, lesion)], "lesion_free_scans", median=(1, 1, 1), erode=1)
+    calibration = own.calibrate(manifest, 0.1, "by hand")[DETECTOR]
+    assert np.load(tmp_path / "c0.mask.npy").sum() == 2 * 9
+    assert calibration.achieved_mean == pytest.approx(1 / 18)
+    at_five = calibration.model_copy(update={"threshold": 5.0})
+    (filtered,), (unfiltered,) = (list(rows.values()) for rows in own.score(manifest, {DETECTOR: at_five}))
+    (scan,) = filtered.scans
+    assert (scan.mask_recall, scan.normal_voxels) == (0.5, 17)
+    assert scan.average_precision == 0.5, "the missed voxel is never found, not even with the last of the others"
+    assert (scan.true_positives, scan.false_positives, scan.recall, scan.dice) == (1, 0, 0.5, pytest.approx(2 / 3))
+    (whole,) = unfiltered.scans
+    assert (whole.mask_recall, whole.normal_voxels) == (1.0, 48)
+    assert whole.average_precision == pytest.approx(2 / 3), "both lesion voxels after one that is normal"
+    written = nib.load(tmp_path / "maps" / "c0_mask.nii.gz").get_fdata()
+    assert np.array_equal(written > 0, eroded(image > 0, 1, 2))

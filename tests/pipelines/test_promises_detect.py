@@ -287,7 +287,7 @@ def test_the_report_says_that_normals_are_slices_of_patients(sliced):
     page = (finished.folder / "report.html").read_text()
     assert "lesion-free slices of patients, not healthy people" in page
     assert "False positives in the mask" in page
-    assert "AUPRC, pooled, without the median filter" in page
+    assert "AUPRC, pooled, before filters and erosion" in page
     meta = load_artifact(finished.folder / "model").meta
     assert meta.provenance["normals"] == finished.result.facts["normals"] == "lesion_free_slices"
     assert meta.calibration["normals"] == "lesion_free_slices"
