@@ -49,7 +49,8 @@ class ArtifactMeta(Config):
 
     calibration: of a detector, threshold and what it was calibrated on. provenance: data, run, code and versions;
     a ``format: phantom`` or ``phantom: true`` anywhere in it puts a notice on the model card. seen: the first 16 digits of
-    the SHA-256 of every image that the weights were made with, an encoder's included. domain: what the training scans were
+    the SHA-256 of every image that the model was made with, an encoder's included. calibrated: of these, the images that
+    nothing but a detector's threshold was set with. domain: what the training scans were
     like; None in models that were stored before it was recorded. metrics: by name.
     """
 
@@ -61,6 +62,7 @@ class ArtifactMeta(Config):
     calibration: dict[str, Any] | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
     seen: tuple[str, ...] = ()
+    calibrated: tuple[str, ...] = ()
     domain: Domain | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
 
@@ -73,7 +75,14 @@ class ArtifactMeta(Config):
             raise ValueError(f"a network of {encoder.in_channels} input channels has a plan of {len(space.inputs)}")
         if self.kind == "segmenter" and (self.target is None or not self.labels):
             raise ValueError("a segmenter needs its target and labels")
+        if not set(self.calibrated) <= set(self.seen):
+            raise ValueError("calibrated: what a threshold was set with is among what was seen")
         return self
+
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        """Digests of the images that weights, or what maps know of normal scans, were learnt from."""
+        return tuple(sorted(set(self.seen) - set(self.calibrated)))
 
 
 class _File(Config):
@@ -103,8 +112,9 @@ class _Record(Config):
     def as_dict(self) -> dict[str, Any]:
         """As it is stored; what is not there is not named, so that the digest of a model does not change."""
         content = self.model_dump(mode="json", exclude=None if self.statistics else {"statistics"})
-        if self.meta.domain is None:
-            del content["meta"]["domain"]
+        for name in ("domain", "calibrated"):
+            if not content["meta"][name]:
+                del content["meta"][name]
         return content
 
 

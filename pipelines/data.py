@@ -183,8 +183,13 @@ def image_digests(manifest: Manifest) -> tuple[str, ...]:
 
 def seen_cases(cases: Manifest, artifact: Artifact) -> tuple[str, ...]:
     """The ids of the cases of which a model was made with any image."""
-    seen = set(artifact.meta.seen)
-    return tuple(case.id for case in cases.cases if any(ref.sha256[:DIGITS] in seen for ref in case.images.values()))
+    return _with_images(cases, artifact.meta.seen)
+
+
+def _with_images(cases: Manifest, digests: Iterable[str]) -> tuple[str, ...]:
+    """The ids of the cases with any of these images."""
+    known = set(digests)
+    return tuple(case.id for case in cases.cases if any(ref.sha256[:DIGITS] in known for ref in case.images.values()))
 
 
 def refuse_seen(cases: Manifest, artifact: Artifact, what: str, part: str) -> None:
@@ -195,6 +200,20 @@ def refuse_seen(cases: Manifest, artifact: Artifact, what: str, part: str) -> No
             f"The {what} has seen {len(known)} of {len(cases.cases)} {part} scans before: {', '.join(known[:5])}.",
             where="split",
             remedy="Use the split that it was trained with, or train it again without these subjects.",
+        )
+
+
+def refuse_learnt(cases: Manifest, artifact: Artifact, what: str) -> None:
+    """Raises DataError, with the cases' ids, if a model has learnt from any image of scans that a threshold is to be set on.
+
+    Those that its own threshold was set on, and nothing else, may serve again.
+    """
+    known = _with_images(cases, artifact.meta.learnt)
+    if known:
+        raise DataError(
+            f"The {what} has learnt from {len(known)} of {len(cases.cases)} calibration scans: {', '.join(known[:5])}.",
+            where="split",
+            remedy="Use the split that it was trained with, or give validation subjects that are new to it.",
         )
 
 

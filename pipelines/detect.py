@@ -34,7 +34,7 @@ from medae.plan import Plan
 from medae.preprocessing.domain import Domain, domain_of
 from medae.preprocessing.store import Store
 from pipelines.apart import keep_apart
-from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_seen
+from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_learnt, refuse_seen
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
@@ -170,6 +170,7 @@ def run(config: Config, stage: Stage) -> Outcome:
 
     metrics = _kept(stage, evaluations, unfiltered, calibrations, steps)
     folder = stage.folder / "model"
+    seen, calibrated = _seen(stage, cohort)
     meta = ArtifactMeta(
         kind="detector",
         network=model.config,
@@ -177,7 +178,8 @@ def run(config: Config, stage: Stage) -> Outcome:
         target=config.target,
         calibration={"scoring": to_dict(config.scoring.stored(maps[DETECTOR])), **to_dict(calibrations[DETECTOR])},
         provenance=stage.provenance | {"normals": config.normals, **origin},
-        seen=_seen(stage, cohort),
+        seen=seen,
+        calibrated=calibrated,
         domain=_domain(stage, cohort, store),
         metrics=with_intervals(evaluations[DETECTOR].summary()),
     )
@@ -221,13 +223,12 @@ def _left_out(config: Config) -> str | None:
 
 
 def _refuse_seen_by_features(stage: Stage) -> None:
-    """Encoders that compare are trained, too: they have seen no test scan, and no calibration scan."""
+    """Encoders that compare are trained, too: they have seen no test scan, and learnt from no calibration scan."""
     dataset = stage.dataset
     for name, artifact in stage.inputs.items():
         if name != "model":
             refuse_seen(dataset.subset(dataset.split.test), artifact, name, "test")
-            if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
-                refuse_seen(dataset.subset(dataset.split.validation), artifact, name, "calibration")
+            refuse_learnt(dataset.subset(dataset.split.validation), artifact, name)
 
 
 def _enough_to_learn_scores(calibration: Manifest, config: Config) -> None:
@@ -308,8 +309,7 @@ def _model(
         artifact = stage.inputs["model"]
         check_given(artifact, config.scoring, config.normals)
         refuse_seen(stage.dataset.subset(stage.dataset.split.test), artifact, "model", "test")
-        if artifact.meta.kind == "autoencoder":  # a detector's own calibration scans are among those that it has seen
-            refuse_seen(cohort["validation"], artifact, "model", "calibration")
+        refuse_learnt(cohort["validation"], artifact, "model")
         stage.screen.note(
             "The model is taken as it is: the configuration's plan, network, objective and fit have no effect."
         )
@@ -333,7 +333,9 @@ def _domain(stage: Stage, cohort: Mapping[str, Manifest], store: Store) -> Domai
     return domain_of(cohort["train"], store)
 
 
-def _seen(stage: Stage, cohort: dict[str, Manifest]) -> tuple[str, ...]:
-    """Digests of the images that the weights, what the maps learnt, and the threshold were made with."""
-    before = [digest for artifact in stage.inputs.values() for digest in artifact.meta.seen]
-    return tuple(sorted({*before, *image_digests(cohort["train"]), *image_digests(cohort["validation"])}))
+def _seen(stage: Stage, cohort: dict[str, Manifest]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Digests of the images that the detector was made with, and of those among them that only thresholds were set with."""
+    before = [artifact.meta for artifact in stage.inputs.values()]
+    learnt = {*image_digests(cohort["train"]), *(digest for meta in before for digest in meta.learnt)}
+    seen = {*learnt, *image_digests(cohort["validation"]), *(digest for meta in before for digest in meta.seen)}
+    return tuple(sorted(seen)), tuple(sorted(seen - learnt))

@@ -104,8 +104,10 @@ class Scorer:
     def score(
         self, test: Manifest, calibrations: Mapping[str, Calibration]
     ) -> tuple[dict[str, AnomalyEvaluation], dict[str, AnomalyEvaluation]]:
-        """Score the test scans, filtered, and unfiltered on their whole masks. The detector's maps are written to ``maps/``, see
-        ``write_maps``."""
+        """Score the test scans, filtered, and unfiltered on their whole masks.
+
+        The detector's maps are written to ``maps/``, see ``write_maps``.
+        """
         evaluations = {row: AnomalyEvaluation() for row in self.rows.maps}
         unfiltered = {row: AnomalyEvaluation() for row in self.rows.maps}
         asks = {row: needs_model(config) for row, config in self.rows.scoring.rows().items()}

@@ -10,17 +10,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from stored import stored_model
 
-from medae.config import validate
+from medae.artifact import ArtifactMeta, load_artifact
+from medae.config import to_dict, validate
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.split import Split, ordered
-from medae.errors import DataError
+from medae.errors import ConfigError, DataError
 from pipelines import data, detect, finetune, pretrain
 from pipelines import stage as stages
 from pipelines.apart import keep_apart
 from pipelines.configs import read_config
 from pipelines.console import Screen
-from pipelines.data import open_dataset, refuse_seen
+from pipelines.data import open_dataset, refuse_learnt, refuse_seen
 from pipelines.stage import run_stage
 
 CONFIGS = {"pretrain": pretrain.Config, "finetune": finetune.Config, "detect": detect.Config}
@@ -83,6 +85,21 @@ def test_a_model_knows_a_scan_by_any_channel(channel):
     scans = manifest(case("c", "cleo", **{"T1w": "b", "FLAIR": "c"} | {channel: "a"}), case("d", "dora", T1w="d"))
     with pytest.raises(DataError, match="1 of 2 test scans before: c"):
         refuse_seen(scans, model_that_saw("a" * 16), "encoder", "test")
+
+
+def test_a_threshold_is_not_set_on_what_a_model_has_learnt_from_but_may_be_on_what_its_own_was_set_on(tmp_path):
+    seen = tuple(digest * 16 for digest in "abc")
+    model = stored_model(tmp_path / "model", "autoencoder", kind="detector", seen=seen, calibrated=seen[2:])
+    assert load_artifact(model.folder).meta.learnt == seen[:2]
+    own = manifest(case("c", "cleo", T1w="c"))
+    known = manifest(case("x", "xaver", T1w="f", FLAIR="b"), *own.cases)
+    with pytest.raises(DataError, match="model has learnt from 1 of 2 calibration scans: x"):
+        refuse_learnt(known, model, "model")
+    refuse_learnt(own, model, "model")
+    with pytest.raises(DataError, match="1 of 1 test scans before: c"):
+        refuse_seen(own, model, "model", "test")
+    with pytest.raises(ConfigError, match="among what was seen"):
+        validate(ArtifactMeta, to_dict(model.meta) | {"calibrated": ["d"]})
 
 
 # --- in the stages ---

@@ -90,6 +90,21 @@ def test_a_model_that_was_calibrated_on_a_test_scan_is_refused(smoke, work, tmp_
     assert "sub-phantom005" in caught.value.what
 
 
+def test_a_detector_that_has_learnt_from_a_calibration_scan_is_refused(smoke, work, tmp_path):
+    given = load_artifact(smoke.stage("detect") / "model").meta
+    config = small(f"model={smoke.stage('detect') / 'model'}", "split={salt: 'learnt:59', test: 1, validation: 3}")
+    split = open_dataset(config, Screen()).split
+    before = open_dataset(small(), Screen()).split
+    assert set(split.test) <= set(before.test) and set(split.validation) & set(before.train)
+    assert set(given.calibrated) and not set(given.calibrated) & set(given.learnt)
+    with pytest.raises(DataError, match="model has learnt from 1 of 2 calibration scans: sub-phantom001"):
+        run_stage("detect", config, tmp_path, Screen())
+    compared = f"scoring.map={{kind: perceptual, features: {smoke.stage('detect') / 'model'}}}"
+    with pytest.raises(DataError, match="features 1 has learnt from 1 of 3 calibration scans: sub-phantom001"):
+        run_stage("detect", small(compared, "split={salt: 'learnt:59', test: 1, validation: 3}"), tmp_path, Screen())
+    assert not list(tmp_path.rglob("model"))
+
+
 def test_an_encoder_that_compares_has_not_seen_a_test_scan_and_travels_with_the_detector(smoke, work, tmp_path):
     compared = f"scoring.map={{kind: perceptual, features: {smoke.stage('detect') / 'model'}}}"
     with pytest.raises(DataError, match="features 1 has seen 1 of 2 test scans"):
@@ -158,6 +173,7 @@ def test_a_given_models_origin_is_kept(smoke, work, given):
     assert after.provenance["objective"] == "denoising", "that of the model, not of the configuration"
     assert after.provenance["run_id"] == given.result.run_id
     assert set(before.seen) <= set(after.seen)
+    assert after.calibrated == before.calibrated, "the same scans again"
     tags = open_client().get_run(given.result.run_id).data.tags
     assert tags["medae.input.model.run"] == training
     assert tags["medae.input.model.digest"] == load_artifact(smoke.stage("detect") / "model").digest
@@ -306,7 +322,10 @@ def test_a_detector_has_seen_the_scans_that_its_threshold_rests_on(work, sliced)
     _, finished = sliced
     dataset = open_dataset(small(), Screen())
     used = dataset.subset([*dataset.split.train, *dataset.split.validation])
-    assert load_artifact(finished.folder / "model").meta.seen == image_digests(used)
+    meta = load_artifact(finished.folder / "model").meta
+    assert meta.seen == image_digests(used)
+    assert meta.calibrated == image_digests(dataset.subset(dataset.split.validation))
+    assert meta.learnt == image_digests(dataset.subset(dataset.split.train))
 
 
 def test_mirror_images_need_a_model_that_was_shown_some(tmp_path):
