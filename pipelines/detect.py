@@ -38,7 +38,7 @@ from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
-from pipelines.detect_given import check_given, origin_of
+from pipelines.detect_given import check_given, given_in_words, origin_of
 from pipelines.detect_masks import describe as describe_masks
 from pipelines.detect_masks import doubts_of
 from pipelines.detect_masks import facts as mask_facts
@@ -58,9 +58,9 @@ class Config(Autoencoding):
     """The configuration of a detection.
 
     target: label map of the lesions; null where all scans are normal, and only a diagnosis can say what is found. normals:
-    what the model learns and is calibrated on: whole scans without a lesion, or, where only patients are at hand, their
-    slices without one (2D). false_positive_rate: flagged share of the mask of normal scans that the threshold is set for.
-    model: a trained autoencoder or detector to score with; None trains.
+    what a model that is trained here learns from, and what the threshold is set on: whole scans without a lesion, or, where
+    only patients are at hand, their slices without one (2D). false_positive_rate: share of the mask of normal scans in which
+    the threshold is to be reached. model: a trained autoencoder or detector to score with; None trains.
     diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found. folds:
     test every subject once, in so many trainings. fold: of these, the one that a training is for.
     """
@@ -126,27 +126,7 @@ def run(config: Config, stage: Stage) -> Outcome:
             where="folds",
             remedy="Run all folds with medae detect, or name one (fold).",
         )
-    dataset, split = stage.dataset, stage.dataset.split
-    keep_apart(
-        {
-            "training": dataset.subset(split.train),
-            "validation": dataset.subset(split.validation),
-            "test": dataset.subset(split.test),
-        }
-    )
-    learning = dataset.subset(split.train)
-    if config.model is None:
-        learning = _normal(learning, config)
-    elif learning.cases:  # only baselines learn from them
-        learning = learning.select(lambda case: _is_normal(learning, case, config))
-    _refuse_seen_by_features(stage)
-    stage.uses("training", learning)
-    cohort = {
-        "train": learning,
-        "validation": _normal(dataset.subset(split.validation), config),
-    }
-    test = _scored(dataset.subset(split.test), config)
-    _enough_to_learn_scores(cohort["validation"], config)
+    cohort, test = _sides(config, stage)
     examined = None
     if config.diagnosis is not None:
         examined = diagnosed(test, config.target, config.normals)
@@ -185,8 +165,12 @@ def run(config: Config, stage: Stage) -> Outcome:
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)
-    report = make_report(config.name, stage, plan, test, config.target, config.scoring, history, *scored, config.registered)
-    facts = {"normals": config.normals, "calibration": {row: to_dict(found) for row, found in calibrations.items()}}
+    given = "" if config.model is None else given_in_words(origin, config.normals)
+    report = make_report(
+        config.name, stage, plan, test, config.target, config.scoring, history, *scored, given, config.registered
+    )
+    facts: dict[str, Any] = {"normals": config.normals, "learnt_from": origin["learnt_from"]}
+    facts["calibration"] = {row: to_dict(found) for row, found in calibrations.items()}
     doubts = doubts_of(test, store, stage.folder / "maps")
     if doubts:
         describe_masks(report, doubts)
@@ -195,6 +179,32 @@ def run(config: Config, stage: Stage) -> Outcome:
         describe_diagnosis(report, stage.figure("diagnosis"), diagnosis, config.diagnosis)
         facts["diagnosis"] = diagnosis_facts(diagnosis)
     return Outcome(report, {"detector": folder}, metrics, facts)
+
+
+def _sides(config: Config, stage: Stage) -> tuple[dict[str, Manifest], Manifest]:
+    """The normal scans that are learnt from and that thresholds are set on, and the test scans."""
+    dataset, split = stage.dataset, stage.dataset.split
+    keep_apart(
+        {
+            "training": dataset.subset(split.train),
+            "validation": dataset.subset(split.validation),
+            "test": dataset.subset(split.test),
+        }
+    )
+    learning = dataset.subset(split.train)
+    if config.model is None:
+        learning = _normal(learning, config)
+    elif learning.cases:  # only baselines learn from them
+        learning = learning.select(lambda case: _is_normal(learning, case, config))
+    _refuse_seen_by_features(stage)
+    stage.uses("training", learning)
+    cohort = {
+        "train": learning,
+        "validation": _normal(dataset.subset(split.validation), config),
+    }
+    test = _scored(dataset.subset(split.test), config)
+    _enough_to_learn_scores(cohort["validation"], config)
+    return cohort, test
 
 
 def _kept(
@@ -322,7 +332,8 @@ def _model(
     store = prepared(plan)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, _left_out(config))
-    origin = {"objective": config.objective.kind, "mirrored": list(config.augmentation.mirrored)}
+    origin = {"learnt_from": config.normals, "objective": config.objective.kind}
+    origin |= {"mirrored": list(config.augmentation.mirrored)}
     return plan, store, model, origin, result.history
 
 

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import medae
+from medae.anomaly.calibration import Calibration
+from medae.anomaly.detector import DETECTOR
+from medae.artifact import load_artifact
 from medae.config import digest, to_dict, validate
 from medae.metrics.evaluations import load_evaluation, merged
 from medae.report.html import Report
 from pipelines import stage
 from pipelines.console import Screen, shown
+from pipelines.data import open_dataset
 from pipelines.detect import Config
-from pipelines.detect_report import describe_scores
+from pipelines.detect_report import describe_groups, describe_scores, describe_thresholds, scoring_in_words
 from pipelines.detect_results import evaluation_file, row_metrics
 from pipelines.detect_titles import title_of
 from pipelines.files import write_json
@@ -48,7 +52,7 @@ def run_folds(config: Config, folder: Path, screen: Screen, *, force: bool = Fal
     finished = []
     with parent:
         for fold in range(config.folds or 0):
-            own = validate(Config, to_dict(config) | {"fold": fold, "registered": False}, where=f"fold {fold}")
+            own = _of_fold(config, fold)
             screen.note(f"\n— fold {fold + 1} of {config.folds} —")
             label = f"fold-{fold}"
             done = stage.run_stage("detect", own, folder, screen, resume=True, force=force, parent=parent.open, label=label)
@@ -56,12 +60,26 @@ def run_folds(config: Config, folder: Path, screen: Screen, *, force: bool = Fal
     return finished
 
 
+def _of_fold(config: Config, fold: int) -> Config:
+    """The configuration of one fold."""
+    return validate(Config, to_dict(config) | {"fold": fold, "registered": False}, where=f"fold {fold}")
+
+
+def _calibrations(finished: Finished) -> dict[str, Calibration]:
+    """The thresholds of a fold, by row."""
+    known = finished.result.facts["calibration"]
+    return {row: validate(Calibration, each, where=finished.folder) for row, each in known.items()}
+
+
 def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Screen) -> dict[str, Any]:
     """Put the evaluations of all folds together: report and ``result.json`` in ``place``; returns the latter."""
     rows = list(finished[0].result.metrics)
-    filtered, unfiltered = (
-        {row: merged([load_evaluation(evaluation_file(each.folder, kind, row)) for each in finished]) for row in rows}
+    by_fold, unfiltered_by_fold = (
+        [{row: load_evaluation(evaluation_file(each.folder, kind, row)) for row in rows} for each in finished]
         for kind in ("filtered", "unfiltered")
+    )
+    filtered, unfiltered = (
+        {row: merged([each[row] for each in folds]) for row in rows} for folds in (by_fold, unfiltered_by_fold)
     )
     metrics = {row: row_metrics(filtered[row], unfiltered[row]) for row in rows}
     page = Report(
@@ -72,7 +90,11 @@ def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Scre
         (place / "figures").mkdir(parents=True, exist_ok=True)
         return place / "figures" / f"{name}.png"
 
-    describe_scores(page, figure, filtered, unfiltered)
+    best = describe_scores(page, figure, filtered, unfiltered)
+    describe_thresholds(page, best, [_calibrations(each) for each in finished], by_fold)
+    plan = load_artifact(finished[0].folder / finished[0].result.models["detector"]).meta.plan
+    page.text(scoring_in_words(config.scoring, plan))
+    describe_groups(page, open_dataset(_of_fold(config, 0), screen).manifest, filtered[DETECTOR])
     page.section("Folds")
     page.text(
         "Each fold has a threshold of its own, from its own normal validation scans, and a report of its own beside this "
@@ -93,6 +115,7 @@ def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Scre
     result = {
         "stage": "detect",
         "name": config.name,
+        "normals": config.normals,
         "folds": [{"run_id": each.result.run_id, "folder": each.folder.name} for each in finished],
         "metrics": metrics,
         "medae": medae.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from medae.anomaly.calibration import Normals
@@ -35,10 +36,26 @@ def check_given(artifact: Artifact, scoring: Scoring, normals: Normals) -> None:
 
 
 def origin_of(artifact: Artifact) -> dict[str, Any]:
-    """What the record of a detection says of the model that it was given."""
+    """What the record of a detection says of the model that it was given.
+
+    learnt_from: a detector's own record of it; a pretraining leaves no lesion out.
+    """
     known = artifact.meta.provenance
+    learnt_from = known.get("learnt_from", "not recorded") if artifact.meta.kind == "detector" else "all_scans"
     return {
+        "learnt_from": learnt_from,
         "objective": known.get("objective", "not recorded"),
         "mirrored": list(known.get("mirrored", ())),
         "model_run": known.get("run_id", ""),
     }
+
+
+def given_in_words(origin: Mapping[str, Any], normals: Normals) -> str:
+    """What a given model learnt from, beside what its threshold was set on."""
+    words = {
+        "all_scans": "all scans of its pretraining, with lesions where they have some",
+        "lesion_free_scans": "scans without a lesion",
+        "lesion_free_slices": "lesion-free slices of patients",
+    }
+    learnt = words.get(origin["learnt_from"], "scans that are not recorded")
+    return f"The model was given. It learnt from {learnt}; the threshold was set here, on {words[normals]}."

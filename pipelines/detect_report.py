@@ -40,16 +40,17 @@ def make_report(
     evaluations: Mapping[str, AnomalyEvaluation],
     unfiltered: Mapping[str, AnomalyEvaluation],
     calibrations: Mapping[str, Calibration],
+    given: str,
     look_through: bool,
 ) -> Report:
-    """Put the page together; figures are written into the stage's folder. look_through: with scans to be leafed through."""
+    """Put the page together; figures are written into the stage's folder.
+
+    given: what is to be said of a model that was given. look_through: with scans to be leafed through.
+    """
     report = Report(f"Detection: {name}", stage.subtitle("Anomalies by reconstruction error"))
     shown = describe_scores(report, stage.figure, evaluations, unfiltered)
-    report.section("Threshold")
-    for row in shown:
-        kept = promise_in_words(calibrations[row], evaluations[row])
-        report.text(f"{title_of(row).capitalize()}: {calibrations[row].describe()}{kept}")
-    report.text(scoring_in_words(scoring, plan))
+    describe_thresholds(report, shown, [calibrations], [evaluations])
+    report.text(f"{scoring_in_words(scoring, plan)} {given}".strip())
     report.section("Scans")
     cases = _views(test, target, plan, stage, evaluations[DETECTOR].scans)
     figure = heatmap_panels(
@@ -68,15 +69,7 @@ def make_report(
             for s in evaluations[DETECTOR].scans
         ],
     )
-    groups = strata(test, evaluations[DETECTOR])
-    if groups:
-        report.section("Groups")
-        report.table(
-            ["", "Group", "Subjects", "False positives in the mask", "Dice", "Scan score, mean"],
-            [[s.covariate, s.group, s.subjects, s.false_positives, s.dice, s.score] for s in groups],
-            caption="What the data set says of its cases. With few subjects a group, differences are to be looked at, not "
-            "believed.",
-        )
+    describe_groups(report, test, evaluations[DETECTOR])
     if history:
         report.section("Training")
         report.figure(loss_curves(history, stage.figure("loss")), "Training of the autoencoder.", "chart")
@@ -144,6 +137,39 @@ def describe_scores(
     scans = {title_of(row): evaluations[row].scans for row in shown}
     report.figure(scan_scores(scans, figure("scan-scores")), "Scan scores.", "chart")
     return shown
+
+
+def describe_thresholds(
+    report: Report,
+    rows: Sequence[str],
+    calibrations: Sequence[Mapping[str, Calibration]],
+    evaluations: Sequence[Mapping[str, AnomalyEvaluation]],
+) -> None:
+    """The section on the thresholds of some rows, a line a fold, and on whether their promises were kept.
+
+    calibrations, evaluations: by row, of each fold; one of each without folds.
+    """
+    report.section("Threshold")
+    for row in rows:
+        for fold, (calibration, evaluation) in enumerate(zip(calibrations, evaluations, strict=True), start=1):
+            which = title_of(row).capitalize() + (f", fold {fold}" if len(calibrations) > 1 else "")
+            kept = promise_in_words(calibration[row], evaluation[row])
+            report.text(f"{which}: {calibration[row].rests_on()}{kept}")
+    report.text(calibrations[0][DETECTOR].limits())
+
+
+def describe_groups(report: Report, cases: Manifest, evaluation: AnomalyEvaluation) -> None:
+    """The section on groups of the scans; nothing where the data set says nothing that groups them."""
+    groups = strata(cases, evaluation)
+    if not groups:
+        return
+    report.section("Groups")
+    report.table(
+        ["", "Group", "Subjects", "False positives in the mask", "Dice", "Scan score, mean"],
+        [[s.covariate, s.group, s.subjects, s.false_positives, s.dice, s.score] for s in groups],
+        caption="What the data set says of its cases. With few subjects a group, differences are to be looked at, not "
+        "believed.",
+    )
 
 
 def promise_in_words(calibration: Calibration, evaluation: AnomalyEvaluation) -> str:

@@ -79,8 +79,8 @@ class Calibration(Config):
         """Share of the normal calibration scans whose score is at most this; None without their scores."""
         return float(np.mean(np.asarray(self.normal_scores) <= score)) if self.normal_scores else None
 
-    def describe(self) -> str:
-        """Sentences for a report: what the threshold rests on and where it does not hold."""
+    def rests_on(self) -> str:
+        """Sentences for a report: the threshold, what it was set on, how far it moves, and what it promises."""
         parts = [
             f"The threshold {self.threshold:.4g} is reached in {self.achieved_mean:.2%} of the mask on average (asked for: "
             f"{self.false_positive_rate:.2%}), in {self.achieved_max:.2%} in the highest subject, over "
@@ -95,10 +95,15 @@ class Calibration(Config):
                 f"In another subject of this cohort it should be reached in {one[0]:.2%} to {one[1]:.2%} of the mask, were "
                 "it normal."
             )
+        return " ".join(parts)
+
+    def limits(self) -> str:
+        """Sentences for a report: what the cohort is not, and where the threshold does not hold."""
+        parts = []
         if self.normals == "lesion_free_slices":
             parts.append(
-                "These are lesion-free slices of patients, not healthy people: choosing them used the lesion labels, and "
-                "tissue near a lesion may be abnormal without being marked."
+                "The normals are lesion-free slices of patients, not healthy people: choosing them used the lesion labels, "
+                "and tissue near a lesion may be abnormal without being marked."
             )
         parts.append(
             "Thresholds drift between scanners and protocols: recalibrate on normal scans of another site before use there."

@@ -79,11 +79,12 @@ def test_ties_never_exceed_the_rate() -> None:
 
 def test_the_record_says_what_the_normals_were() -> None:
     healthy = run([scan(range(1, 101))], 0.05)
-    assert "ten synthetic scans" in healthy.describe()
-    assert "1 scan of 1 subject" in healthy.describe()
-    assert "lesion-free slices" not in healthy.describe()
+    assert "ten synthetic scans" in healthy.rests_on()
+    assert "1 scan of 1 subject" in healthy.rests_on()
+    assert "lesion-free slices" not in healthy.limits()
+    assert "recalibrate" in healthy.limits()
     slices = healthy.model_copy(update={"normals": "lesion_free_slices"})
-    assert "not healthy people" in slices.describe()
+    assert "not healthy people" in slices.limits()
     assert Calibration.model_validate_json(slices.model_dump_json()) == slices
 
 
@@ -108,7 +109,7 @@ def test_a_promise_by_hand() -> None:
     assert found.promise(3) == pytest.approx((moved, (0.15 + reach) ** 2 + moved), rel=1e-4)
     # For one more: sqrt(1/3 + 1) = 1.1547, and nothing is moved.
     assert found.promise(1) == pytest.approx((0.0, (0.15 + 4.30265 * 0.05 * 1.15470) ** 2), rel=1e-4)
-    assert "In another subject" in found.describe()
+    assert "In another subject" in found.rests_on()
     tight = found.model_copy(update={"left_out": (0.0100, 0.0102, 0.0104, 0.0101)})
     low, high = tight.promise(2)
     assert 0.009 < low < 0.0101 < high < 0.0115

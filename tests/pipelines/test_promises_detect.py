@@ -26,7 +26,7 @@ from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import image_digests, open_dataset
 from pipelines.detect import Config
-from pipelines.detect_given import check_given, origin_of
+from pipelines.detect_given import check_given, given_in_words, origin_of
 from pipelines.detect_scoring import lesion_free
 from pipelines.outcome import Finished
 from pipelines.stage import run_stage
@@ -172,12 +172,15 @@ def test_a_given_models_origin_is_kept(smoke, work, given):
     assert after.provenance["model_run"] == training
     assert after.provenance["objective"] == "denoising", "that of the model, not of the configuration"
     assert after.provenance["run_id"] == given.result.run_id
+    assert after.provenance["normals"] == after.provenance["learnt_from"] == given.result.facts["learnt_from"]
     assert set(before.seen) <= set(after.seen)
     assert after.calibrated == before.calibrated, "the same scans again"
     tags = open_client().get_run(given.result.run_id).data.tags
     assert tags["medae.input.model.run"] == training
     assert tags["medae.input.model.digest"] == load_artifact(smoke.stage("detect") / "model").digest
     page = (given.folder / "report.html").read_text()
+    assert "It learnt from scans without a lesion; the threshold was set here, on scans without a lesion." in page
+    assert "The model was given" not in (smoke.stage("detect") / "report.html").read_text()
     assert "Training of the autoencoder" not in page
     assert "Training of the autoencoder" in (smoke.stage("detect") / "report.html").read_text()
 
@@ -340,6 +343,18 @@ def test_mirror_images_need_a_model_that_was_shown_some(tmp_path):
     with pytest.raises(ConfigError, match="shown no mirror images"):
         check_given(not_shown, Scoring(flips=True), "lesion_free_scans")
     assert origin_of(shown)["mirrored"] == [0]
+
+
+def test_what_a_given_model_learnt_from_is_its_own_record(tmp_path):
+    of_slices = {"normals": "lesion_free_scans", "learnt_from": "lesion_free_slices"}
+    detector = stored_model(tmp_path / "detector", "autoencoder", kind="detector", provenance=of_slices)
+    assert origin_of(detector)["learnt_from"] == "lesion_free_slices", "not what its threshold was set on"
+    pretrained = origin_of(stored_model(tmp_path / "pretrained", "autoencoder"))
+    assert pretrained["learnt_from"] == "all_scans"
+    assert given_in_words(pretrained, "lesion_free_scans") == (
+        "The model was given. It learnt from all scans of its pretraining, with lesions where they have some; the threshold "
+        "was set here, on scans without a lesion."
+    )
 
 
 def test_slices_need_a_plan_of_slices():

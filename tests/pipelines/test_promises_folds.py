@@ -87,6 +87,12 @@ def test_the_figures_are_those_of_all_scans_together(folded):
         assert 0 < metrics["average_precision_unfiltered"] < 1
     page = next(folded.glob("folds-*/report.html")).read_text()
     assert "Each fold has a threshold of its own" in page
+    assert result["normals"] == "lesion_free_scans"
+    for fold, each in enumerate(result["folds"], start=1):
+        facts = json.loads((folded / each["folder"] / "result.json").read_text())["facts"]
+        assert f"fold {fold}: The threshold {facts['calibration']['detector']['threshold']:.4g} is reached in" in page
+    assert "Scored is the absolute side of" in page and "recalibrate on normal scans of another site" in page
+    assert "False positives in the mask" in page.split("Groups", 1)[1], "by what the phantoms say of themselves"
     assert "fold-1-" in page
 
 
