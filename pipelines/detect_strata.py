@@ -5,6 +5,8 @@ A threshold that holds on average may flag the old, or the patients of one scann
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from medae.data.case import Manifest
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics, false_positive_rates
 
 FEW = 8
-"""A covariate with more values than this is no grouping, unless they are numbers."""
+"""So many values of a covariate are groups of their own; of more names the largest groups are."""
 
 YEARS = 20.0
 """Width of the groups of an age."""
@@ -38,42 +40,66 @@ def strata(test: Manifest, evaluation: AnomalyEvaluation) -> list[Stratum]:
     """The scans by group of every covariate that has at least two groups; those for which it is not known are a group."""
     covariates = {case.id: case.covariates for case in test.cases}
     names = sorted({name for known in covariates.values() for name in known})
+    subjects = {scan.case: scan.subject for scan in evaluation.scans}
     found = []
     for name in names:
-        values = {scan.case: covariates.get(scan.case, {}).get(name) for scan in evaluation.scans}
-        groups = _groups(name, values)
-        if len(set(groups.values()) - {UNKNOWN}) < 2:
+        values = {case: value for case in subjects if (value := covariates.get(case, {}).get(name)) is not None}
+        groups = _groups(name, values, subjects)
+        if len(set(groups.values())) < 2:
             continue
-        members: dict[str, list[ScanMetrics]] = defaultdict(list)
+        members: dict[Group, list[ScanMetrics]] = defaultdict(list)
         for scan in evaluation.scans:
-            members[groups[scan.case]].append(scan)
-        found += [_stratum(name, group, members[group]) for group in sorted(members, key=_order)]
+            members[groups.get(scan.case, UNKNOWN)].append(scan)
+        found += [_stratum(name, group[1], members[group]) for group in sorted(members)]
     return found
 
 
-UNKNOWN = "not known"
+Group = tuple[float, str]
+"""Where a group stands among those of its covariate, and what it is called."""
+
+OTHERS: Group = (1.0, "others")
+UNKNOWN: Group = (math.inf, "not known")
 
 
-def _order(group: str) -> tuple[bool, float, str]:
-    """Ages by age, names by name, the unknown last."""
-    first = group.split("-", maxsplit=1)[0].split(" ", maxsplit=1)[0]
-    return group == UNKNOWN, float(first) if first.replace(".", "", 1).isdigit() else 0.0, group
+def _groups(name: str, values: Mapping[str, str | float], subjects: Mapping[str, str]) -> dict[str, Group]:
+    """The group of each case whose value is known; none where the covariate does not group them.
+
+    Ages go by twenty years, other numbers by quartiles if there are many, and of many names the most frequent stand alone.
+    Names of which no two subjects share one, such as identifiers, are no grouping.
+    """
+    numbers = {case: value for case, value in values.items() if isinstance(value, float)}
+    if len(numbers) == len(values) and _is_age(name):
+        return {case: _age_group(value) for case, value in numbers.items()}
+    if len(set(values.values())) <= FEW:
+        return {case: (value if isinstance(value, float) else 0.0, _said(value)) for case, value in values.items()}
+    if len(numbers) == len(values):
+        return _quartiles(numbers)
+    sharing: dict[str, set[str]] = defaultdict(set)
+    for case, value in values.items():
+        sharing[_said(value)].add(subjects[case])
+    largest = sorted(sharing, key=lambda each: (-len(sharing[each]), each))[:FEW]
+    if len(sharing[largest[0]]) < 2:
+        return {}
+    return {case: (0.0, _said(value)) if _said(value) in largest else OTHERS for case, value in values.items()}
 
 
-def _groups(name: str, values: Mapping[str, str | float | None]) -> dict[str, str]:
-    """Each case's group; all of one where the covariate does not group them."""
-    known = {value for value in values.values() if value is not None}
-    numbers = [value for value in known if isinstance(value, float)]
-    if name.lower() == "age" and len(numbers) == len(known):
-        return {case: UNKNOWN if not isinstance(value, float) else _age_group(value) for case, value in values.items()}
-    if len(known) > FEW:
-        return dict.fromkeys(values, "all")
-    return {case: UNKNOWN if value is None else _said(value) for case, value in values.items()}
+def _is_age(name: str) -> bool:
+    """``age``, ``age_years``, ``age_at_scan``, but not ``age_months``."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    return "age" in words and not words & {"month", "months", "week", "weeks", "day", "days"}
 
 
-def _age_group(age: float) -> str:
+def _age_group(age: float) -> Group:
     low = int(age // YEARS * YEARS)
-    return f"{low}-{low + int(YEARS) - 1} years"
+    return low, f"{low}-{low + int(YEARS) - 1} years"
+
+
+def _quartiles(values: Mapping[str, float]) -> dict[str, Group]:
+    """Four groups of about as many cases, named by the range of their own values; fewer where values are alike."""
+    bounds = np.quantile(list(values.values()), [0.25, 0.5, 0.75])
+    quarter = {case: int(np.searchsorted(bounds, value)) for case, value in values.items()}
+    inside = {place: [value for case, value in values.items() if quarter[case] == place] for place in set(quarter.values())}
+    return {case: (place, f"{min(inside[place]):g} to {max(inside[place]):g}") for case, place in quarter.items()}
 
 
 def _said(value: str | float) -> str:

@@ -68,7 +68,7 @@ def test_lesions_count_for_dice_and_not_as_false_positives():
 
 
 def test_what_does_not_group_the_cases_is_left_out():
-    ids = [{"barcode": f"b{place}", "site": "one", "weight": 50.0 + place} for place in range(10)]
+    ids = [{"barcode": f"b{place}", "site": "one"} for place in range(10)]
     assert strata(cohort(*ids), evaluation(*[1] * 10)) == []
     assert strata(cohort({}, {}), evaluation(1, 2)) == []
 
@@ -78,3 +78,35 @@ def test_scans_of_one_subject_count_once():
     found = evaluation(0, 10, 4)
     found.scans = [type(scan)(**{**scan.__dict__, "subject": "s0" if scan.case != "c2" else "s2"}) for scan in found.scans]
     assert [(s.group, s.subjects, s.false_positives) for s in strata(manifest, found)] == [("a", 1, 0.05), ("b", 1, 0.04)]
+
+
+def test_many_numbers_are_grouped_by_quartiles_and_few_stand_alone():
+    rows = [{"weight": 50.0 + place, "tesla": 1.5 if place < 6 else 3.0} for place in range(12)]
+    rows[3] = {"weight": None, "tesla": 1.5}
+    found = strata(cohort(*rows), evaluation(*range(12)))
+    # Of 50 to 52 and 54 to 61 the quartiles are 53, 56 and 58.5.
+    assert [(s.covariate, s.group, s.subjects) for s in found] == [
+        ("tesla", "1.5", 6),
+        ("tesla", "3", 6),
+        ("weight", "50 to 52", 3),
+        ("weight", "54 to 56", 3),
+        ("weight", "57 to 58", 2),
+        ("weight", "59 to 61", 3),
+        ("weight", "not known", 1),
+    ]
+    below = strata(cohort(*({"z": float(place - 6)} for place in range(12))), evaluation(*range(12)))
+    assert [s.group for s in below] == ["-6 to -4", "-3 to -1", "0 to 2", "3 to 5"]
+
+
+def test_an_age_by_another_name_is_an_age_and_in_months_it_is_not():
+    rows = [{"age_years": 20.0 + 5 * place, "age_months": 240.0 + 60 * place} for place in range(9)]
+    found = strata(cohort(*rows), evaluation(*range(9)))
+    assert [s.group for s in found if s.covariate == "age_years"] == ["20-39 years", "40-59 years", "60-79 years"]
+    assert "240 to 360" in [s.group for s in found if s.covariate == "age_months"]
+
+
+def test_of_many_names_the_largest_groups_stand_alone():
+    sites = [f"site {letter}" for letter in "abcdefghij"]
+    rows = [{"site": site} for site in [*sites, *sites[2:]]]
+    found = strata(cohort(*rows), evaluation(*range(18)))
+    assert [(s.group, s.subjects) for s in found] == [*((site, 2) for site in sites[2:]), ("others", 2)]
