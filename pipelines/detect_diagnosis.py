@@ -18,6 +18,7 @@ from medae.data.reading import read_array
 from medae.errors import DataError
 from medae.inference.brainmask import extraction_of
 from medae.metrics.pooled import pooled_difference
+from medae.preprocessing.brain import BrainExtraction, Once
 from medae.preprocessing.prepare import prepare_case
 from medae.report.figures_diagnosis import diagnosis_map
 from medae.report.html import Report
@@ -65,8 +66,10 @@ def run_diagnosis(
     def scans() -> Iterator[tuple[str, Callable[[Cell], Probe]]]:
         with screen.progress("Scoring scans with lesions put in") as report:
             for done, case in enumerate(manifest.cases, start=1):
-                normal = _normal(manifest, case, rows, left_out)
-                yield case.subject, partial(_with_lesions, manifest, case, rows, config, healthy[case.id], normal)
+                normal, extraction = _normal(manifest, case, rows, left_out), extraction_of(rows.plan.space)
+                brain = None if extraction is None else Once(extraction)  # lesions are put in once the mask is known
+                own = partial(_with_lesions, manifest, case, rows, config, healthy[case.id], normal, brain)
+                yield case.subject, own
                 report(done, len(manifest.cases))
 
     return diagnose(rows, config, scans())
@@ -79,10 +82,11 @@ def _with_lesions(
     config: DiagnosisConfig,
     healthy: Sequence[float] | None,
     normal: np.ndarray | None,
+    brain: BrainExtraction | None,
     cell: Cell,
 ) -> Probe:
     inserted = Inserted(cell, config, case.id, healthy, normal)
-    prepared = prepare_case(manifest, case, rows.plan.space, brain=extraction_of(rows.plan.space), change=inserted)
+    prepared = prepare_case(manifest, case, rows.plan.space, brain=brain, change=inserted)
     affine = prepared.native.matrix()
     counted = None if normal is None else from_ras(normal, affine)[0]
     return Probe(rows.scan(prepared), inserted.truth(affine), counted, inserted.count)

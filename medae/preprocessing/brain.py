@@ -41,6 +41,25 @@ class BrainExtraction(Protocol):
         """
 
 
+class Once:
+    """A brain extraction for one scan that is prepared several times: it is made once. The scan is not looked at again."""
+
+    def __init__(self, brain: BrainExtraction) -> None:
+        self.brain = brain
+        self.found: Extracted | None = None
+
+    @property
+    def name(self) -> str:
+        """That of the extraction."""
+        return self.brain.name
+
+    def __call__(self, image_CIJK: Tensor, affine: np.ndarray) -> Extracted:
+        """As in `BrainExtraction`, of the first image that it is given."""
+        if self.found is None:
+            self.found = self.brain(image_CIJK, affine)
+        return self.found
+
+
 class DeepBet:
     """deepbet: two small U-Nets whose weights are in the package. It looks at the first channel, on the CPU.
 
