@@ -25,6 +25,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -337,20 +338,29 @@ def table() -> str:
     for line in RESULTS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         latest[row["candidate"], row["set"]] = row
-    lines = [
-        "| candidate | Dice, mean (worst) | volume ratio | CPU s a scan | lesion recall, mean (worst) |",
-        "|---|---|---|---|---|",
-    ]
-    for name in CANDIDATES:
-        head, patient = latest.get((name, "ixi_t1")), latest.get((name, "lgg"))
-        if head is None:
+    columns = ("candidate", "set", "scans", "Dice, mean (worst)", "volume ratio", "lesion inside the mask, mean (worst)")
+    columns += ("mask's share of the image", "CPU s a scan")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, source in ((name, source) for name in CANDIDATES for source in SETS):
+        found = latest.get((name, source))
+        if found is None:
             continue
-        found = f"{patient['lesion_recall']:.3f} ({patient['lesion_recall_min']:.3f})" if patient else "not measured"
-        lines.append(
-            f"| {name} ({head['package']}) | {head['dice']:.3f} ({head['dice_min']:.3f}) | {head['volume_ratio']:.2f} | "
-            f"{head['cpu_seconds']:.1f} | {found} |"
-        )
+        cells = [f"{name} ({found['package']})", source, str(found["cases"])]
+        cells += [_with_worst(found, "dice"), _rounded(found, "volume_ratio", 2), _with_worst(found, "lesion_recall")]
+        cells += [_rounded(found, "mask_share", 3), _rounded(found, "cpu_seconds", 1)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _with_worst(row: dict[str, Any], key: str) -> str:
+    return f"{_rounded(row, key, 3)} ({_rounded(row, f'{key}_min', 3)})" if key in row else ""
+
+
+def _rounded(row: dict[str, Any], key: str, places: int) -> str:
+    """A figure of a line, half up as people round; empty where the set has none."""
+    if key not in row:
+        return ""
+    return str(Decimal(str(row[key])).quantize(Decimal(10) ** -places, ROUND_HALF_UP))
 
 
 if __name__ == "__main__":
