@@ -109,7 +109,9 @@ def describe_scores(
         "lesion_recall": "Lesions found",
         "lesion_precision": "Findings that are lesions",
         "mask_recall_pooled": "Lesion inside the mask",
-        "l1_ratio": "Lesion L1 / normal L1",
+        "normal_l1": "Reconstruction error of normal voxels (L1)",
+        "lesion_l1": "Reconstruction error of lesions (L1)",
+        "l1_ratio": "Lesion L1 / normal L1, mean of scans",
     }
     report.table(
         ["", *(title_of(row) for row in summaries)],

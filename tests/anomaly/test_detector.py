@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import median_filter
 
 from medae.anomaly.detector import DETECTOR, Rows, Scoring, load_map, reconstruction_error, scan_maps
 from medae.anomaly.maps.intensity import IntensityConfig
@@ -60,6 +61,18 @@ def test_what_is_brighter_than_the_reconstruction_lights_up_at_its_place_in_the_
     assert maps.slice_axis == 2
     assert maps.voxel_ml == pytest.approx(0.004)
     assert np.count_nonzero(maps.flagged(10.0, RAW)) == 9
+
+
+def test_maps_of_a_coarse_plan_are_filtered_and_scored_on_the_files_own_grid(prepared, tmp_path):
+    array, _ = prepared
+    plan = PLAN.model_copy(update={"space": PLAN.space.model_copy(update={"spacing": (2.0, 2.0, None)})})
+    scan = Scan(prepare_files({"image": [tmp_path / "scan.nii.gz"]}, plan.space), plan, Flat())
+    assert scan.image.shape[1:] != array.shape, "the plan's grid has voxels of 2 mm"
+    maps = scan_maps(scan, build_map(ResidualConfig(), "bright", 1), Scoring())
+    assert maps.raw.shape == maps.heat.shape == array.shape
+    filtered = median_filter(maps.raw, size=(5, 5, 3), mode="constant")
+    assert np.array_equal(maps.heat, np.where(maps.mask, filtered, 0)), "5 voxels of 1 mm, not of 2 mm"
+    assert np.count_nonzero(maps.heat)
 
 
 def test_a_model_that_copies_its_input_finds_nothing(prepared):
