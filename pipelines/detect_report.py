@@ -123,8 +123,8 @@ def describe_scores(
             ],
         ],
         caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The bounds of the pooled AUPRC "
-        "are of its 95 % interval, by bootstrap over subjects. The oracle threshold is chosen on the test scans themselves: "
-        "an upper bound that no user can reach. All maps share mask, side, filters and calibration scans.",
+        "are of its 95 % interval, by a jackknife over subjects. The oracle threshold is chosen on the test scans "
+        "themselves: an upper bound that no user can reach. All maps share mask, side, filters and calibration scans.",
     )
     curves = {row: curve for row, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
     if curves:
