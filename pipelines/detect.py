@@ -332,8 +332,8 @@ def _model(
     store = prepared(plan)
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, _left_out(config))
-    origin = {"learnt_from": config.normals, "objective": config.objective.kind}
-    origin |= {"mirrored": list(config.augmentation.mirrored)}
+    origin: dict[str, Any] = {"learnt_from": config.normals, "objective": config.objective.kind}
+    origin["mirrored"] = list(config.augmentation.mirrored)
     return plan, store, model, origin, result.history
 
 

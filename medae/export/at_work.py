@@ -182,7 +182,8 @@ class Detecting(AtWork):
             "flagged_ml": int(flagged.sum()) * maps.voxel_ml,
             "flagged_share": float(flagged.sum() / maps.mask.sum()),
         }
-        scored = "brain" if self._plan.space.foreground == "brain" else "scored region"
+        whole = self._plan.space.foreground == "brain" and self.scoring.postprocessing.erode == 0
+        scored = "brain" if whole else "scored region"
         meaning = "Anomaly map, filtered, in the units of the detector's calibration."
         highest = 2 * self.calibration.threshold if self.calibration.threshold > 0 else max(1e-6, float(maps.heat.max()))
         layers = [

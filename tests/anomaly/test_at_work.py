@@ -34,10 +34,10 @@ CALIBRATION = Calibration(
 )
 
 
-def detector(folder: Path, scoring: dict[str, Any], **provenance: Any) -> Artifact:
+def detector(folder: Path, scoring: dict[str, Any], space: dict[str, Any] | None = None, **provenance: Any) -> Artifact:
     """An untrained one of volumes."""
     record = {"scoring": to_dict(validate(Scoring, scoring)), **to_dict(CALIBRATION)}
-    return stored_model(folder, "autoencoder", kind="detector", calibration=record, provenance=provenance)
+    return stored_model(folder, "autoencoder", kind="detector", space=space, calibration=record, provenance=provenance)
 
 
 def test_a_detector_mirrors_along_the_axes_that_its_training_showed(tmp_path, scan_of):
@@ -54,6 +54,17 @@ def test_a_detector_mirrors_along_the_axes_that_its_training_showed(tmp_path, sc
 
     assert np.array_equal(heat.array, expected((1,)))
     assert not np.allclose(heat.array, expected(())) and not np.allclose(heat.array, expected((0, 1, 2)))
+
+
+def test_a_mask_that_was_eroded_is_not_called_the_brain(tmp_path, scan_of):
+    named = []
+    for erode in (0, 1):
+        space = {"foreground": "brain"}
+        artifact = detector(tmp_path / f"{erode}", {"postprocessing": {"erode": erode}}, space=space)
+        prepared = scan_of(np.ones((1, 8, 8, 8)), plan=artifact.meta.plan).prepared
+        mask = put_to_work([artifact], ["model"], CPU).apply(Given([prepared], []), "scan").layers[-1]
+        named.append((mask.labels, int(mask.array.sum())))
+    assert named == [({1: "brain"}, 8 * 8 * 8), ({1: "scored region"}, 6 * 6 * 8)]
 
 
 def test_mirror_images_are_refused_where_the_threshold_was_set_without(tmp_path):

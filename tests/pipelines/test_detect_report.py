@@ -16,7 +16,7 @@ from medae.anomaly.postprocessing import PostprocessingConfig, threshold_map
 from medae.config import validate
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.report.html import Report
-from pipelines.detect_report import describe_scores, promise_in_words, scoring_in_words
+from pipelines.detect_report import describe_scores, describe_thresholds, promise_in_words, scoring_in_words
 from tests.anomaly.conftest import PLAN
 
 CALIBRATION = Calibration(
@@ -79,6 +79,22 @@ def test_a_promise_is_kept_by_an_identical_cohort_though_small_findings_are_drop
     assert tested.summary()["false_positive_rate_mean"] < low, "by what is flagged in the end it would be broken"
     assert promise_in_words(found, tested).endswith(": kept.")
     assert np.mean(list(tested.reached(found.threshold).values())) == pytest.approx(found.achieved_mean)
+
+
+def test_the_thresholds_of_folds_are_a_line_each_and_the_cohorts_limits_are_said_once(tmp_path: Path):
+    kept, broken = evaluation(("a", 9, False), ("b", 12, False)), evaluation(("a", 90, False), ("b", 12, False))
+    slices = CALIBRATION.model_copy(update={"normals": "lesion_free_slices"})
+    other = slices.model_copy(update={"threshold": 0.5})
+    page = Report("by hand")
+    describe_thresholds(
+        page, ["detector"], [{"detector": slices}, {"detector": other}], [{"detector": kept}, {"detector": broken}]
+    )
+    text = page.write(tmp_path / "report.html").read_text(encoding="utf-8")
+    first, second = (
+        text.index(f"fold {number}: The threshold {value} is reached") for number, value in ((1, "1"), (2, "0.5"))
+    )
+    assert text.index(": kept.") in range(first, second) and text.index(": not kept.") > second
+    assert text.count("not healthy people") == 1
 
 
 def test_a_calibration_on_few_promises_nothing():

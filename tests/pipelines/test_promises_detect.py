@@ -232,11 +232,14 @@ def test_slices_are_scored_with_their_neighbours(smoke, work, tmp_path):
         "name=neighbours",
         "plan.slices=3",
         "objective.cell=4",
-        "scoring={map: {kind: residual, draws: {number: 2, noise: 0.5, cell: 4}}, compare: {features: {kind: perceptual}}}",
+        "augmentation.flip=[0.5, 0]",
+        "scoring={map: {kind: residual, draws: {number: 2, noise: 0.5, cell: 4}}, compare: {features: {kind: perceptual}}, "
+        "flips: true}",
     )
     finished = run_stage("detect", config, tmp_path, Screen())
     artifact = load_artifact(finished.folder / "model")
     assert artifact.meta.plan.space.slices == 3
+    assert artifact.meta.provenance["mirrored"] == [0]
     assert artifact.meta.network.encoder.in_channels == 3
     assert artifact.tensors()["head.weight"].shape[0] == 1, "it answers for one slice"
     assert {"detector", "features", "intensity", "voxelwise"} <= set(finished.result.metrics)
