@@ -60,6 +60,10 @@ class TrainingError(MedaeError):
     """A training that cannot go on: not-a-number loss, memory or disk exhausted, incompatible checkpoint."""
 
 
+class DivergedError(TrainingError):
+    """A training whose loss or gradient is no finite number any more."""
+
+
 class Interrupted(TrainingError):
     """A training that was asked to stop (Ctrl-C, SIGTERM) and did so after writing a checkpoint. Exit status 130."""
 

@@ -144,7 +144,7 @@ def _look(written: Written, results: Path, part: Part, screen: Screen) -> Callab
 def _told(row: Rows | Any, design: Design, part: Part) -> str:
     """A line of a cell that was measured, and what is left."""
     found = "" if row.get("dice_mean") is None else f": Dice {row['dice_mean']:.3f}"
-    took = f"{row['training_seconds']:.0f} s of training"
+    took = "diverged" if "diverged" in row else f"{row['training_seconds']:.0f} s of training"
     labels = "" if row.get("labelled") is None else f", {row['labelled']} labels"
     draw = "" if row.get("draw") is None else f", draw {row['draw']}"
     return f"{row['kind']} {row['arm']}{labels}{draw}{found} ({took}). {_left(design, part)}"

@@ -17,6 +17,9 @@ from scipy.stats import t as student
 from medae.errors import ConfigError
 
 RATES = (2.0e-3, 8.0e-3, 3.2e-2)
+TRIED = len(RATES) + 2
+"""Rates that an arm's search tries at the most: the best may be at an end of the grid, and beyond that again."""
+
 SHARE = 0.9
 """Of the budget that is planned for: times are estimates."""
 
@@ -76,7 +79,7 @@ class Matrix:
         total = pretraining
         for arm in self.arms:
             step = times.finetune * STEPS_OF.get(arm, 1.0)
-            total += len(RATES) * (self.search_steps * step + times.rest)
+            total += TRIED * (self.search_steps * step + times.rest)
             total += sum(self.draws.values()) * (self.steps * step + times.rest)
         return total
 
@@ -95,7 +98,7 @@ def choose(budget: float, times: Times, training: int, jobs: int = 1) -> Matrix:
                     f"The smallest comparison that says anything takes about {in_words(least)}: {describe(matrix)}.",
                     where="--budget",
                     remedy=f"Give it {in_words(least)}, more processes (--jobs), a GPU, or a smaller network "
-                    "(--set finetune.set.plan.widths=[16,32,64]).",
+                    "(--set pretrain.set.plan.widths=[16,32,64] --set finetune.set.plan.widths=[16,32,64]).",
                 )
             break
         chosen = matrix
@@ -136,15 +139,21 @@ def describe(matrix: Matrix) -> str:
 
 
 def resolves(matrix: Matrix) -> list[str]:
-    """How small a difference to scratch each number of labels can show."""
+    """How small a difference to scratch each number of labels can show, among all comparisons that the table makes.
+
+    As the table counts it: Student's interval over draws, at the level of Holm's first step. That of the test subjects comes
+    on top.
+    """
     lines = []
+    comparisons = (len(matrix.arms) - 1) * len(matrix.draws)
+    among = f" among {comparisons} comparisons" if comparisons > 1 else ""
     for number, draws in matrix.draws.items():
         spread = SPREAD[max(known for known in SPREAD if known <= number)]
-        half = float(student.ppf(0.975, draws - 1)) * spread / draws**0.5
+        half = float(student.isf(0.025 / comparisons, draws - 1)) * spread / draws**0.5
         labels = f"{number} {'label' if number == 1 else 'labels'}, {draws} draws"
         lines.append(
-            f"{labels}: a difference in Dice below about {half:.3f} would not be seen, if draws differ as on hippocampus MR "
-            f"({spread:.3f})."
+            f"{labels}: a difference in Dice below about {half:.3f} would not be seen{among}, if draws differ as on "
+            f"hippocampus MR ({spread:.3f})."
         )
     return lines
 
@@ -162,7 +171,7 @@ def content_of(matrix: Matrix, name: str, pretrain: dict[str, Any], finetune: di
         "draws": {str(number): draws for number, draws in matrix.draws.items()},
         "search": {
             "rates": list(RATES),
-            "bounds": [RATES[0] / 4, RATES[-1] * 4],
+            "bounds": [RATES[0] / 2 ** (TRIED - len(RATES)), RATES[-1] * 2 ** (TRIED - len(RATES))],
             "labelled": [smallest],
             "set": {"fit": {"steps": matrix.search_steps, "epoch_steps": min(50, matrix.search_steps)}},
         },

@@ -139,18 +139,24 @@ class Design:
                 return best, []
             rates += beyond
 
-    def steps(self, name: str, count: Count) -> tuple[int | None, bool]:
+    def steps(self, name: str) -> tuple[int | None, bool]:
         """The steps of an arm if they are not the configuration's, and whether they are known yet.
 
         ``as_long_as``: so many that they take the seconds of the other arm's pretraining and fine-tuning together, by the
-        mean seconds a step of the searches of both.
+        fastest search of either, since what else a machine does only slows; the same with every number of labels. They are
+        fixed by the first row that was trained with them: a later search, or a slower machine, changes nothing.
         """
         curve = self.written.curve
         other = curve.arms[name].as_long_as
         if other is None:
             return None, True
+        for row in self.rows.values():
+            if row.get("kind") == "draw" and row.get("arm") == name and "labelled" in row:
+                told = row["labelled"], row["draw"], row["rate"], row["steps"]
+                if self.drawn(name, *told).digest == row["digest"]:
+                    return row["steps"], True
         encoder = self.rows.get(self.encoder(str(curve.arms[other].encoder)).digest)
-        mine, theirs = (self._step_seconds(arm, count) for arm in (name, other))
+        mine, theirs = (self._step_seconds(arm) for arm in (name, other))
         if encoder is None or mine is None or theirs is None:
             return None, False
         seconds = encoder["training_seconds"] + theirs * self._configured_steps(other)
@@ -160,19 +166,20 @@ class Design:
         steps: int = merge(self.written.finetune, self.written.curve.arms[name].set)["fit"]["steps"]
         return steps
 
-    def _step_seconds(self, name: str, count: Count) -> float | None:
-        """Mean over the searches of the arm's rate at this number of labels."""
+    def _step_seconds(self, name: str) -> float | None:
+        """Of the fastest of an arm's searches; None until all of them are there."""
         curve = self.written.curve
         name = curve.arms[name].rate_of or name
-        place = curve.search_count(count)
-        found = [self.rows.get(self.searched(name, place, rate).digest) for rate in curve.search.rates]
-        seconds = [row["training_seconds"] / row["steps"] for row in found if row is not None]
-        return statistics.mean(seconds) if seconds else None
+        places = dict.fromkeys(curve.search_count(count) for count in curve.counts_of(name))
+        cells = [self.searched(name, place, rate) for place in places for rate in curve.search.rates]
+        found = [self.rows.get(cell.digest) for cell in cells]
+        seconds = [row["training_seconds"] / row["steps"] for row in found if row is not None and "diverged" not in row]
+        return min(seconds) if seconds and None not in found else None
 
     def cell(self, name: str, count: Count, draw: int) -> Cell | None:
         """An arm on a draw; None while its rate or its length is not known."""
         rate, _ = self.rate(name, count)
-        steps, known = self.steps(name, count)
+        steps, known = self.steps(name)
         return None if rate is None or not known else self.drawn(name, count, draw, rate, steps)
 
     def row(self, name: str, count: Count, draw: int) -> Mapping[str, Any] | None:
@@ -184,21 +191,26 @@ class Design:
         """The fine-tunings that can be named now and were not measured yet: searches first, then draw by draw."""
         searches: dict[str, Cell] = {}
         waiting: list[Cell] = []
-        for count in part.counts:
-            for name in part.arms:
+        for name in part.arms:
+            for count in part.counts_of(self.written, name):
                 searches |= {cell.digest: cell for cell in self._searches(name, count)}
         for draw in range(max((self.written.curve.draws_of(count) for count in part.counts), default=0)):
             for count in part.counts:
                 if draw in part.draws_of(self.written, count):
-                    cells = [self.cell(name, count, draw) for name in part.arms]
+                    arms = [name for name in part.arms if count in part.counts_of(self.written, name)]
+                    cells = [self.cell(name, count, draw) for name in arms]
                     waiting += [cell for cell in cells if cell is not None and cell.digest not in self.rows]
         return [*searches.values(), *waiting]
 
     def _searches(self, name: str, count: Count) -> list[Cell]:
         """Also those of the arm whose time this one must know."""
-        other = self.written.curve.arms[name].as_long_as
+        curve = self.written.curve
+        other = curve.arms[name].as_long_as
         needed = self.rate(name, count)[1]
-        return needed + (self._searches(other, count) if other is not None else [])
+        if other is None:
+            return needed
+        timed = [each for arm in (name, other) for place in curve.counts_of(arm) for each in self.rate(arm, place)[1]]
+        return needed + timed
 
     def encoders(self, part: Part) -> list[Cell]:
         """The pretrainings that arms of a part start from, or take their time from."""
@@ -219,7 +231,7 @@ class Design:
         left: dict[str, list[tuple[str, int]]] = {"encoder": [(cell.name, 1) for cell in encoders], "rate": [], "draw": []}
         left["rate"] = [(cell.name, 1) for cell in pending if cell.kind == "rate"]
         for name in part.arms:
-            for count in part.counts:
+            for count in part.counts_of(self.written, name):
                 draws = part.draws_of(self.written, count)
                 missing = sum(self.row(name, count, draw) is None for draw in draws)
                 left["draw"].append((name, missing))
@@ -246,6 +258,10 @@ class Part:
     counts: tuple[Count, ...]
     draws: tuple[int, ...] | None = None
 
+    def counts_of(self, written: Written, name: str) -> list[Count]:
+        """The numbers of labels that an arm is trained with."""
+        return [count for count in self.counts if count in written.curve.counts_of(name)]
+
     def draws_of(self, written: Written, count: Count) -> list[int]:
         """Those of a number of labels."""
         return [draw for draw in range(written.curve.draws_of(count)) if self.draws is None or draw in self.draws]
@@ -258,7 +274,7 @@ def part_of(
     draws: Iterable[int] | None = None,
 ) -> Part:
     """The part that was asked for. Raises ConfigError for what the curve has not."""
-    curve = written.curve
+    curve, draws = written.curve, None if draws is None else tuple(draws)
     chosen = tuple(curve.arms) if arms is None else tuple(arms)
     if unknown := [name for name in chosen if name not in curve.arms]:
         raise ConfigError(
@@ -271,4 +287,9 @@ def part_of(
             f"The curve has no {', '.join(strange)} labels.", where="--labelled", remedy=f"It has: {', '.join(known)}."
         )
     numbers = curve.labelled if wanted is None else tuple(known[count] for count in wanted)
-    return Part(chosen, numbers, None if draws is None else tuple(draws))
+    most = max(curve.draws_of(count) for count in curve.labelled)
+    if too_high := [str(draw) for draw in draws or () if not 0 <= draw < most]:
+        raise ConfigError(
+            f"The curve has no draw {', '.join(too_high)}.", where="--draws", remedy=f"It has 0 to {most - 1}."
+        )
+    return Part(chosen, numbers, draws)

@@ -20,8 +20,26 @@ from pipelines.stage import NAME
 
 ALL = "all"
 Count = int | Literal["all"]
-SHARED = ("data", "split", "target", "labelled", "labelled_salt", "selection", "encoder", "scratch", "rates", "scored")
-"""Keys of a fine-tuning that the curve sets, or that all arms must share: no arm may change them."""
+OWN = (
+    "network",
+    "objective",
+    "augmentation",
+    "drawing",
+    "transfer",
+    "tuning",
+    "unlabelled",
+    "members",
+    "flips",
+    "plan",
+    "fit",
+)
+"""Keys of a fine-tuning that an arm may have its own way. All others are the curve's, or decide who is tested and how."""
+
+OF_ENCODERS = ("network", "objective", "augmentation", "drawing", "fit", "validation_batches", "probe")
+"""Keys of a pretraining that an encoder may have its own way."""
+
+OF_BASE: dict[str, Any] = {"encoder": None, "rates": {}, "baseline": "none", "folds": None}
+"""Keys of the fine-tuning that all start from which the curve sets itself, and what they may be."""
 
 
 class Base(Config):
@@ -36,27 +54,35 @@ class Encoder(Config):
 
     set: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _own(self) -> Encoder:
+        _refuse_others(self.set, OF_ENCODERS, "encoders")
+        return self
+
 
 class Arm(Config):
     """A fine-tuning.
 
     encoder: which pretraining it starts from; None from scratch. rate: a peak rate that was fixed elsewhere, instead of a
     search on validation subjects. rate_of: the arm whose rate it takes. as_long_as: an arm with an encoder, whose seconds of
-    pretraining and fine-tuning together this one trains for. set: keys over the fine-tuning that all start from.
+    pretraining and fine-tuning together this one trains for. twin: the arm that it is compared with, the curve's baseline
+    unless named. labelled: the numbers of labels that it is trained with, all of the curve's unless given. set: keys over
+    the fine-tuning that all start from.
     """
 
     encoder: str | None = None
     rate: float | None = Field(default=None, gt=0)
     rate_of: str | None = None
     as_long_as: str | None = None
+    twin: str | None = None
+    labelled: tuple[Count, ...] | None = None
     set: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _own(self) -> Arm:
-        if named := [key for key in SHARED if key in self.set]:
-            raise ValueError(
-                f"set: {', '.join(named)} must be the same in all arms; see the keys of the curve and of the arm"
-            )
+        _refuse_others(self.set, OWN, "arms")
+        if self.encoder is not None and "plan" in self.set:
+            raise ValueError("set: the plan of an arm with an encoder is the encoder's")
         if "rate" in self.set.get("fit", {}) or "seed" in self.set.get("fit", {}):
             raise ValueError(
                 "set: fit.rate is looked for on the validation subjects (or fixed by rate), fit.seed is the draw"
@@ -66,18 +92,32 @@ class Arm(Config):
         return self
 
 
+def _refuse_others(content: Mapping[str, Any], known: tuple[str, ...], whose: str) -> None:
+    if named := [key for key in content if key not in known]:
+        raise ValueError(
+            f"set: {', '.join(named)} must be the same in all {whose}; see the keys of the curve and of the arm. Their own "
+            f"are {', '.join(known)}"
+        )
+
+
 class Search(Config):
     """How an arm comes to its rate.
 
     rates: the first to try, ascending. bounds: while the best is the smallest or the largest, its half or double is tried
     too, never beyond them. labelled: the numbers of labels at which it is looked for; a number between takes the nearest
-    one's. set: keys over the fine-tuning, such as fewer steps.
+    one's. set: ``fit`` over the fine-tuning's, such as fewer steps.
     """
 
     rates: tuple[float, ...] = Field(min_length=1)
     bounds: tuple[float, float]
     labelled: tuple[Count, ...] = ()
     set: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _only_shorter(self) -> Search:
+        if others := [key for key in self.set if key != "fit"]:
+            raise ValueError(f"set: {', '.join(others)}: a search differs from what it is for in its fit alone")
+        return self
 
 
 class Curve(Named):
@@ -117,7 +157,8 @@ class Curve(Named):
         if unknown := {arm.encoder for arm in self.arms.values() if arm.encoder} - set(self.encoders):
             raise ValueError(f"there is no encoder {', '.join(sorted(map(str, unknown)))}")
         named = {self.baseline}
-        named |= {other for arm in self.arms.values() for other in (arm.rate_of, arm.as_long_as) if other is not None}
+        arms = self.arms.values()
+        named |= {other for arm in arms for other in (arm.rate_of, arm.as_long_as, arm.twin) if other is not None}
         if unknown := named - set(self.arms):
             raise ValueError(f"there is no arm {', '.join(sorted(map(str, unknown)))}")
         if self.encoders and self.pretrain is None:
@@ -142,8 +183,30 @@ class Curve(Named):
             raise ValueError(f"arms.{name}.rate_of must name an arm that has a search of its own")
         if arm.as_long_as is not None and (arm.encoder is not None or self.arms[arm.as_long_as].encoder is None):
             raise ValueError(f"arms.{name}.as_long_as: an arm from scratch can be as long as one with an encoder")
+        if arm.as_long_as is not None and any(self.searching(each).rate is not None for each in (name, arm.as_long_as)):
+            raise ValueError(
+                f"arms.{name}.as_long_as: seconds are taken from the searches of both arms, so fix no rate of them"
+            )
+        if strange := set(arm.labelled or ()) - set(self.labelled):
+            raise ValueError(f"arms.{name}.labelled: no such number of labels: {', '.join(sorted(map(str, strange)))}")
+        if without := [count for count in self.counts_of(name) if count not in self.counts_of(self.twin_of(name))]:
+            raise ValueError(
+                f"arms.{name}: its twin {self.twin_of(name)} is not trained with {', '.join(map(str, without))} labels"
+            )
         if arm.rate is None and arm.rate_of is None and len(self.search.rates) < 2:
             raise ValueError(f"arms.{name}: with one rate in search.rates nothing is chosen; fix it by arms.{name}.rate")
+
+    def twin_of(self, name: str) -> str:
+        """The arm that an arm is compared with; the baseline is its own."""
+        return self.arms[name].twin or self.baseline
+
+    def counts_of(self, name: str) -> tuple[Count, ...]:
+        """The numbers of labels that an arm is trained with."""
+        return self.arms[name].labelled or self.labelled
+
+    def searching(self, name: str) -> Arm:
+        """The arm whose rate an arm has."""
+        return self.arms[self.arms[name].rate_of or name]
 
     def draws_of(self, count: Count) -> int:
         """How many draws of so many labels."""
@@ -185,6 +248,28 @@ def written_of(content: Mapping[str, Any], path: Path) -> Written:
             where=f"{path}: finetune.split.validation",
             remedy="Give it some, such as 10: they train nothing and are not tested on.",
         )
+    for key, value in OF_BASE.items():
+        if finetune.get(key, value) != value:
+            raise ConfigError(
+                f"Every cell of a curve is one training of one arm, and the curve sets {key} itself.",
+                where=f"{path}: finetune, {key}",
+                remedy=f"Set finetune.set.{key} to {'null' if value is None else value}.",
+            )
+    for name, arm in curve.arms.items():
+        extra = merge(finetune, arm.set).get("unlabelled")
+        if extra and extra.get("twin", True):
+            raise ConfigError(
+                "Every cell of a curve is one training, and this arm would bring a twin.",
+                where=f"{path}: arms.{name}",
+                remedy="Add unlabelled: {twin: false}.",
+            )
+    for name, encoder in curve.encoders.items():
+        if str(merge(pretrain or {}, encoder.set).get("fit", {}).get("monitor", "")).startswith("probe"):
+            raise ConfigError(
+                "A probe would choose the encoder's weights by labels that no arm is charged for.",
+                where=f"{path}: encoders.{name}",
+                remedy="Leave fit.monitor out.",
+            )
     return Written(curve=curve, pretrain=pretrain, finetune=finetune)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,21 @@ def plan_curve(
     place = runs / name
     file = place / "curve.yaml"
     if file.is_file():
-        screen.note(f"The plan is {shown(file)}, written before; edit it, or remove it to plan anew.")
+        if overrides:
+            raise ConfigError(
+                f"The plan is {shown(file)}, written before, and --set would not change it.",
+                where="--set",
+                remedy="Edit that file, or remove it to plan anew.",
+            )
+        planned = file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
+        screen.note(f"The plan is {shown(file)}, written before. {planned} Edit it, or remove it to plan anew.")
         return file
     data = {"format": format, "root": str(folder.resolve())}
     split, target, training = _sides(data, screen)
     shared = {"name": name, "data": data, "split": split, "plan": {} if torch.cuda.is_available() else SMALL}
     pretrain = shared | {"network": {"kind": "autoencoder", "encoder": {"block": "residual"}}}
     pretrain |= {"objective": {"kind": "masked", "ratio": [0.6, 0.75]}, "fit": {"rate": 2.0e-3}}
-    finetune = shared | {"target": target, "network": {"kind": "unet", "encoder": {"block": "residual"}}}
+    finetune = deepcopy(shared) | {"target": target, "network": {"kind": "unet", "encoder": {"block": "residual"}}}
     finetune |= {"fit": {"rate": 4.0e-3, "ema": 0.99}}
     first = Matrix(("scratch", "masked"), {1: 1}, 200, 300)
     content = apply_overrides(content_of(first, name, pretrain, finetune), overrides)

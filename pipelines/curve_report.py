@@ -10,12 +10,11 @@ from medae.config import to_dict
 from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
-from pipelines.curve_config import Written
-from pipelines.curve_results import Found, Point, markdown, revisions, sentences
+from pipelines.curve_results import Found, Point, markdown, sentences, states
 from pipelines.files import write_json, write_text
 
 Interval = tuple[float | None, float | None]
-DIFFERENCE = "Dice, difference to the baseline"
+DIFFERENCE = "Dice, difference to the twin"
 OTHERS = {"HD95 (mm), lower is better": ("hd95", "hd95_mean"), "Surface Dice": ("surface_dice", "surface_dice_mean")}
 
 
@@ -28,7 +27,10 @@ def summary(found: Found) -> dict[str, Any]:
         "chosen": {str(count): arm for count, arm in found.chosen.items()},
         "oracle": {str(count): arm for count, arm in found.oracle.items()},
         "points": [_entry(point) for point in found.points.values()],
+        "comparisons": found.planned,
+        "chosen_less_baseline_at_twice_the_labels": {str(count): to_dict(made) for count, made in found.doubled.items()},
         "words": sentences(found),
+        "states": states(found),
         "medae": medae.__version__,
     }
 
@@ -40,6 +42,7 @@ def _entry(point: Point) -> dict[str, Any]:
         "draws": len(point.rows),
         "complete": point.complete,
         "rate": point.rate,
+        "seconds": point.seconds,
     }
     plain |= {"dice": to_dict(point.dice), "hd95": point.hd95, "surface_dice": point.surface_dice}
     plain |= {"validation_dice": point.validation, "p": point.p, "p_holm": point.holm}
@@ -49,8 +52,8 @@ def _entry(point: Point) -> dict[str, Any]:
 
 
 def figure(found: Found, path: Path) -> Path:
-    """Dice, its difference to the baseline on the same draws, HD95 and surface Dice against labels, an arm a line."""
-    baseline = found.design.written.curve.baseline
+    """Dice, its difference to the twin on the same draws, HD95 and surface Dice against labels, an arm a line."""
+    curve = found.design.written.curve
     panels: dict[str, dict[str, list[CurvePoint]]] = {title: {} for title in ("Dice", DIFFERENCE, *OTHERS)}
     for point in found.points.values():
         if not isinstance(point.labels, int):
@@ -63,13 +66,13 @@ def figure(found: Found, path: Path) -> Path:
 
         add("Dice", point.dice.mean, (point.dice.low, point.dice.high), _scores(point, "dice_mean"))
         if (gain := point.difference) is not None:
-            twin = found.points[baseline, point.count].rows
+            twin = found.points[curve.twin_of(point.arm), point.count].rows
             changes = [row["dice_mean"] - twin[draw]["dice_mean"] for draw, row in point.rows.items() if draw in twin]
             add(DIFFERENCE, gain.mean, (gain.low, gain.high), changes)
         for title, (mean, key) in OTHERS.items():
             add(title, getattr(point, mean), (None, None), _scores(point, key))
     drawn = {title: arms for title, arms in panels.items() if arms}
-    return label_curves(drawn, path, baseline=baseline, differences=[DIFFERENCE])
+    return label_curves(drawn, path, baseline=curve.baseline, differences=[DIFFERENCE])
 
 
 def _scores(point: Point, key: str) -> list[float]:
@@ -79,14 +82,16 @@ def _scores(point: Point, key: str) -> list[float]:
 def write_results(found: Found, folder: Path, screen: Screen) -> None:
     """Table, figure, words and report into the curve's folder."""
     written = found.design.written
-    curve, split = written.curve, written.finetune["split"]
+    curve, choosing = written.curve, _choosing(found)
     table, words = markdown(found), sentences(found)
+    if len(mixed := states(found)) > 1:
+        words = [*words, f"Measured with more than one state of the code: {', '.join(mixed)}."]
     write_text(folder / "table.md", "\n".join([table, "", *(f"- {line}" for line in words), ""]))
     write_json(folder / "result.json", summary(found))
     report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled scans, beside {curve.baseline}")
     for count, arm in found.chosen.items():
         point = found.points[arm, count]
-        report.card(f"{point.labels} labels + {split['validation']} for choosing", point.dice.mean, f"Dice, {arm}")
+        report.card(f"{point.labels} labels + {choosing} for choosing", point.dice.mean, f"Dice, {arm}")
     report.section("Curve")
     report.figure(
         figure(found, folder / "figures" / "curve.png"),
@@ -98,9 +103,7 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
         report.text(line)
     report.section("Table")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    report.table(lines[0], lines[2:], caption=_caption(written))
-    if len(states := revisions(found.design.rows)) > 1:
-        report.note(f"Measured with more than one state of the code: {', '.join(states)}.", "caution")
+    report.table(lines[0], lines[2:], caption=_caption(found, choosing))
     report.write(folder / "report.html")
     screen.table(f"{curve.name}: Dice", ["arm", *map(str, curve.labelled)], [_overview(found, arm) for arm in curve.arms])
     for line in words:
@@ -115,11 +118,21 @@ def _overview(found: Found, arm: str) -> list[Any]:
     return [arm, *(None if point is None else round(point.dice.mean, 4) for point in points)]
 
 
-def _caption(written: Written) -> str:
-    split = written.finetune["split"]
+def _choosing(found: Found) -> int:
+    """Subjects that were scored to choose by; their label maps come on top of the labels."""
+    rows = [row for point in found.points.values() for row in point.rows.values()]
+    owners = [
+        {row.get("subjects", {}).get(case, case) for case in row.get("validation", {}).get("cases", ())} for row in rows
+    ]
+    return max(map(len, owners), default=0)
+
+
+def _caption(found: Found, choosing: int) -> str:
     return (
-        f"chosen: the arm with the best validation Dice at that number of labels. Rates and arms are chosen on "
-        f"{split['validation']} labelled validation subjects, on top of the labels; a rate that is fixed needs none. "
-        "oracle: the best on the test subjects, which nobody can choose. p: paired t-test over draws, corrected for all "
-        "comparisons of the table (Holm). Intervals are over draws of labelled cases and test cases together."
+        f"chosen: the arm with the best validation Dice at that number of labels. Rates and arms are chosen on {choosing} "
+        "labelled validation subjects, on top of the labels; a rate that is fixed needs none. oracle: the best on the test "
+        "subjects, which nobody can choose. Intervals and p are over draws of labelled cases and test subjects together; "
+        "with all labels the draws differ in their seeds alone, and each encoder was trained once, with one seed. p is "
+        f"corrected for all {found.planned} comparisons that were planned (Holm). seconds: of a training, median over "
+        "draws, whatever else the machine did; the pretraining comes on top."
     )

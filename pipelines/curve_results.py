@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medae.metrics.label_curve import LabelsEqual, labels_equal
-from medae.metrics.statistics import CrossedDifference, CrossedMean, crossed_difference, crossed_mean, draws_test, holm
-from pipelines.curve_cells import Design, Part, Rows
-from pipelines.curve_config import ALL, Count
+from medae.metrics.statistics import CrossedDifference, CrossedMean, crossed_difference, crossed_mean, holm
+from pipelines.curve_cells import Design, Part
+from pipelines.curve_config import ALL, Count, Curve
 
 Row = Mapping[str, Any]
 
@@ -19,9 +19,10 @@ Row = Mapping[str, Any]
 class Point:
     """An arm at a number of labels.
 
-    dice, validation: the mean over labels, then cases, then draws; validation None where a row has none. difference: to the
-    baseline, on the draws that both have; None for the baseline itself. p, holm: of a paired t-test over draws, and
-    corrected for all comparisons of the table. equal: at how many labels the baseline scores as much.
+    dice, validation: the mean over labels, then cases, then draws; validation None where a row has none. seconds: of a
+    training, the median over draws. difference: to the arm's twin, on the draws that both have; None for the baseline
+    itself. p, holm: of the difference over draws and test subjects, and corrected for all comparisons that were planned;
+    None until all draws of both are there. equal: at how many labels the twin scores as much.
     """
 
     arm: str
@@ -29,6 +30,7 @@ class Point:
     rows: Mapping[int, Row]
     complete: bool
     rate: float
+    seconds: float | None
     dice: CrossedMean
     hd95: float | None
     surface_dice: float | None
@@ -46,13 +48,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """All points that were measured, by arm and number of labels. chosen: the arm at each number of labels whose validation
-    Dice is the best, among the complete ones; oracle: the one whose test Dice is."""
+    """All points that were measured, by arm and number of labels.
+
+    chosen: the arm at each number of labels whose validation Dice is the best, among the complete ones; oracle: the one
+    whose test Dice is. planned: comparisons of the whole curve. doubled: of the chosen arm
+    less the baseline with twice as many labels, where both are complete.
+    """
 
     design: Design
     points: Mapping[tuple[str, Count], Point]
     chosen: Mapping[Count, str]
     oracle: Mapping[Count, str]
+    planned: int
+    doubled: Mapping[Count, CrossedDifference]
 
     def of(self, count: Count) -> list[Point]:
         """Those at a number of labels."""
@@ -63,12 +71,13 @@ def evaluate(design: Design, part: Part) -> Found:
     """Compute everything that the table and the figure show from the rows."""
     curve = design.written.curve
     points = {}
-    for count in part.counts:
-        for name in part.arms:
+    for name in part.arms:
+        for count in part.counts_of(design.written, name):
             point = _point(design, name, count, part)
             if point is not None:
                 points[name, count] = point
-    points = _compared(points, curve.baseline)
+    planned = comparisons(curve)
+    points = _compared(points, curve, planned)
     chosen, oracle = {}, {}
     for count in part.counts:
         here = [point for (_, number), point in points.items() if number == count and point.complete]
@@ -77,7 +86,24 @@ def evaluate(design: Design, part: Part) -> Found:
             oracle[count] = max(here, key=lambda point: point.dice.mean).arm
         if validated and len(validated) == len(here):
             chosen[count] = max(validated, key=lambda point: float(point.validation or 0)).arm
-    return Found(design, points, chosen, oracle)
+    doubled = {count: found for count, arm in chosen.items() if (found := _doubled(points, arm, count, curve)) is not None}
+    return Found(design, points, chosen, oracle, planned, doubled)
+
+
+def _doubled(points: Mapping[tuple[str, Count], Point], arm: str, count: Count, curve: Curve) -> CrossedDifference | None:
+    """An arm less the baseline with twice as many labels, on the draws that both have; these contain the arm's cases."""
+    point, base = points[arm, count], None if count == ALL else points.get((curve.baseline, 2 * int(count)))
+    if base is None or not base.complete:
+        return None
+    draws = sorted(point.rows.keys() & base.rows.keys())
+    table, subjects = _table([source.rows[draw] for source in (point, base) for draw in draws])
+    return crossed_difference(table[: len(draws)], table[len(draws) :], subjects)
+
+
+def comparisons(curve: Curve) -> int:
+    """How many there are to correct for: arms with their twins, at each number of labels that has more than a draw."""
+    others = [name for name in curve.arms if curve.twin_of(name) != name]
+    return sum(curve.draws_of(count) > 1 for name in others for count in curve.counts_of(name))
 
 
 def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
@@ -86,8 +112,10 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
     rate = design.rate(name, count)[0]
     if not found or rate is None:
         return None
-    table = _tables(found.values())
+    table, subjects = _table(list(found.values()))
     validation = [row["validation"]["dice_mean"] for row in found.values() if "validation" in row]
+
+    seconds = [row["training_seconds"] for row in found.values() if row.get("training_seconds") is not None]
 
     def mean(key: str) -> float | None:
         values = [row[key] for row in found.values() if row[key] is not None]
@@ -99,86 +127,88 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
         rows=found,
         complete=len(found) == len(draws),
         rate=rate,
-        dice=crossed_mean(table),
+        seconds=statistics.median(seconds) if seconds else None,
+        dice=crossed_mean(table, subjects),
         hd95=mean("hd95_mean"),
         surface_dice=mean("surface_dice_mean"),
         validation=statistics.mean(validation) if len(validation) == len(found) else None,
     )
 
 
-def _tables(rows: Sequence[Row] | Any) -> list[list[float]]:
-    """Dice by draw and case, of the cases that all rows have."""
-    rows = list(rows)
+def _table(rows: Sequence[Row]) -> tuple[list[list[float]], list[str]]:
+    """Dice by draw and case, of the cases that all rows have, and whom these are of."""
     cases = sorted(set.intersection(*(set(row["cases"]) for row in rows)))
-    return [[row["cases"][case] for case in cases] for row in rows]
+    owners = rows[0].get("subjects", {})
+    return [[row["cases"][case] for case in cases] for row in rows], [owners.get(case, case) for case in cases]
 
 
-def _compared(points: dict[tuple[str, Count], Point], baseline: str) -> dict[tuple[str, Count], Point]:
-    """With differences to the baseline, corrected p-values, and the labels that are saved."""
-    from dataclasses import replace
-
+def _compared(points: dict[tuple[str, Count], Point], curve: Curve, planned: int) -> dict[tuple[str, Count], Point]:
+    """With differences to the twins, corrected p-values, and the labels that are saved."""
     compared: dict[tuple[str, Count], Point] = {}
     for (name, count), point in points.items():
-        base = points.get((baseline, count))
-        shared = [] if base is None else sorted(point.rows.keys() & base.rows.keys())
-        if name == baseline or base is None or not shared:
+        twin = points.get((curve.twin_of(name), count))
+        shared = [] if twin is None else sorted(point.rows.keys() & twin.rows.keys())
+        if twin is None or twin is point or not shared:
             continue
-        both = [[source.rows[draw] for draw in shared] for source in (point, base)]
-        table = _tables([*both[0], *both[1]])
-        one, other = table[: len(shared)], table[len(shared) :]
-        p = draws_test([statistics.mean(row) for row in one], [statistics.mean(row) for row in other])
-        compared[name, count] = replace(point, difference=crossed_difference(one, other), p=p)
+        table, subjects = _table([source.rows[draw] for source in (point, twin) for draw in shared])
+        found = crossed_difference(table[: len(shared)], table[len(shared) :], subjects)
+        p = found.p() if point.complete and twin.complete else None
+        compared[name, count] = replace(point, difference=found, p=p)
     tested = [key for key, point in compared.items() if point.p is not None]
-    for key, value in zip(tested, holm([float(compared[key].p or 0.0) for key in tested]), strict=True):
+    for key, value in zip(tested, holm([float(compared[key].p or 0.0) for key in tested], planned), strict=True):
         compared[key] = replace(compared[key], holm=value)
-    saved = _saved(points | compared, baseline)
-    return {key: replace(compared.get(key, point), equal=saved.get(key)) for key, point in points.items()}
+    return {key: replace(compared.get(key, point), equal=_saved(points, key, curve)) for key, point in points.items()}
 
 
-def _saved(points: Mapping[tuple[str, Count], Point], baseline: str) -> dict[tuple[str, Count], LabelsEqual]:
-    """For every arm but the baseline; nothing where the baseline has fewer than two complete numbers of labels."""
-    base = {int(point.labels): point for (name, _), point in points.items() if name == baseline and point.labels != ALL}
-    if len(base) < 2:
-        return {}
-    every = [row for point in points.values() for row in point.rows.values()]
-    cases = sorted(set.intersection(*(set(row["cases"]) for row in every)))
+def _saved(points: Mapping[tuple[str, Count], Point], key: tuple[str, Count], curve: Curve) -> LabelsEqual | None:
+    """At how many labels the twin equals an arm; None where fewer than two numbers of labels of it are complete."""
+    point, twin = points[key], curve.twin_of(key[0])
+    base = {int(each.labels): each for (name, _), each in points.items() if name == twin and _is_complete(each)}
+    if twin == key[0] or len(base) < 2 or not _is_complete(point):
+        return None
+    sources = [*base.values(), point]
+    table, subjects = _table([row for source in sources for _, row in sorted(source.rows.items())])
+    parts = iter(table)
+    tables = [[next(parts) for _ in source.rows] for source in sources]
+    labels = int(point.labels)
+    return labels_equal(dict(zip(base, tables[:-1], strict=True)), {labels: tables[-1]}, labels, subjects)
 
-    def table(point: Point) -> list[list[float]]:
-        return [[row["cases"][case] for case in cases] for row in point.rows.values()]
 
-    curve = {labels: table(point) for labels, point in base.items()}
-    return {
-        key: labels_equal(curve, {int(point.labels): table(point)}, int(point.labels))
-        for key, point in points.items()
-        if key[0] != baseline and point.labels != ALL
-    }
+def _is_complete(point: Point) -> bool:
+    return point.complete and point.labels != ALL
 
 
 def sentences(found: Found) -> list[str]:
     """What the comparison says, in words; also where nothing was gained, and where too little was measured to say."""
     curve = found.design.written.curve
     said = []
-    base = [point for (name, _), point in found.points.items() if name == curve.baseline]
-    most = max((int(point.labels) for point in base if point.labels != ALL), default=0)
     for name in dict.fromkeys(arm for arm, _ in found.points):
-        if name == curve.baseline:
+        twin = curve.twin_of(name)
+        if name == twin:
             continue
         points = [point for (arm, _), point in found.points.items() if arm == name and point.difference is not None]
         gained = [p for p in points if p.holm is not None and p.holm < 0.05 and p.difference and p.difference.mean > 0]
         lost = [p for p in points if p.holm is not None and p.holm < 0.05 and p.difference and p.difference.mean < 0]
         untested = [p for p in points if p.holm is None]
-        words = [f"better than {curve.baseline} at {_at(gained)}"] if gained else []
-        words += [f"worse at {_at(lost)}"] if lost else []
+        words = [f"better than {twin} at {_at(gained)}"] if gained else []
+        words += [f"worse than {twin} at {_at(lost)}"] if lost else []
         neither = [p for p in points if p not in gained and p not in lost and p not in untested]
         if neither:
-            widest = max(_half(p) for p in neither)
+            widest = max(p.difference.half(found.planned) or 0.0 for p in neither if p.difference is not None)
             words.append(
-                f"no difference could be shown at {_at(neither)} (an effect below about {widest:.3f} would not be seen)"
+                f"no difference to {twin} could be shown at {_at(neither)} (an effect below about {widest:.3f} would not be "
+                f"seen among {found.planned} comparisons)"
             )
-        words += [f"one draw at {_at(untested)}: too few to say anything"] if untested else []
+        words += [f"not tested at {_at(untested)}, as there are not all draws, or one alone"] if untested else []
         if words:
             said.append(f"{name}: {'; '.join(words)}.")
-        said += [point.equal.describe(name, curve.baseline, most) for point in points if point.equal is not None]
+        base = [int(point.labels) for (arm, _), point in found.points.items() if arm == twin and _is_complete(point)]
+        said += [point.equal.describe(name, twin, max(base)) for point in points if point.equal is not None]
+    for count, made in found.doubled.items():
+        said.append(
+            f"{found.chosen[count]}, chosen at {count} labels, less {curve.baseline} at {2 * int(count)}: "
+            f"{_interval(made.mean, made.low, made.high, sign='+')} over {made.n_draws} draws."
+        )
     return said
 
 
@@ -186,17 +216,12 @@ def _at(points: Sequence[Point]) -> str:
     return ", ".join(str(point.labels) for point in points) + (" label" if [p.labels for p in points] == [1] else " labels")
 
 
-def _half(point: Point) -> float:
-    """Half the width of the difference's interval."""
-    found = point.difference
-    return 0.0 if found is None or found.low is None or found.high is None else (found.high - found.low) / 2
-
-
 def markdown(found: Found) -> str:
     """The table: a line a number of labels and arm."""
     curve = found.design.written.curve
-    columns = ["labels", "arm", "draws", "rate", "Dice [95 %]", "spread", f"- {curve.baseline} [95 %]", "p (Holm)"]
-    columns += [f"equals {curve.baseline} at", "HD95 (mm)", "surface Dice", "validation Dice"]
+    twin = curve.baseline if all(arm.twin is None for arm in curve.arms.values()) else "twin"
+    columns = ["labels", "arm", "draws", "rate", "Dice [95 %]", "spread", f"- {twin} [95 %]", "p (Holm)"]
+    columns += [f"equals {twin} at", "HD95 (mm)", "surface Dice", "validation Dice", "seconds"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for count in curve.labelled:
         for point in found.of(count):
@@ -215,6 +240,7 @@ def _line(found: Found, point: Point) -> list[str]:
     how += ["fixed"] if arm.rate is not None else ["bound"] if point.rate in curve.search.bounds else []
     rate = f"{point.rate:g} ({', '.join(how)})" if how else f"{point.rate:g}"
     difference = point.difference
+    against = "" if arm.twin is None else f" (to {arm.twin})"
     equal = "" if point.equal is None else _equal(point.equal)
     return [
         str(point.labels),
@@ -223,12 +249,13 @@ def _line(found: Found, point: Point) -> list[str]:
         rate,
         _interval(point.dice.mean, point.dice.low, point.dice.high),
         "–" if point.dice.deviation is None else f"{point.dice.deviation:.3f}",
-        "" if difference is None else _interval(difference.mean, difference.low, difference.high, sign="+"),
+        "" if difference is None else _interval(difference.mean, difference.low, difference.high, sign="+") + against,
         "" if point.holm is None else f"{point.holm:.3f}",
         equal,
         "–" if point.hd95 is None else f"{point.hd95:.2f}",
         "–" if point.surface_dice is None else f"{point.surface_dice:.3f}",
         "–" if point.validation is None else f"{point.validation:.3f}",
+        "–" if point.seconds is None else f"{point.seconds:.0f}",
     ]
 
 
@@ -237,6 +264,8 @@ def _equal(equal: LabelsEqual) -> str:
         return "fewer"
     if equal.equal is None:
         return "more"
+    if not equal.certain:
+        return f"{equal.equal:.1f}"
     low, high = ("…" if bound is None else f"{bound:.1f}" for bound in (equal.low, equal.high))
     return f"{equal.equal:.1f} [{low}, {high}]"
 
@@ -246,6 +275,7 @@ def _interval(mean: float, low: float | None, high: float | None, sign: str = ""
     return text if low is None or high is None else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def revisions(rows: Rows) -> list[str]:
-    """The states of the code that the rows were measured with."""
-    return sorted({row["revision"] for row in rows.values() if row.get("revision")})
+def states(found: Found) -> list[str]:
+    """The states of the code that the rows were measured with: of medae's source or, where that is not told, of git."""
+    rows = [row for point in found.points.values() for row in point.rows.values()]
+    return sorted({row.get("source") or row.get("revision") or "not recorded" for row in rows})

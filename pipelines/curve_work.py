@@ -20,18 +20,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from medae.config import digest, validate
-from medae.errors import Interrupted, MedaeError, TrainingError
+from medae.config import digest, flatten, to_dict, validate
+from medae.data.split import labelled_subset
+from medae.errors import ConfigError, DataError, DivergedError, Interrupted, MedaeError, TrainingError
 from medae.metrics.segmentation import case_dice
+from medae.plan import Plan
 from medae.tracking.client import open_client
 from medae.tracking.provenance import provenance
 from medae.training.checkpoint import Checkpoint, load
 from pipelines.apart import keep_apart
 from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
-from pipelines.curve_config import Written
+from pipelines.curve_config import ALL, Written
 from pipelines.data import DataConfig, Dataset, open_dataset
-from pipelines.files import write_text
+from pipelines.files import source_digest, write_text
 from pipelines.outcome import Finished
 from pipelines.segmenting import with_target
 from pipelines.stage import StageConfig, program_of, run_stage
@@ -102,10 +104,11 @@ class Worker:
                 time.sleep(PATIENCE)
 
     def check(self) -> Dataset:
-        """Open the data sets before anything is trained: what would be chosen by or tested on must not be trained on.
+        """Open the data sets and read every configuration before anything is trained: what would be chosen by or tested on
+        must not be trained on, and arms that are compared must be alike but for what they are named after.
 
-        Returns the fine-tuning's. Raises DataError, with the cases' names, where a scan is on two sides, and where no
-        validation or test subject has the target.
+        Returns the fine-tuning's. Raises DataError, with the cases' names, where a scan is on two sides, where no validation
+        or test subject has the target, and for rows of other data; ConfigError for what cannot be trained or compared.
         """
         finetune = self.written.finetune
         dataset = open_dataset(self._data_of(finetune), self.screen)
@@ -113,11 +116,66 @@ class Worker:
         for name in ("validation", "test"):
             with_target(sides[name], str(finetune.get("target", "label")))
         keep_apart({"training": sides["train"], "validation": sides["validation"], "test": sides["test"]})
+        self._check_rows(dataset)
+        self._check_cells(dataset)
         if self.written.pretrain is not None and self.written.curve.encoders:
             other = open_dataset(self._data_of(self.written.pretrain), self.screen)
             pretrained = other.subset(other.split.train)
             keep_apart({"pretraining": pretrained, "validation": sides["validation"], "test": sides["test"]})
+            self._check_plans()
         return dataset
+
+    def _check_rows(self, dataset: Dataset) -> None:
+        """Raises DataError for rows that were measured on another state of the data; rows that do not say are believed."""
+        others = [
+            row for row in read_rows(self.results).values() if row.get("data", dataset.digest[:12]) != dataset.digest[:12]
+        ]
+        if others:
+            raise DataError(
+                f"{len(others)} rows are of another state of the data: scans, label maps or who takes part differ.",
+                where=self.results,
+                remedy="Give another file for the results (--results), or take these rows out.",
+            )
+
+    def _check_cells(self, dataset: Dataset) -> None:
+        """Raises ConfigError for an arm or an encoder that cannot be trained, and for more labels than there are."""
+        design, curve = self.design, self.written.curve
+        rate = curve.search.rates[0]
+        for name in curve.encoders:
+            self._valid(design.encoder(name), f"encoders.{name}")
+        for name in curve.arms:
+            for count in curve.counts_of(name):
+                self._valid(design.drawn(name, count, 0, rate), f"arms.{name}")
+                self._valid(design.searched(name, count, rate), "search")
+        target = str(self.written.finetune.get("target", "label"))
+        for count in curve.labelled:
+            labelled_subset(dataset.manifest, dataset.split.train, None if count == ALL else int(count), "", target)
+
+    @staticmethod
+    def _valid(cell: Cell, where: str) -> None:
+        start = {} if cell.needs is None else {"encoder": cell.needs.name}
+        validate(program_of(cell.stage).Config, {**cell.content, "name": "check", **start}, where=where)
+
+    def _check_plans(self) -> None:
+        """Raises ConfigError where an encoder and the twin of an arm that starts from it have other networks or voxels."""
+        design, curve = self.design, self.written.curve
+        rate = curve.search.rates[0]
+        for name, arm in curve.arms.items():
+            if arm.encoder is None:
+                continue
+            twin = curve.twin_of(name)
+            cells = (design.encoder(arm.encoder), design.drawn(twin, curve.counts_of(name)[0], 0, rate))
+            own, other = (_shared(Plan.read(self._plan(cell))) for cell in cells)
+            if curve.arms[twin].encoder is None and own != other:
+                differ = [
+                    f"{key} {own.get(key)} and {other.get(key)}" for key in own | other if own.get(key) != other.get(key)
+                ]
+                raise ConfigError(
+                    f"Its encoder has another plan than its twin {twin}, so that the two would differ in more than their "
+                    f"start: {', '.join(differ)}.",
+                    where=f"arms.{name}",
+                    remedy="Give pretrain.set.plan and finetune.set.plan the same keys, or one file (plan: {file: …}).",
+                )
 
     def left(self, part: Part) -> list[Cell]:
         """What is left, the encoders first; one that was measured only if its model is lost and something waits for it."""
@@ -159,8 +217,16 @@ class Worker:
         """Train, score, and add the line."""
         load_before = os.getloadavg()[0]
         begun = any((self.folder / cell.label).rglob("run.json"))
-        ran = self.stage(cell)
         row: dict[str, Any] = {"kind": cell.kind, "arm": cell.name, "labelled": cell.count, "draw": cell.draw}
+        try:
+            ran = self.stage(cell)
+        except DivergedError as error:
+            if cell.kind != "rate":
+                raise
+            # a rate that is too high has been tried: that is an answer, and the search goes on
+            tried = {"rate": cell.content["fit"]["rate"], "dice_mean": 0.0, "diverged": error.what}
+            self.add(row | tried | {"digest": cell.digest, "load": round(load_before, 2)})
+            return
         row |= {key: ran.config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
         row |= {} if cell.kind == "encoder" else _scores(ran.finished, cell.kind)
         row |= {"training_seconds": _training_seconds(ran.finished.folder)}
@@ -209,6 +275,11 @@ class Worker:
         return validate(DataConfig, {key: content[key] for key in DataConfig.model_fields if key in content}, where="data")
 
 
+def _shared(plan: Plan) -> dict[str, Any]:
+    """What two arms must have in common to differ in their start alone: voxels and network."""
+    return flatten({"space": to_dict(plan.space), "network": to_dict(plan.network)})
+
+
 def _short(content: dict[str, Any], *keys: str) -> str:
     """For the name of a file that stands for these parts of a configuration."""
     return digest({key: content.get(key) for key in keys})[:12]
@@ -217,12 +288,14 @@ def _short(content: dict[str, Any], *keys: str) -> str:
 def _scores(finished: Finished, kind: str) -> dict[str, Any]:
     """The scores of an arm: of a search the Dice alone, of a draw everything and each case's mean Dice."""
     (metrics,) = finished.result.metrics.values()
-    kept = {"n_test": metrics["n_test"], "dice_mean": metrics["dice_mean"]}
+    facts = finished.result.facts
+    kept = {"n_test": metrics["n_test"], "dice_mean": metrics["dice_mean"], "data": facts["data"]}
     if kind == "rate":
         return kept
-    (chosen_by,) = finished.result.facts["validation"].values()
+    (chosen_by,) = facts["validation"].values()
     kept |= {name: metrics[name] for name in ("hd95_mean", "surface_dice_mean", "labels")}
-    kept |= {"labelled_subjects": finished.result.facts["labelled_subjects"], "cases": _cases(metrics)}
+    kept |= {"labelled_subjects": facts["labelled_subjects"], "cases": _cases(metrics)}
+    kept |= {"subjects": facts["subjects"]} if facts["subjects"] else {}
     return kept | {"validation": {"dice_mean": chosen_by["dice_mean"], "cases": _cases(chosen_by)}}
 
 
@@ -249,6 +322,7 @@ def _facts() -> dict[str, Any]:
     """The code and the machine."""
     found = provenance()
     facts: dict[str, Any] = {
+        "source": source_digest()[:10],
         "revision": found.get("git.revision", "")[:10] + ("+" if found.get("git.dirty") == "true" else ""),
         "threads": int(found["machine.threads"]),
         "torch": found["version.torch"],

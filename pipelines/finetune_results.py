@@ -52,6 +52,7 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     folder = stage.folder / "predictions"
     scores = setting.score(models, sides.scored, folder, mirrored=setting.mirrored, reliability=sure)
     facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
+    facts |= {"data": stage.dataset.digest[:12], "subjects": _owners(sides.scored, sides.validation)}
     facts["reliability"] = {arm: {"error": sure[arm].error(), "bins": sure[arm].rows()} for arm in trained if arm in sure}
     if config.baseline == "central_ball":
         facts["central_ball_radius_mm"], scores[BALL] = ball_scores(
@@ -82,6 +83,11 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
     known = any(made.low is not None for made in differences.values())
     facts["sentences"] = [*cautions, *compared, *([ONE_DRAW] if known else []), *_own_rates(setting, differences)]
     return Results(part, metrics, cautions, facts)
+
+
+def _owners(*scored: Manifest) -> dict[str, str]:
+    """Whom cases are of whose name is not their subject's."""
+    return {case.id: case.subject for part in scored for case in part.cases if case.id != case.subject}
 
 
 def _own_rates(setting: Setting, compared: Iterable[tuple[str, str]]) -> list[str]:

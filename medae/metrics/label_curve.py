@@ -6,21 +6,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import isotonic_regression
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from medae.config import Config
 from medae.errors import DataError
+from medae.metrics.statistics import by_subject
 from medae.seeding import numpy_generator
 
 Tables = Mapping[int, Sequence[Sequence[float]]]
-"""Scores of an arm by the number of labels: ``[draws][cases]``, the same cases everywhere."""
+"""Scores of an arm by the number of labels: ``[draws][cases]``, the same cases everywhere, draws in order from the first."""
+
+FEWEST = 3
+"""Draws without which there is no interval: what two of them differ by says next to nothing of others."""
 
 
 class LabelsEqual(Config):
     """At how many labels the baseline equals an arm of ``labels`` labels.
 
-    equal, low, high: with the bounds of a 95 % percentile bootstrap interval over draws and test cases together; None where
-    the baseline's curve, as far as it was measured, does not get there: above its most labels. below: the arm scores less
-    than the baseline with the fewest labels that were measured.
+    equal, low, high: with the bounds of a 95 % interval over draws and test subjects together; None where the baseline's
+    curve, as far as it was measured, does not get there: above its most labels. below: the arm scores less than the baseline
+    with the fewest labels that were measured. certain: whether there is an interval; too few draws have none.
     """
 
     labels: int
@@ -28,6 +34,7 @@ class LabelsEqual(Config):
     low: float | None
     high: float | None
     below: bool
+    certain: bool = True
 
     def describe(self, arm: str, baseline: str, most: int) -> str:
         """A sentence for a report. most: the most labels that the baseline was measured with."""
@@ -36,18 +43,30 @@ class LabelsEqual(Config):
             return f"{start} scores less than {baseline} with the fewest labels that were measured."
         if self.equal is None:
             return f"{start} scores more than {baseline} at {most} labels, the most that were measured."
+        said = f"{start} equals {baseline} at {self.equal:.1f} labels"
+        if not self.certain:
+            return f"{said}; fewer than {FEWEST} draws: no interval."
         low = "fewer" if self.low is None else f"{self.low:.1f}"
         high = f"more than {most}" if self.high is None else f"{self.high:.1f}"
-        return f"{start} equals {baseline} at {self.equal:.1f} labels [{low}, {high}]."
+        return f"{said} [{low}, {high}]."
 
 
-def labels_equal(baseline: Tables, arm: Tables, labels: int, *, seed: int = 0, resamples: int = 2000) -> LabelsEqual:
+def labels_equal(
+    baseline: Tables,
+    arm: Tables,
+    labels: int,
+    subjects: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> LabelsEqual:
     """At how many labels the baseline scores what an arm does with ``labels``.
 
     The baseline's means are made monotone in the number of labels (isotonic regression, weighted by draws), and joined by
-    straight lines over its logarithm. Resampled are the test cases, the same for all, and the draws; draws of equal number
-    are resampled together, as a draw of more labels contains that of fewer. With few draws a bootstrap is too narrow: each
-    resampled deviation from the mean is stretched by sqrt(n / (n - 1)), n the number of draws.
+    straight lines over its logarithm. Resampled are the test subjects, the same for all, and the draws; where two numbers of
+    labels have as many draws, the same of both, as a draw of more labels contains that of fewer. A bootstrap of few draws is
+    too narrow, so a resampled mean's distance from the mean is stretched to the width of Student's interval: by
+    sqrt(n / (n - 1)) t(n - 1) / z, n the number of draws. subjects: whom each case is of; each is its own unless given.
     Raises DataError if the arm has no such number of labels, or the baseline fewer than two.
     """
     if labels not in arm or len(baseline) < 2:
@@ -55,41 +74,49 @@ def labels_equal(baseline: Tables, arm: Tables, labels: int, *, seed: int = 0, r
             f"There is no curve to find {labels} labels on.",
             remedy="Measure the baseline with at least two numbers of labels.",
         )
-    mine = np.asarray(arm[labels], dtype=np.float64)
-    base = {count: np.asarray(table, dtype=np.float64) for count, table in sorted(baseline.items())}
-    cases = mine.shape[1]
-    if any(table.shape[1] != cases for table in base.values()):
+    mine = by_subject(np.asarray(arm[labels], dtype=np.float64), subjects)
+    base = {count: by_subject(np.asarray(table, dtype=np.float64), subjects) for count, table in sorted(baseline.items())}
+    people = mine.shape[1]
+    if any(table.shape[1] != people for table in base.values()):
         raise DataError("The arms were scored on other test cases.", remedy="Score both on the same.")
     generator = numpy_generator(seed, "labels_equal")
-    found = _where(base, mine)
-    most = max(len(table) for table in (*base.values(), mine))
+    weights = [len(table) for table in base.values()]
+    found = _where(list(base), [float(table.mean()) for table in base.values()], weights, float(mine.mean()))
+    draws = sorted({len(table) for table in (*base.values(), mine)})
     drawn = []
     for _ in range(resamples):
-        places = generator.random(most)
-        kept = np.asarray(generator.integers(0, cases, size=cases))
-        drawn.append(_where({n: _again(table, places, kept) for n, table in base.items()}, _again(mine, places, kept)))
+        places = {number: generator.integers(0, number, size=number) for number in draws}
+        kept = np.asarray(generator.integers(0, people, size=people))
+        means = [_again(table, places, kept) for table in base.values()]
+        drawn.append(_where(list(base), means, weights, _again(mine, places, kept)))
     low, high = np.percentile(drawn, [2.5, 97.5], method="nearest")
+    certain = draws[0] >= FEWEST
 
     def finite(value: float) -> float | None:
         return float(value) if np.isfinite(value) else None
 
-    return LabelsEqual(labels=labels, equal=finite(found), low=finite(low), high=finite(high), below=bool(found == -np.inf))
+    return LabelsEqual(
+        labels=labels,
+        equal=finite(found),
+        low=finite(low) if certain else None,
+        high=finite(high) if certain else None,
+        below=bool(found == -np.inf),
+        certain=certain,
+    )
 
 
-def _again(table: np.ndarray, places: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """A resampled table, as means of draws: drawn rows, stretched about their mean, of the drawn cases."""
+def _again(table: np.ndarray, places: Mapping[int, np.ndarray], people: np.ndarray) -> float:
+    """The mean of a resampled table: of the drawn subjects, of the drawn draws, stretched about the mean of all draws."""
     rows = len(table)
-    means = table[:, cases].mean(axis=1)
-    again = means[(places[:rows] * rows).astype(int)]
-    stretched: np.ndarray = means.mean() + (again - means.mean()) * np.sqrt(rows / max(1, rows - 1))
-    return stretched[:, None]
+    means = table[:, people].mean(axis=1)
+    drawn = means[places[rows]].mean()
+    width = student.ppf(0.975, max(1, rows - 1)) / norm.ppf(0.975) * np.sqrt(rows / max(1, rows - 1))
+    return float(means.mean() + (drawn - means.mean()) * width)
 
 
-def _where(base: Mapping[int, np.ndarray], mine: np.ndarray) -> float:
-    """The number of labels, infinite beyond the curve's ends."""
-    counts = list(base)
-    curve = isotonic_regression([base[n].mean() for n in counts], weights=[len(base[n]) for n in counts]).x
-    value = mine.mean()
+def _where(counts: Sequence[int], means: Sequence[float], weights: Sequence[int], value: float) -> float:
+    """The number of labels at which a curve has a value, infinite beyond its ends."""
+    curve = isotonic_regression(means, weights=weights).x
     if value < curve[0]:
         return -np.inf
     if value > curve[-1]:

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from medae.errors import Interrupted, TrackingError, TrainingError
+from medae.errors import DivergedError, Interrupted, TrackingError, TrainingError
 from medae.parallel import usable_cores
 from medae.preprocessing.batch import Batch
 from medae.seeding import Draw, seed_for, seeded_step
@@ -154,7 +154,7 @@ class TrainingRun:
         """Fetch the losses and show them. Returns whether to stop; raises TrainingError if training diverged."""
         problem = losses.fetch(asked)
         if problem is not None:
-            raise TrainingError(
+            raise DivergedError(
                 problem,
                 where=self.folder,
                 remedy="Lower fit.rate, set fit.clip or fit.precision: fp32, check the data, and start anew in another "

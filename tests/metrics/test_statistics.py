@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import t as student
 
 from medae.errors import DataError
-from medae.metrics.statistics import crossed_difference, paired_difference
+from medae.metrics.statistics import by_subject, crossed_difference, crossed_mean, holm, paired_difference
 
 
 def test_mean_and_wins_by_hand():
@@ -83,7 +83,68 @@ def test_the_crossed_interval_by_hand():
     assert found.mean == pytest.approx(2.0)
     assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
     assert found.deviation == pytest.approx(np.sqrt(2))
-    assert (found.n_draws, found.n_cases) == (2, 3)
+    assert (found.n_draws, found.n_subjects) == (2, 3)
+
+
+def test_the_p_value_is_the_larger_of_two_and_the_half_goes_with_it():
+    zero = np.zeros((3, 4)).tolist()
+    # draws 1, 2, 3 of equal cases: t = 2 / (1 / sqrt(3)) with 2 degrees of freedom in both
+    alike = crossed_difference(np.repeat([[1.0], [2.0], [3.0]], 4, axis=1).tolist(), zero)
+    assert alike.p() == pytest.approx(2 * student.sf(2 * np.sqrt(3), 2))
+    # equal draws of cases 1, 2, 3, 4: MS_cases = 3 * 5 / 3 alone, 3 degrees of freedom, t = 2.5 / sqrt(5 / 12)
+    others = crossed_difference([[1.0, 2.0, 3.0, 4.0]] * 3, zero)
+    assert others.p() == pytest.approx(2 * student.sf(2.5 / np.sqrt(5 / 12), 3))
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        found = crossed_difference(
+            (rng.normal(0, 0.01, (4, 1)) + rng.normal(0, 0.02, (4, 30))).tolist(), np.zeros((4, 30)).tolist()
+        )
+        edge = found.model_copy(update={"mean": found.half()})
+        assert edge.p() == pytest.approx(0.05)
+        assert found.high - found.mean <= found.half() + 1e-12, "what p shows, the interval shows too"
+        seven = found.model_copy(update={"mean": found.half(7)})
+        assert holm([seven.p(), *[1.0] * 6])[0] == pytest.approx(0.05), "the smallest of seven is significant from there on"
+
+
+@pytest.mark.parametrize(("draws", "draw_deviation"), [(3, 0.012), (3, 0.0), (8, 0.004)])
+def test_no_difference_is_hardly_ever_shown_among_sixteen_comparisons(draws, draw_deviation):
+    rng, shown, trials, zero = np.random.default_rng(0), 0, 1500, np.zeros((draws, 20)).tolist()
+    for _ in range(trials):
+        table = rng.normal(0, draw_deviation, (draws, 1)) + rng.normal(0, 0.01, (1, 20)) + rng.normal(0, 0.02, (draws, 20))
+        shown += crossed_difference(table.tolist(), zero).p() < 0.05 / 16
+    assert shown <= 10  # 4.7 are expected at the most; the interval's t alone gives 30 with three draws that differ
+
+
+def test_two_cases_of_one_subject_count_as_one_person_and_twice_in_the_mean():
+    # cases 1, 1, 4 of subjects x, x, y: mean 2; deviations x -2, y +2, times 2 subjects / 3 cases: 2 - 4/3 and 2 + 4/3
+    table = np.array([[1.0, 1.0, 4.0], [2.0, 2.0, 5.0]])
+    assert by_subject(table, ["x", "x", "y"]) == pytest.approx(np.array([[2 / 3, 10 / 3], [5 / 3, 13 / 3]]))
+    found = crossed_mean(table, ["x", "x", "y"])
+    assert found.mean == pytest.approx(table.mean())
+    assert crossed_mean(by_subject(table, ["x", "x", "y"])) == found
+    assert by_subject(table, None) is table
+
+
+def test_nine_volumes_of_a_person_are_no_nine_people():
+    rng = np.random.default_rng(0)
+    people = np.repeat(rng.normal(0, 1, 20), 9)
+    table = people + rng.normal(0, 0.01, (3, 180))
+    names = [str(person) for person in np.repeat(np.arange(20), 9)]
+    alone, together = crossed_mean(table), crossed_mean(table, names)
+    assert together.mean == pytest.approx(alone.mean)
+    assert together.error / alone.error == pytest.approx(3.0, rel=0.15)
+
+
+def test_holm_by_hand_and_as_it_was_planned():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.01, 0.04, 0.03], planned=5) == pytest.approx([0.05, 0.12, 0.12])
+    assert holm([0.01, 0.04, 0.03], planned=5) == pytest.approx(holm([0.01, 0.04, 0.03, 1.0, 1.0])[:3])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("mean", "p"), [(0.25, 0.0), (0.0, 1.0)])
+def test_differences_that_are_all_equal_have_a_p_value(mean, p):
+    assert crossed_difference(np.full((3, 4), mean).tolist(), np.zeros((3, 4)).tolist()).p() == p
 
 
 @pytest.mark.parametrize(("draws", "cases"), [(1, 1), (1, 5), (3, 1)])
@@ -91,6 +152,7 @@ def test_one_draw_or_one_case_has_no_crossed_interval(draws, cases):
     found = crossed_difference(np.ones((draws, cases)).tolist(), np.zeros((draws, cases)).tolist())
     assert found.mean == 1.0
     assert found.low is None and found.high is None
+    assert found.p() is None and found.half() is None
 
 
 def test_equal_differences_have_a_crossed_interval_of_no_width():

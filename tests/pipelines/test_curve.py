@@ -9,15 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from curves import content, curve
+from curves import SHORT, content, curve
 
-from medae.errors import ConfigError, TrainingError
+from medae.errors import ConfigError, DataError, TrainingError
 from medae.training.faults import Interrupts
 from pipelines import curve as program
 from pipelines import curve_jobs
 from pipelines.console import Screen
 from pipelines.curve_cells import Design, Part, read_rows
 from pipelines.curve_work import Worker
+
+TOO_HIGH = 1e35
+"""A rate at which the second step's loss is no number."""
 
 
 @pytest.mark.slow
@@ -46,6 +49,7 @@ def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: P
         assert seen.keys() == last["validation"]["cases"].keys(), "a search is scored on the validation subjects alone"
     plans = {path.read_text() for path in (empty / "runs" / "tiny").glob("rate-*/*/plan.yaml")}
     assert len(plans) == 1, "one plan for all"
+    assert {row["data"] for row in rows[1:]} == {rows[1]["data"]} and all(row["source"] for row in rows)
     assert (empty / "runs" / "tiny" / "report.html").is_file() and (empty / "runs" / "tiny" / "table.md").is_file()
 
     before = (empty / "runs" / "tiny" / "results.jsonl").read_text()
@@ -69,13 +73,52 @@ def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: P
 def test_a_cell_that_fails_is_told_at_the_end_and_the_others_are_run(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arms = {"scratch": {"rate": 1e-3}, "broken": {"rate": 1e-3, "set": {"network": {"decoder": {"skips": ["concat"] * 5}}}}}
-    made = content(labelled=[2], draws=1, arms=arms, encoders={}, pretrain=None)
+    arms = {"scratch": {}, "broken": {"rate": TOO_HIGH}}
+    search = {"rates": [1e-3, TOO_HIGH], "bounds": [1e-3, TOO_HIGH], "labelled": [2]}
+    made = content(labelled=[2], draws=1, arms=arms, encoders={}, pretrain=None, search=search)
     (empty / "curve.yaml").write_text(json.dumps(made))
     with pytest.raises(TrainingError, match=r"1 cells failed, the others were run:\n.*draw-broken-2-0"):
         program.run(str(empty / "curve.yaml"), [], empty / "runs")
-    assert [row["arm"] for row in read_rows(empty / "runs" / "tiny" / "results.jsonl").values()] == ["scratch"]
+    rows = list(read_rows(empty / "runs" / "tiny" / "results.jsonl").values())
+    assert [(row["kind"], row["arm"], row["rate"]) for row in rows] == [
+        ("rate", "scratch", 1e-3),
+        ("rate", "scratch", TOO_HIGH),
+        ("draw", "scratch", 1e-3),
+    ], "a rate at which training diverges has been tried"
+    assert rows[1]["dice_mean"] == 0 and "diverged" in rows[1]["diverged"]
     assert (empty / "runs" / "tiny" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {"scratch": {"set": {"network": {"decoder": {"skips": ["concat"] * 5}}}}}}, "5 entries"),
+        ({"labelled": [1, 5]}, "5 labelled subjects are asked for; 4 of these"),
+        (
+            {"pretrain": {"config": "phantoms", "set": {**SHORT, "plan": {"widths": [4, 4], "batch": 2}}}},
+            "another plan than",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_or_compared_is_refused_before_anything_is_trained(
+    empty: Path, changes: dict, message: str
+) -> None:
+    search = {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3], "labelled": [1]}
+    written = curve(empty, **{"search": search, **changes})
+    with pytest.raises(ConfigError, match=message):
+        Worker(written, empty / "work", empty / "rows.jsonl", Screen()).check()
+
+
+def test_rows_of_other_data_are_not_mixed_in(empty: Path) -> None:
+    worker = Worker(curve(empty), empty / "work", empty / "rows.jsonl", Screen())
+    old = {"digest": "a", "kind": "draw"}
+    worker.results.write_text(json.dumps(old) + "\n")
+    digest = worker.check().digest
+    worker.results.write_text(json.dumps(old | {"data": digest[:12]}) + "\n")
+    worker.check()
+    worker.results.write_text(json.dumps(old | {"data": "b"}) + "\n")
+    with pytest.raises(DataError, match="1 rows are of another state of the data"):
+        worker.check()
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(empty: Path) -> None:
@@ -94,7 +137,7 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(empty: Path) -> None:
 @pytest.mark.slow
 def test_jobs_of_submitit_measure_a_curve_and_tell_what_failed(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve_jobs, "CLUSTER", "local")
-    arms = {"scratch": {"rate": 1e-3}, "broken": {"rate": 1e-3, "set": {"network": {"decoder": {"skips": ["concat"] * 5}}}}}
+    arms = {"scratch": {"rate": 1e-3}, "broken": {"rate": TOO_HIGH}}
     made = content(labelled=[1, 2], draws=1, arms=arms, encoders={}, pretrain=None)
     (empty / "curve.yaml").write_text(json.dumps(made))
     with pytest.raises(TrainingError, match=r"2 cells failed, the others were run:\n.*draw-broken-"):

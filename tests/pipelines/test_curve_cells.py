@@ -50,6 +50,26 @@ def test_a_shipped_curve_is_valid_and_its_arms_share_what_they_must(name: str) -
         ({"arms": {"scratch": {"set": {"split": {"test": 9}}}}}, "must be the same in all arms"),
         ({"arms": {"scratch": {"set": {"scored": "test"}}}}, "must be the same in all arms"),
         ({"arms": {"scratch": {"as_long_as": "scratch"}}}, "as long as one with an encoder"),
+        ({"arms": {"scratch": {"set": {"max_cases": 5}}}}, "max_cases must be the same in all arms"),
+        ({"arms": {"scratch": {"set": {"tolerance": 3.0}}}}, "tolerance must be the same in all arms"),
+        ({"arms": {"scratch": {}, "a": {"encoder": "masked", "set": {"plan": {}}}}}, "the encoder's"),
+        (
+            {"arms": {"scratch": {}, "masked": {"encoder": "masked", "rate": 1e-3}, "a": {"as_long_as": "masked"}}},
+            "fix no rate",
+        ),
+        ({"arms": {"scratch": {}, "a": {"twin": "b"}}}, "no arm b"),
+        ({"arms": {"scratch": {}, "a": {"labelled": [3]}}}, "no such number of labels: 3"),
+        ({"arms": {"scratch": {"labelled": [1]}, "a": {}}}, "twin scratch is not trained with 2 labels"),
+        ({"arms": {"scratch": {}, "a": {"set": {"unlabelled": {"kind": "mean_teacher"}}}}}, "would bring a twin"),
+        ({"encoders": {"masked": {"set": {"split": {"test": 1}}}}}, "split must be the same in all encoders"),
+        ({"encoders": {"masked": {"set": {"fit": {"monitor": "probe/dice"}}}}}, "no arm is charged for"),
+        ({"search": {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3], "set": {"split": {"test": 1}}}}, "in its fit alone"),
+        ({"finetune": {"config": "phantoms", "set": {**SHORT, "rates": {"scratch": 1e-3}}}}, "the curve sets rates itself"),
+        (
+            {"finetune": {"config": "phantoms", "set": {**SHORT, "baseline": "central_ball"}}},
+            "the curve sets baseline itself",
+        ),
+        ({"finetune": {"config": "phantoms", "set": {**SHORT, "encoder": "masked"}}}, "the curve sets encoder itself"),
         ({"search": {"rates": [1e-3], "bounds": [1e-3, 1e-3]}}, "nothing is chosen"),
         ({"search": {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3], "labelled": [8]}}, "no such number of labels: 8"),
         ({"labelled": [2, 1]}, "must ascend"),
@@ -122,12 +142,21 @@ def test_as_long_as_takes_the_seconds_of_pretraining_and_fine_tuning(tmp_path: P
     arms = {"scratch": {}, "masked": {"encoder": "masked"}, "long": {"as_long_as": "masked"}}
     short = {**SHORT, "fit": {"steps": 500, "epoch_steps": 50, "schedule": {"warmup": 1}}}
     written = curve(tmp_path, arms=arms, finetune={"config": "phantoms", "set": short})
-    rows = [*known(written), *searched(written, "scratch", 2, {1e-3: 0.6, 2e-3: 0.5}, seconds=0.5)]
-    assert design(written, *rows).steps("long", 1) == (None, False), "the pretraining was not measured yet"
+    rows = searched(written, "masked", 2, {1e-3: 0.5, 2e-3: 0.6})
+    rows += searched(written, "scratch", 2, {1e-3: 0.6, 2e-3: 0.5}, seconds=0.5)
+    assert design(written, *rows).steps("long") == (None, False), "the pretraining was not measured yet"
     assert design(written, *rows).cell("long", 1, 0) is None
     encoder = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "training_seconds": 300.0}
     # 300 s + 500 steps of 1 s are 800 s, at 0.5 s a step 1600 steps
-    assert design(written, *rows, encoder).steps("long", 1) == (1600, True)
+    assert design(written, *rows, encoder).steps("long") == (1600, True)
+    assert design(written, *rows[:-1], encoder).steps("long") == (None, False), "one search is not there yet"
+    slow = {**rows[-1], "training_seconds": 9.0}
+    assert design(written, *rows[:-1], slow, encoder).steps("long") == (1600, True), "the fastest search counts"
+    first = drawn(design(written, *rows, encoder).drawn("long", 2, 1, 1e-3, 1600), {"a": 0.5})
+    first |= {"labelled": 2, "rate": 1e-3, "steps": 1600}
+    faster = [{**row, "training_seconds": 0.1} for row in rows[-2:]]
+    assert design(written, *rows[:-2], *faster, encoder).steps("long") == (8000, True)
+    assert design(written, *rows[:-2], *faster, encoder, first).steps("long") == (1600, True), "the first row fixes it"
     cell = design(written, *rows, encoder).cell("long", 1, 0)
     assert cell is not None and cell.content["fit"]["steps"] == 1600 and cell.needs is None
 
@@ -165,6 +194,8 @@ def test_a_part_that_the_curve_has_not_is_refused(tmp_path: Path) -> None:
     assert part_of(written, ["scratch"], ["2"], [1]) == Part(("scratch",), (2,), (1,))
     with pytest.raises(ConfigError, match="no arm mask"):
         part_of(written, ["mask"])
+    with pytest.raises(ConfigError, match="no draw 7"):
+        part_of(written, draws=[0, 7])
     with pytest.raises(ConfigError, match="no 3 labels"):
         part_of(written, counts=["3"])
 

@@ -31,9 +31,18 @@ def test_what_is_no_length_of_time_is_refused(text: str) -> None:
 def test_the_seconds_of_a_matrix_by_hand() -> None:
     matrix = Matrix(("scratch", "masked", "mean_teacher"), {1: 2, 4: 3}, steps=100, pretrain_steps=50)
     times = Times(pretrain=2.0, finetune=1.0, rest=10.0)
-    search, draws = 3 * (50 * 1.0 + 10), 5 * (100 * 1.0 + 10)
-    teacher = 3 * (50 * 2.0 + 10) + 5 * (100 * 2.0 + 10)
+    search, draws = 5 * (50 * 1.0 + 10), 5 * (100 * 1.0 + 10)  # three rates, and two more beyond an end
+    teacher = 5 * (50 * 2.0 + 10) + 5 * (100 * 2.0 + 10)
     assert matrix.seconds(times) == pytest.approx((50 * 2.0 + 10) + 2 * (search + draws) + teacher)
+
+
+def test_what_a_matrix_can_show_by_hand() -> None:
+    (alone,) = resolves(Matrix(("scratch", "masked"), {4: 3}, 500, 800))
+    assert "below about 0.030 would not be seen, if" in alone, "4.303 * 0.012 / sqrt(3)"
+    one, other = resolves(Matrix(("scratch", "masked", "strong"), {1: 8, 4: 3}, 500, 800))
+    # of four comparisons the first has to pass 0.05 / 4: Student's 3.34 with 7 degrees of freedom, 8.86 with 2
+    assert "1 label, 8 draws: a difference in Dice below about 0.071 would not be seen among 4 comparisons" in one
+    assert "below about 0.061" in other
 
 
 @pytest.mark.parametrize("hours", [0.5, 2, 8, 100])
@@ -77,5 +86,7 @@ def test_a_strangers_folder_is_planned_timed_and_run(empty: Path, monkeypatch: p
     text = (empty / "runs" / "stranger-curve" / "curve.yaml").read_text()
     assert text.startswith("# In 1 h: scratch, masked; 2 draws of 2 labels; 2 steps each") and "would not be seen" in text
     before = (empty / "runs" / "stranger-curve" / "results.jsonl").read_text()
-    program.run("stranger", overrides, empty / "runs", budget="1h")
+    with pytest.raises(ConfigError, match="--set would not change it"):
+        program.run("stranger", overrides, empty / "runs", budget="1h")
+    program.run("stranger", [], empty / "runs", budget="1h")
     assert (empty / "runs" / "stranger-curve" / "results.jsonl").read_text() == before, "planned and measured once"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from curves import curve, design, known, rows_of
+from curves import curve, design, drawn, known, rows_of, searched
 
+from pipelines.console import Screen
 from pipelines.curve_cells import part_of
+from pipelines.curve_report import write_results
 from pipelines.curve_results import evaluate, markdown, sentences
 
 
@@ -20,17 +23,18 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     )
     lines = markdown(found).splitlines()
     # differences by draw: (0, 0.1) and (0.2, 0.1): mean 0.1; MS_draws = 2 * 0.005, MS_cases = 0, so 1 degree of freedom;
-    # by draw 0.05 and 0.15: t = 2 with 1 degree of freedom, p = 0.295
+    # so t = 2, and p = 0.295
     half = 12.706 * (0.01 / 4) ** 0.5
     assert "| 2 | scratch (chosen) | 2 | 0.001 (bound) | 0.650 [" in lines[2] and lines[2].endswith(
-        "| 0.071 |  |  |  | 2.00 | 0.900 | 0.700 |"
+        "| 0.071 |  |  |  | 2.00 | 0.900 | 0.700 | 50 |"
     )
     assert "| 2 | masked (oracle) | 2 | 0.002 (bound) | 0.750 [" in lines[3]
     assert f"| 0.141 | +0.100 [{0.1 - half:+.3f}, {0.1 + half:+.3f}] | 0.295 |" in lines[3]
     assert found.chosen == {2: "scratch"}, "by the validation subjects, although masked is better on the test subjects"
     assert found.oracle == {2: "masked"}
     assert sentences(found) == [
-        f"masked: no difference could be shown at 2 labels (an effect below about {half:.3f} would not be seen)."
+        f"masked: no difference to scratch could be shown at 2 labels (an effect below about {half:.3f} would not be seen "
+        "among 1 comparisons)."
     ]
 
 
@@ -51,6 +55,9 @@ def test_labels_saved_and_a_gain_are_said_in_words(tmp_path: Path) -> None:
     assert words[0] == "masked: better than scratch at 1 label."
     assert words[1].startswith("masked at 1 labels equals scratch at 1.4 labels [")
     assert found.chosen[1] == "masked"
+    less = found.doubled[1]
+    assert less.mean == pytest.approx(-0.05, abs=1e-3) and less.n_draws == 4
+    assert words[-1].startswith("masked, chosen at 1 labels, less scratch at 2: -0.050 [") and "over 4 draws" in words[-1]
     assert found.points["masked", 1].equal.equal == pytest.approx(2**0.5, abs=0.01), "half way, by the logarithm"
 
 
@@ -62,4 +69,82 @@ def test_an_arm_of_which_a_draw_is_missing_is_not_chosen(tmp_path: Path) -> None
     )
     assert found.chosen == found.oracle == {2: "scratch"}
     assert "| 1 of 2 |" in markdown(found).splitlines()[3]
-    assert "one draw at 2 labels: too few to say anything" in sentences(found)[0]
+    assert sentences(found) == ["masked: not tested at 2 labels, as there are not all draws, or one alone."]
+
+
+def test_what_is_not_complete_is_not_tested_and_what_was_planned_is_corrected_for(tmp_path: Path) -> None:
+    arms = {"scratch": {}, "masked": {"encoder": "masked"}, "strong": {"set": {"augmentation": {"preset": "strong"}}}}
+    written = curve(tmp_path, draws=3, arms=arms)
+    levels = {("scratch", 2): 0.5, ("masked", 2): 0.6, ("scratch", 1): 0.5, ("masked", 1): 0.6}
+    scores = {
+        (name, count, draw): {
+            case: level + 0.01 * (draw + place) ** 2 * (name == "masked") for place, case in enumerate("abcd")
+        }
+        for (name, count), level in levels.items()
+        for draw in range(3)
+        if (name, count, draw) != ("masked", 1, 2)
+    }
+    rows = [*known(written), *rows_of(written, scores, {"scratch": 0.5, "masked": 0.6})]
+    found = evaluate(design(written, *rows), part_of(written))
+    early, whole = found.points["masked", 1], found.points["masked", 2]
+    assert early.difference is not None and early.p is early.holm is None
+    assert found.planned == 4, "two arms with a twin, two numbers of labels"
+    assert whole.p is not None and whole.holm == pytest.approx(4 * whole.p)
+    assert whole.p == pytest.approx(whole.difference.p())
+    assert early.equal is None
+
+
+def test_volumes_of_one_person_are_one_subject_and_are_counted_once_for_choosing(tmp_path: Path) -> None:
+    written = curve(tmp_path, labelled=[2])
+    cases = [f"{person}{volume}" for person in "abcdef" for volume in range(5)]
+    rng = np.random.default_rng(0)
+    people = {person: rng.normal(0, 0.05) for person in "abcdef"}
+    scores = {
+        (name, 2, draw): {case: 0.5 + people[case[0]] * (name == "masked") + 0.01 * draw for case in cases}
+        for name in ("scratch", "masked")
+        for draw in range(2)
+    }
+    rows = rows_of(written, scores, {"scratch": 0.5, "masked": 0.6})
+    for row in rows:
+        row["validation"]["cases"] = {"v0": 0.5, "v1": 0.5, "w": 0.5}
+    alone = evaluate(design(written, *known(written), *rows), part_of(written)).points["masked", 2]
+    for row in rows:
+        row["subjects"] = {case: case[0] for case in [*cases, "v0", "v1"]}
+    found = evaluate(design(written, *known(written), *rows), part_of(written))
+    together = found.points["masked", 2]
+    assert together.difference.mean == pytest.approx(alone.difference.mean)
+    assert together.difference.n_subjects == 6
+    assert together.difference.half() > 2 * alone.difference.half()
+    write_results(found, tmp_path / "out", Screen())
+    assert "labels + 2 for choosing" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_arm_has_a_twin_and_numbers_of_labels_of_its_own(tmp_path: Path) -> None:
+    arms = {
+        "scratch": {},
+        "other": {"set": {"flips": False}},
+        "masked": {"encoder": "masked", "twin": "other", "labelled": [2]},
+    }
+    written = curve(tmp_path, arms=arms)
+    scores = {("scratch", 2, 0): 0.1, ("scratch", 2, 1): 0.2, ("other", 2, 0): 0.5, ("other", 2, 1): 0.6}
+    scores |= {("masked", 2, 0): 0.7, ("masked", 2, 1): 0.8}
+    rates = {"scratch": 1e-3, "other": 1e-3, "masked": 2e-3}
+    empty = design(written)
+    cells = [
+        drawn(empty.drawn(name, count, draw, rates[name]), {"a": dice, "b": dice})
+        for (name, count, draw), dice in scores.items()
+    ]
+    known_rows = [*known(written), *searched(written, "other", 2, {1e-3: 0.6, 2e-3: 0.5})]
+    found = evaluate(design(written, *known_rows, *cells), part_of(written))
+    assert found.points["masked", 2].difference.mean == pytest.approx(0.2), "to its twin, not to the baseline"
+    assert found.points["other", 2].difference.mean == pytest.approx(0.4)
+    assert found.planned == 3
+    assert "| - twin [95 %] |" in markdown(found) and "(to other)" in markdown(found)
+    left = design(written, *known_rows).pending(part_of(written))
+    assert {(cell.name, cell.count) for cell in left} == {
+        ("scratch", 1),
+        ("scratch", 2),
+        ("other", 1),
+        ("other", 2),
+        ("masked", 2),
+    }
