@@ -13,7 +13,7 @@ from scipy import stats
 from medae.anomaly.score import LEVEL_SHARES
 from medae.config import Config
 from medae.errors import DataError
-from medae.metrics.voxelscores import N_BINS, at_least, bin_floor, check_same_grid, score_bins
+from medae.metrics.voxelscores import bin_floor, check_same_grid, score_bins
 
 FEWEST = 3
 """Calibration subjects without which nothing is promised."""
@@ -132,19 +132,19 @@ def calibrate(
     if not 0 < rate < 1:
         raise DataError(f"A false-positive rate of {rate} is outside (0, 1).", remedy="Use 0.01 for 1 %.")
     counts, n_scans = _count_by_subject(maps, masks, subjects)
-    total = np.zeros(N_BINS)
+    bins = np.unique(np.concatenate([histogram.bins for histogram in counts.values()]))
+    total = np.zeros(len(bins))
     for histogram in counts.values():
-        total += histogram.flagged_share()
+        total += histogram.share_from(bins)
     n_subjects = len(counts)
-    chosen = _lowest_bin(total / n_subjects, rate)
-    achieved = [float(histogram.flagged_share()[chosen]) for histogram in counts.values()]
+    chosen = _lowest_bin(bins, total / n_subjects, rate)
+    achieved = [float(histogram.share_from(chosen)) for histogram in counts.values()]
     thresholds, left_out = [chosen], list[float]()
     if n_subjects > 1:
         thresholds = []
         for histogram in counts.values():
-            own = histogram.flagged_share()
-            thresholds.append(_lowest_bin((total - own) / (n_subjects - 1), rate))
-            left_out.append(float(own[thresholds[-1]]))
+            thresholds.append(_lowest_bin(bins, (total - histogram.share_from(bins)) / (n_subjects - 1), rate))
+            left_out.append(float(histogram.share_from(thresholds[-1])))
     return Calibration(
         threshold=bin_floor(chosen),
         false_positive_rate=rate,
@@ -186,10 +186,10 @@ class _Histogram:
         found = np.searchsorted(reached, np.minimum(places, reached[-1] - 1), side="right")
         return tuple(bin_floor(int(self.bins[place])) for place in found)
 
-    def flagged_share(self) -> np.ndarray:
-        """By bin, the share of voxels in it or above: float64 ``[N_BINS]``."""
-        dense = np.bincount(self.bins, weights=self.counts, minlength=N_BINS)
-        return at_least(dense) / dense.sum()
+    def share_from(self, bins: np.ndarray | int) -> np.ndarray:
+        """By bin, the share of voxels in it or above: float64, shaped as ``bins``."""
+        above = np.concatenate([np.cumsum(self.counts[::-1])[::-1], [0]])
+        return np.asarray(above[np.searchsorted(self.bins, bins)] / self.counts.sum())
 
 
 def _count_by_subject(
@@ -214,9 +214,14 @@ def _count_by_subject(
     return counts, n_scans
 
 
-def _lowest_bin(share: np.ndarray, rate: float) -> int:
-    """The lowest bin at which the share is at most the rate, rounding of the mean forgiven."""
-    return int(np.argmax(share <= rate * (1 + 1e-9)))
+def _lowest_bin(bins: np.ndarray, share: np.ndarray, rate: float) -> int:
+    """The lowest bin at which the share is at most the rate, rounding of the mean forgiven.
+
+    bins: the occupied ones, rising. share: of voxels in each or above; it is that of the next occupied bin in between.
+    """
+    low = np.flatnonzero(share <= rate * (1 + 1e-9))
+    first = int(low[0]) if len(low) else len(bins)
+    return 0 if first == 0 else int(bins[first - 1]) + 1
 
 
 def _count(number: int, noun: str) -> str:

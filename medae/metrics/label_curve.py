@@ -83,12 +83,13 @@ def labels_equal(
     weights = [len(table) for table in base.values()]
     found = _where(list(base), [float(table.mean()) for table in base.values()], weights, float(mine.mean()))
     draws = sorted({len(table) for table in (*base.values(), mine)})
+    widths = {number: _width(number) for number in draws}
     drawn = []
     for _ in range(resamples):
         places = {number: generator.integers(0, number, size=number) for number in draws}
         kept = np.asarray(generator.integers(0, people, size=people))
-        means = [_again(table, places, kept) for table in base.values()]
-        drawn.append(_where(list(base), means, weights, _again(mine, places, kept)))
+        *means, value = (_again(table[:, kept], places[len(table)], widths[len(table)]) for table in (*base.values(), mine))
+        drawn.append(_where(list(base), means, weights, value))
     low, high = np.percentile(drawn, [2.5, 97.5], method="nearest")
     certain = draws[0] >= FEWEST
 
@@ -105,13 +106,16 @@ def labels_equal(
     )
 
 
-def _again(table: np.ndarray, places: Mapping[int, np.ndarray], people: np.ndarray) -> float:
-    """The mean of a resampled table: of the drawn subjects, of the drawn draws, stretched about the mean of all draws."""
-    rows = len(table)
-    means = table[:, people].mean(axis=1)
-    drawn = means[places[rows]].mean()
-    width = student.ppf(0.975, max(1, rows - 1)) / norm.ppf(0.975) * np.sqrt(rows / max(1, rows - 1))
-    return float(means.mean() + (drawn - means.mean()) * width)
+def _width(draws: int) -> float:
+    """By what a resampled mean's distance from the mean is stretched: see ``labels_equal``."""
+    fewer = max(1, draws - 1)
+    return float(student.ppf(0.975, fewer) / norm.ppf(0.975) * np.sqrt(draws / fewer))
+
+
+def _again(table: np.ndarray, drawn: np.ndarray, width: float) -> float:
+    """The mean of a table of drawn subjects over drawn draws, stretched about that of all draws."""
+    means = table.mean(axis=1)
+    return float(means.mean() + (means[drawn].mean() - means.mean()) * width)
 
 
 def _where(counts: Sequence[int], means: Sequence[float], weights: Sequence[int], value: float) -> float:

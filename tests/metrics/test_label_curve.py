@@ -49,7 +49,7 @@ def test_the_interval_of_draws_is_about_as_wide_as_students() -> None:
     # the curve is certain and straight, 0.1 a doubling; the arm's five draws differ, its cases do not
     base = {2**place: flat(0.1 * place, 5) for place in range(9)}
     draws = 0.4 + np.array([-0.1, -0.05, 0.0, 0.05, 0.1])
-    found = labels_equal(base, {1: [[level] * 4 for level in draws]}, 1, resamples=2000)
+    found = labels_equal(base, {1: [[level] * 4 for level in draws]}, 1, resamples=1000)
     half = student.ppf(0.975, 4) * draws.std(ddof=1) / np.sqrt(5)
     assert np.log2([found.low, found.high]) == pytest.approx([4 - 10 * half, 4 + 10 * half], abs=0.2)
 
