@@ -50,8 +50,8 @@ class ArtifactMeta(Config):
     calibration: of a detector, threshold and what it was calibrated on. provenance: data, run, code and versions;
     a ``format: phantom`` or ``phantom: true`` anywhere in it puts a notice on the model card. seen: the first 16 digits of
     the SHA-256 of every image that the model was made with, an encoder's included. calibrated: of these, the images that
-    nothing but a detector's threshold was set with. domain: what the training scans were
-    like; None in models that were stored before it was recorded. metrics: by name.
+    nothing but a detector's threshold was set with. domain: what the training scans were like; None in models that were
+    stored before it was recorded. metrics: by name.
     """
 
     kind: ArtifactKind

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +151,7 @@ class Design:
         if other is None:
             return None, True
         for row in self.rows.values():
-            if row.get("kind") == "draw" and row.get("arm") == name and "labelled" in row:
+            if (row["kind"], row["arm"]) == ("draw", name):
                 told = row["labelled"], row["draw"], row["rate"], row["steps"]
                 if self.drawn(name, *told).digest == row["digest"]:
                     return row["steps"], True
@@ -271,10 +271,10 @@ def part_of(
     written: Written,
     arms: Iterable[str] | None = None,
     counts: Iterable[str] | None = None,
-    draws: Iterable[int] | None = None,
+    draws: Sequence[int] | None = None,
 ) -> Part:
     """The part that was asked for. Raises ConfigError for what the curve has not."""
-    curve, draws = written.curve, None if draws is None else tuple(draws)
+    curve = written.curve
     chosen = tuple(curve.arms) if arms is None else tuple(arms)
     if unknown := [name for name in chosen if name not in curve.arms]:
         raise ConfigError(
@@ -292,4 +292,4 @@ def part_of(
         raise ConfigError(
             f"The curve has no draw {', '.join(too_high)}.", where="--draws", remedy=f"It has 0 to {most - 1}."
         )
-    return Part(chosen, numbers, draws)
+    return Part(chosen, numbers, None if draws is None else tuple(draws))

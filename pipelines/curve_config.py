@@ -248,6 +248,12 @@ def written_of(content: Mapping[str, Any], path: Path) -> Written:
             where=f"{path}: finetune.split.validation",
             remedy="Give it some, such as 10: they train nothing and are not tested on.",
         )
+    _one_training_a_cell(curve, pretrain or {}, finetune, path)
+    return Written(curve=curve, pretrain=pretrain, finetune=finetune)
+
+
+def _one_training_a_cell(curve: Curve, pretrain: Mapping[str, Any], finetune: Mapping[str, Any], path: Path) -> None:
+    """Raises ConfigError where a cell would train more than its arm, or learn from labels that are not counted."""
     for key, value in OF_BASE.items():
         if finetune.get(key, value) != value:
             raise ConfigError(
@@ -264,13 +270,12 @@ def written_of(content: Mapping[str, Any], path: Path) -> Written:
                 remedy="Add unlabelled: {twin: false}.",
             )
     for name, encoder in curve.encoders.items():
-        if str(merge(pretrain or {}, encoder.set).get("fit", {}).get("monitor", "")).startswith("probe"):
+        if str(merge(pretrain, encoder.set).get("fit", {}).get("monitor", "")).startswith("probe"):
             raise ConfigError(
                 "A probe would choose the encoder's weights by labels that no arm is charged for.",
                 where=f"{path}: encoders.{name}",
                 remedy="Leave fit.monitor out.",
             )
-    return Written(curve=curve, pretrain=pretrain, finetune=finetune)
 
 
 def _base(base: Base, kind: str, path: Path) -> dict[str, Any]:

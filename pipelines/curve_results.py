@@ -51,8 +51,8 @@ class Found:
     """All points that were measured, by arm and number of labels.
 
     chosen: the arm at each number of labels whose validation Dice is the best, among the complete ones; oracle: the one
-    whose test Dice is. planned: comparisons of the whole curve. doubled: of the chosen arm
-    less the baseline with twice as many labels, where both are complete.
+    whose test Dice is. planned: comparisons of the whole curve. doubled: the chosen arm less the baseline with twice as many
+    labels, where both are complete.
     """
 
     design: Design
@@ -114,7 +114,6 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
         return None
     table, subjects = _table(list(found.values()))
     validation = [row["validation"]["dice_mean"] for row in found.values() if "validation" in row]
-
     seconds = [row["training_seconds"] for row in found.values() if row.get("training_seconds") is not None]
 
     def mean(key: str) -> float | None:

@@ -49,7 +49,8 @@ def searched(written: Written, name: str, count, dice: dict[float, float], secon
 def drawn(cell: Cell, cases: dict[str, float], validation: float = 0.5) -> dict:
     """The row of a draw."""
     scores = {"dice_mean": sum(cases.values()) / len(cases), "hd95_mean": 2.0, "surface_dice_mean": 0.9}
-    row = {"kind": "draw", "arm": cell.name, "draw": cell.draw, "digest": cell.digest, "cases": cases, "seconds": 60.0}
+    row = {"kind": "draw", "arm": cell.name, "labelled": cell.count, "draw": cell.draw, "digest": cell.digest}
+    row |= {key: cell.content["fit"][key] for key in ("rate", "steps")} | {"cases": cases, "seconds": 60.0}
     return (
         row | scores | {"validation": {"dice_mean": validation}, "training_seconds": 50.0, "labelled_subjects": cell.count}
     )

@@ -18,6 +18,7 @@ import medae
 from medae.artifact import CARD, FILES, Artifact, ArtifactMeta
 from medae.config import flatten
 from medae.export.beside import written_beside
+from medae.export.bundled.finest import has_lesion_head
 from medae.export.carry import Carried, carry
 from medae.modelcard import WHAT
 from medae.models.ensemble import EnsembleConfig
@@ -190,7 +191,7 @@ def _outputs(meta: ArtifactMeta) -> list[str]:
     channels = meta.plan.space.channels
     count = config.out_channels or config.encoder.channels
     images = list(channels) if count == len(channels) else [f"output {place}" for place in range(count)]
-    return [*images, "lesion (logit)"] if getattr(config, "lesion_head", False) else images
+    return [*images, "lesion (logit)"] if has_lesion_head(config) else images
 
 
 def _inert(text: str) -> str:

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram, export
 import medae
 from medae.artifact import Artifact, ArtifactMeta
 from medae.errors import ArtifactError
-from medae.export.bundled.finest import FinestMap
+from medae.export.bundled.finest import FinestMap, has_lesion_head
 from medae.models.bottleneck import DenseBottleneck
 
 TOLERANCE = 1e-4
@@ -137,7 +137,7 @@ def facts(artifact: Artifact, graph: Graph) -> dict[str, str]:
 def _output(meta: ArtifactMeta) -> str:
     if meta.kind == "segmenter":
         return "logits"
-    lesion = ", then the logit of a lesion" if getattr(meta.network, "lesion_head", False) else ""
+    lesion = ", then the logit of a lesion" if has_lesion_head(meta.network) else ""
     return f"intensities in the units of the input{lesion}"
 
 

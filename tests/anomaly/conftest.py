@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from medae.anomaly.calibration import Calibration
 from medae.anomaly.scan import Scan
 from medae.models.output import Output
 from medae.plan import NetworkPlan, Plan, RobustZ, SamplingPlan, SpacePlan
@@ -22,6 +23,21 @@ PLAN = Plan(
     sampling=SamplingPlan(patch=(24, 20)),
 )
 
+
+CALIBRATION = Calibration(
+    threshold=0.5,
+    false_positive_rate=0.01,
+    achieved_mean=0.01,
+    achieved_sd=None,
+    achieved_max=0.01,
+    threshold_low=0.5,
+    threshold_high=0.5,
+    n_scans=1,
+    n_subjects=1,
+    normals="lesion_free_scans",
+    cohort="one scan",
+)
+"""The least that a threshold has, on one scan."""
 
 ENCODER = {"spatial_dims": 2, "widths": [4, 6], "strides": [[1, 1], [2, 2]], "kernels": [[3, 3], [3, 3]]}
 SCAN = np.where(np.indices((1, 24, 20, 2))[1] > 4, 1.0, 0.0) * np.random.default_rng(0).uniform(0.5, 2, (1, 24, 20, 2))

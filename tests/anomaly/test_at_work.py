@@ -10,28 +10,15 @@ import pytest
 import torch
 from stored import stored_model
 
-from medae.anomaly.calibration import Calibration
 from medae.anomaly.detector import Scoring, load_map, scan_maps
 from medae.anomaly.scan import Scan
 from medae.artifact import Artifact
 from medae.config import to_dict, validate
 from medae.errors import ConfigError
 from medae.export.at_work import Given, put_to_work
+from tests.anomaly.conftest import CALIBRATION
 
 CPU = torch.device("cpu")
-CALIBRATION = Calibration(
-    threshold=0.5,
-    false_positive_rate=0.01,
-    achieved_mean=0.01,
-    achieved_sd=None,
-    achieved_max=0.01,
-    threshold_low=0.5,
-    threshold_high=0.5,
-    n_scans=1,
-    n_subjects=1,
-    normals="lesion_free_scans",
-    cohort="one scan",
-)
 
 
 def detector(folder: Path, scoring: dict[str, Any], space: dict[str, Any] | None = None, **provenance: Any) -> Artifact:

@@ -146,14 +146,14 @@ def test_as_long_as_takes_the_seconds_of_pretraining_and_fine_tuning(tmp_path: P
     rows += searched(written, "scratch", 2, {1e-3: 0.6, 2e-3: 0.5}, seconds=0.5)
     assert design(written, *rows).steps("long") == (None, False), "the pretraining was not measured yet"
     assert design(written, *rows).cell("long", 1, 0) is None
-    encoder = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "training_seconds": 300.0}
+    encoder = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "arm": "masked"}
+    encoder |= {"training_seconds": 300.0}
     # 300 s + 500 steps of 1 s are 800 s, at 0.5 s a step 1600 steps
     assert design(written, *rows, encoder).steps("long") == (1600, True)
     assert design(written, *rows[:-1], encoder).steps("long") == (None, False), "one search is not there yet"
     slow = {**rows[-1], "training_seconds": 9.0}
     assert design(written, *rows[:-1], slow, encoder).steps("long") == (1600, True), "the fastest search counts"
     first = drawn(design(written, *rows, encoder).drawn("long", 2, 1, 1e-3, 1600), {"a": 0.5})
-    first |= {"labelled": 2, "rate": 1e-3, "steps": 1600}
     faster = [{**row, "training_seconds": 0.1} for row in rows[-2:]]
     assert design(written, *rows[:-2], *faster, encoder).steps("long") == (8000, True)
     assert design(written, *rows[:-2], *faster, encoder, first).steps("long") == (1600, True), "the first row fixes it"

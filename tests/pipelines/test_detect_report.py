@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medae.anomaly.calibration import Calibration, calibrate
+from medae.anomaly.calibration import calibrate
 from medae.anomaly.detector import Scoring
 from medae.anomaly.maps.registry import PARTS
 from medae.anomaly.postprocessing import PostprocessingConfig, threshold_map
@@ -17,21 +17,11 @@ from medae.config import validate
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.report.html import Report
 from pipelines.detect_report import describe_scores, describe_thresholds, promise_in_words, scoring_in_words
+from tests.anomaly.conftest import CALIBRATION as ONE_SCAN
 from tests.anomaly.conftest import PLAN
 
-CALIBRATION = Calibration(
-    threshold=1.0,
-    false_positive_rate=0.01,
-    achieved_mean=0.01,
-    achieved_sd=0.002,
-    achieved_max=0.013,
-    left_out=(0.009, 0.01, 0.011, 0.012),
-    threshold_low=0.9,
-    threshold_high=1.1,
-    n_scans=4,
-    n_subjects=4,
-    normals="lesion_free_scans",
-    cohort="four scans",
+CALIBRATION = ONE_SCAN.model_copy(
+    update={"threshold": 1.0, "left_out": (0.009, 0.01, 0.011, 0.012), "n_scans": 4, "n_subjects": 4}
 )
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medae.models.autoencoder import LESION
+from medae.models.autoencoder import LESION, AutoencoderConfig
 from medae.models.base import Network
+from medae.models.networks import StoredConfig
 from medae.models.output import Output
+
+
+def has_lesion_head(config: StoredConfig) -> bool:
+    """Whether the finest map of such a network ends with the logit of a lesion."""
+    return isinstance(config, AutoencoderConfig) and config.lesion_head
 
 
 class FinestMap(nn.Module):
