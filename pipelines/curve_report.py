@@ -10,7 +10,7 @@ from medae.config import to_dict
 from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
-from pipelines.curve_results import Found, Point, markdown, sentences, states
+from pipelines.curve_results import Found, Point, markdown, processors, sentences, states
 from pipelines.files import write_json, write_text
 
 Interval = tuple[float | None, float | None]
@@ -86,6 +86,9 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
     table, words = markdown(found), sentences(found)
     if len(mixed := states(found)) > 1:
         words = [*words, f"Measured with more than one state of the code: {', '.join(mixed)}."]
+    if len(used := processors(found.points)) > 1:
+        draws = [f"{count} draws on {name}" for name, count in used]
+        words = [*words, f"Measured on more than one processor: {', '.join(draws)}. seconds are those of the first."]
     write_text(folder / "table.md", "\n".join([table, "", *(f"- {line}" for line in words), ""]))
     write_json(folder / "result.json", summary(found))
     report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled scans, beside {curve.baseline}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +21,10 @@ class Point:
     """An arm at a number of labels.
 
     dice, validation: the mean over labels, then cases, then draws; validation None where a row has none. seconds: of a
-    training, the median over draws. difference: to the arm's twin, on the draws that both have; None for the baseline
-    itself. p, holm: of the difference over draws and test subjects, and corrected for all comparisons that were planned;
-    None until all draws of both are there. equal: at how many labels the twin scores as much.
+    training, the median over the draws on the processor that most of the curve was measured on. difference: to the arm's
+    twin, on the draws that both have; None for the baseline itself. p, holm: of the difference over draws and test subjects,
+    and corrected for all comparisons that were planned; None until all draws of both are there. equal: at how many labels
+    the twin scores as much.
     """
 
     arm: str
@@ -77,7 +79,7 @@ def evaluate(design: Design, part: Part) -> Found:
             if point is not None:
                 points[name, count] = point
     planned = comparisons(curve)
-    points = _compared(points, curve, planned)
+    points = _compared(_timed(points), curve, planned)
     chosen, oracle = {}, {}
     for count in part.counts:
         here = [point for (_, number), point in points.items() if number == count and point.complete]
@@ -114,7 +116,6 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
         return None
     table, subjects = _table(list(found.values()))
     validation = [row["validation"]["dice_mean"] for row in found.values() if "validation" in row]
-    seconds = [row["training_seconds"] for row in found.values() if row.get("training_seconds") is not None]
 
     def mean(key: str) -> float | None:
         values = [row[key] for row in found.values() if row[key] is not None]
@@ -126,7 +127,7 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
         rows=found,
         complete=len(found) == len(draws),
         rate=rate,
-        seconds=statistics.median(seconds) if seconds else None,
+        seconds=None,
         dice=crossed_mean(table, subjects),
         hd95=mean("hd95_mean"),
         surface_dice=mean("surface_dice_mean"),
@@ -278,3 +279,22 @@ def states(found: Found) -> list[str]:
     """The states of the code that the rows were measured with: of medae's source or, where that is not told, of git."""
     rows = [row for point in found.points.values() for row in point.rows.values()]
     return sorted({row.get("source") or row.get("revision") or "not recorded" for row in rows})
+
+
+def processors(points: Mapping[tuple[str, Count], Point]) -> list[tuple[str, int]]:
+    """What the draws were trained on, a GPU by its name, and how many on each; that of the most first."""
+    return Counter(_processor(row) for point in points.values() for row in point.rows.values()).most_common()
+
+
+def _processor(row: Row) -> str:
+    return str(row.get("gpus") or f"{row.get('cores', 'some')} CPU cores")
+
+
+def _timed(points: Mapping[tuple[str, Count], Point]) -> dict[tuple[str, Count], Point]:
+    """With their seconds, all of one processor."""
+    used = [name for name, _ in processors(points)][:1]
+    timed = {}
+    for place, point in points.items():
+        rows = [row for row in point.rows.values() if _processor(row) in used and row.get("training_seconds") is not None]
+        timed[place] = replace(point, seconds=statistics.median(row["training_seconds"] for row in rows) if rows else None)
+    return timed

@@ -148,3 +148,16 @@ def test_an_arm_has_a_twin_and_numbers_of_labels_of_its_own(tmp_path: Path) -> N
         ("other", 2),
         ("masked", 2),
     }
+
+
+def test_seconds_are_those_of_one_processor(tmp_path: Path) -> None:
+    written = curve(tmp_path, labelled=[2], draws=3)
+    rows = rows_of(written, {("scratch", 2, draw): {"a": 0.5, "b": 0.6} for draw in range(3)}, {"scratch": 0.5})
+    rows[0] |= {"training_seconds": 400.0, "cores": 2}
+    rows[1] |= {"training_seconds": 420.0, "cores": 2}
+    rows[2] |= {"training_seconds": 20.0, "cores": 16, "gpus": "NVIDIA H200"}
+    found = evaluate(design(written, *known(written), *rows), part_of(written))
+    assert found.points["scratch", 2].seconds == 410.0
+    write_results(found, tmp_path, Screen(as_json=True))
+    words = "Measured on more than one processor: 2 draws on 2 CPU cores, 1 draws on NVIDIA H200."
+    assert words in (tmp_path / "table.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -71,7 +72,10 @@ def test_killed_five_times(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["none", "decoder_first"])
 def test_two_processes_train_as_one(tmp_path, tuning):
-    """Two processes over gloo with half of each batch end, but for rounding, in the weights of one with all of it."""
+    """Two processes over gloo with half of each batch end, but for rounding, in the weights of one with all of it.
+
+    On the CPU, also where there is a GPU: two processes need two of those.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -86,6 +90,7 @@ def test_two_processes_train_as_one(tmp_path, tuning):
             capture_output=True,
             text=True,
             check=False,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         )
         assert done.returncode == 0, done.stderr
         facts = json.loads(next((folder / "checkpoints").glob("step-*/state.json")).read_text())
