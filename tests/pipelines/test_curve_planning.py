@@ -38,11 +38,11 @@ def test_the_seconds_of_a_matrix_by_hand() -> None:
 
 def test_what_a_matrix_can_show_by_hand() -> None:
     (alone,) = resolves(Matrix(("scratch", "masked"), {4: 3}, 500, 800))
-    assert "below about 0.030 would not be seen, if" in alone, "4.303 * 0.012 / sqrt(3)"
+    assert "below about 0.012 would not be seen, if" in alone, "4.303 * 0.005 / sqrt(3)"
     one, other = resolves(Matrix(("scratch", "masked", "strong"), {1: 8, 4: 3}, 500, 800))
     # of four comparisons the first has to pass 0.05 / 4: Student's 3.34 with 7 degrees of freedom, 8.86 with 2
-    assert "1 label, 8 draws: a difference in Dice below about 0.071 would not be seen among 4 comparisons" in one
-    assert "below about 0.061" in other
+    assert "1 label, 8 draws: a difference in Dice below about 0.014 would not be seen among 4 comparisons" in one
+    assert "below about 0.026" in other
 
 
 @pytest.mark.parametrize("hours", [0.5, 2, 8, 100])
