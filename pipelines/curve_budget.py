@@ -24,9 +24,9 @@ SHARE = 0.9
 """Of the budget that is planned for: times are estimates."""
 
 SPREAD = {1: 0.012, 2: 0.008, 4: 0.005, 16: 0.003}
-"""Standard deviation, between draws, of the difference of two arms' Dice, by number of labels. On hippocampus MR: at 1 and 16
-the largest of the four arms of its label curve, at 4 the median of its decoders (0.004) rounded up, at 2 a guess between. More
-labels than these have the last."""
+"""Standard deviation, between draws, of the difference of two arms' Dice, by number of labels. On hippocampus MR: at 1 and
+16 the largest of the four arms of its label curve, at 4 the median of its decoders (0.004) rounded up, at 2 a guess between.
+More labels than these have the last."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {},
