@@ -144,27 +144,32 @@ class Design:
 
         ``as_long_as``: so many that they take the seconds of the other arm's pretraining and fine-tuning together, by the
         fastest search of either, since what else a machine does only slows; the same with every number of labels. They are
-        fixed by the first row that was trained with them: a later search, or a slower machine, changes nothing.
+        fixed by the first row that was trained with the same pace: a later search, or a slower machine, changes nothing.
         """
         curve = self.written.curve
-        other = curve.arms[name].as_long_as
+        other, pace = curve.arms[name].as_long_as, self.pace(name)
         if other is None:
             return None, True
         for row in self.rows.values():
-            if (row["kind"], row["arm"]) == ("draw", name):
-                told = row["labelled"], row["draw"], row["rate"], row["steps"]
-                if self.drawn(name, *told).digest == row["digest"]:
-                    return row["steps"], True
+            if row.get("paced_by") == pace:
+                return row["steps"], True
         encoder = self.rows.get(self.encoder(str(curve.arms[other].encoder)).digest)
         mine, theirs = (self._step_seconds(arm) for arm in (name, other))
         if encoder is None or mine is None or theirs is None:
             return None, False
-        seconds = encoder["training_seconds"] + theirs * self._configured_steps(other)
+        seconds = encoder["training_seconds"] + theirs * self._configured(other)["fit"]["steps"]
         return max(ROUND, round(seconds / mine / ROUND) * ROUND), True
 
-    def _configured_steps(self, name: str) -> int:
-        steps: int = merge(self.written.finetune, self.written.curve.arms[name].set)["fit"]["steps"]
-        return steps
+    def pace(self, name: str) -> str | None:
+        """Digest of what decides how long an arm with ``as_long_as`` is trained: itself, the other arm and its encoder."""
+        other = self.written.curve.arms[name].as_long_as
+        if other is None:
+            return None
+        encoder = self.encoder(str(self.written.curve.arms[other].encoder)).digest
+        return digest({"arm": self._configured(name), "other": self._configured(other), "encoder": encoder})[:12]
+
+    def _configured(self, name: str) -> dict[str, Any]:
+        return dict(merge(self.written.finetune, self.written.curve.arms[name].set))
 
     def _step_seconds(self, name: str) -> float | None:
         """Of the fastest of an arm's searches; None until all of them are there."""

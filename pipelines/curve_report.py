@@ -10,7 +10,8 @@ from medae.config import to_dict
 from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
-from pipelines.curve_results import Found, Point, markdown, processors, sentences, states
+from pipelines.curve_config import ALL, Count
+from pipelines.curve_results import Found, Point, markdown, mixed_processors, processors, sentences, states
 from pipelines.files import write_json, write_text
 
 Interval = tuple[float | None, float | None]
@@ -88,13 +89,19 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
         words = [*words, f"Measured with more than one state of the code: {', '.join(mixed)}."]
     if len(used := processors(found.points)) > 1:
         draws = [f"{count} draws on {name}" for name, count in used]
-        words = [*words, f"Measured on more than one processor: {', '.join(draws)}. seconds are those of the first."]
+        crossed, pairs = mixed_processors(found)
+        words += [
+            f"Measured on more than one processor: {', '.join(draws)}. seconds are those of the first. Of {pairs} pairs of "
+            f"an arm and its twin on a draw {crossed} mix them."
+        ]
     write_text(folder / "table.md", "\n".join([table, "", *(f"- {line}" for line in words), ""]))
     write_json(folder / "result.json", summary(found))
     report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled scans, beside {curve.baseline}")
     for count, arm in found.chosen.items():
         point = found.points[arm, count]
-        report.card(f"{point.labels} labels + {choosing} for choosing", point.dice.mean, f"Dice, {arm}")
+        searched = _searching(found, arm, count)
+        rate = f" + {searched} for the rate" if searched else ""
+        report.card(f"{point.labels} labels{rate} + {choosing} for choosing", point.dice.mean, f"Dice, {arm}")
     report.section("Curve")
     report.figure(
         figure(found, folder / "figures" / "curve.png"),
@@ -121,6 +128,13 @@ def _overview(found: Found, arm: str) -> list[Any]:
     return [arm, *(None if point is None else round(point.dice.mean, 4) for point in points)]
 
 
+def _searching(found: Found, arm: str, count: Count) -> str:
+    """How many labelled training cases an arm's rate was searched with, of another draw; with all labels no further ones."""
+    curve = found.design.written.curve
+    fixed = curve.arms[curve.arms[arm].rate_of or arm].rate is not None
+    return "" if fixed or count == ALL else str(curve.search_count(count))
+
+
 def _choosing(found: Found) -> int:
     """Subjects that were scored to choose by; their label maps come on top of the labels."""
     rows = [row for point in found.points.values() for row in point.rows.values()]
@@ -131,9 +145,11 @@ def _choosing(found: Found) -> int:
 
 
 def _caption(found: Found, choosing: int) -> str:
+    searched = ", ".join(map(str, found.design.written.curve.search.labelled))
     return (
         f"chosen: the arm with the best validation Dice at that number of labels. Rates and arms are chosen on {choosing} "
-        "labelled validation subjects, on top of the labels; a rate that is fixed needs none. oracle: the best on the test "
+        "labelled validation subjects, on top of the labels, and a rate is searched with labelled cases of another draw "
+        f"({searched}); a rate that is fixed needs none. oracle: the best on the test "
         "subjects, which nobody can choose. Intervals and p are over draws of labelled cases and test subjects together; "
         "with all labels the draws differ in their seeds alone, and each encoder was trained once, with one seed. p is "
         f"corrected for all {found.planned} comparisons that were planned (Holm). seconds: of a training, median over "

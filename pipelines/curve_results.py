@@ -194,16 +194,17 @@ def sentences(found: Found) -> list[str]:
         words += [f"worse than {twin} at {_at(lost)}"] if lost else []
         neither = [p for p in points if p not in gained and p not in lost and p not in untested]
         if neither:
-            widest = max(p.difference.half(found.planned) or 0.0 for p in neither if p.difference is not None)
+            halves = [p.difference.half(found.planned) or 0.0 for p in neither if p.difference is not None]
+            size = ", ".join(f"{half:.3f}" for half in halves)
             words.append(
-                f"no difference to {twin} could be shown at {_at(neither)} (an effect below about {widest:.3f} would not be "
-                f"seen among {found.planned} comparisons)"
+                f"no difference to {twin} could be shown at {_at(neither)} (a true one of {size} would be missed half the "
+                f"time among {found.planned} comparisons)"
             )
         words += [f"not tested at {_at(untested)}, as there are not all draws, or one alone"] if untested else []
         if words:
             said.append(f"{name}: {'; '.join(words)}.")
         base = [int(point.labels) for (arm, _), point in found.points.items() if arm == twin and _is_complete(point)]
-        said += [point.equal.describe(name, twin, max(base)) for point in points if point.equal is not None]
+        said += [point.equal.describe(name, twin, min(base), max(base)) for point in points if point.equal is not None]
     for count, made in found.doubled.items():
         said.append(
             f"{found.chosen[count]}, chosen at {count} labels, less {curve.baseline} at {2 * int(count)}: "
@@ -260,14 +261,11 @@ def _line(found: Found, point: Point) -> list[str]:
 
 
 def _equal(equal: LabelsEqual) -> str:
-    if equal.below:
-        return "fewer"
-    if equal.equal is None:
-        return "more"
-    if not equal.certain:
-        return f"{equal.equal:.1f}"
+    said = {"within": f"{equal.equal or 0:.1f}", "below": "fewer", "above": "more"}[equal.side]
+    if equal.apart or not equal.certain:
+        return said
     low, high = ("…" if bound is None else f"{bound:.1f}" for bound in (equal.low, equal.high))
-    return f"{equal.equal:.1f} [{low}, {high}]"
+    return f"{said} [{low}, {high}]"
 
 
 def _interval(mean: float, low: float | None, high: float | None, sign: str = "") -> str:
@@ -284,6 +282,19 @@ def states(found: Found) -> list[str]:
 def processors(points: Mapping[tuple[str, Count], Point]) -> list[tuple[str, int]]:
     """What the draws were trained on, a GPU by its name, and how many on each; that of the most first."""
     return Counter(_processor(row) for point in points.values() for row in point.rows.values()).most_common()
+
+
+def mixed_processors(found: Found) -> tuple[int, int]:
+    """Of the pairs of an arm and its twin on a draw, those that were trained on two kinds of processor, and all."""
+    curve, points = found.design.written.curve, found.points
+    pairs = [
+        (row, twin.rows[draw])
+        for (name, count), point in points.items()
+        if (twin := points.get((curve.twin_of(name), count))) is not None and twin is not point
+        for draw, row in point.rows.items()
+        if draw in twin.rows
+    ]
+    return sum(_processor(one) != _processor(other) for one, other in pairs), len(pairs)
 
 
 def _processor(row: Row) -> str:

@@ -229,6 +229,8 @@ class Worker:
             return
         row |= {key: ran.config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
         row |= {} if cell.kind == "encoder" else _scores(ran.finished, cell.kind)
+        pace = self.design.pace(cell.name) if cell.kind == "draw" else None
+        row |= {} if pace is None else {"paced_by": pace}
         row |= {"training_seconds": _training_seconds(ran.finished.folder)}
         row |= {"seconds": None if begun else round(ran.seconds, 1)}
         # of a pretraining whose folder was lost, the first line stays: compute-fair arms were given their steps by it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -24,31 +25,38 @@ FEWEST = 3
 class LabelsEqual(Config):
     """At how many labels the baseline equals an arm of ``labels`` labels.
 
-    equal, low, high: with the bounds of a 95 % interval over draws and test subjects together; None where the baseline's
-    curve, as far as it was measured, does not get there: above its most labels. below: the arm scores less than the baseline
-    with the fewest labels that were measured. certain: whether there is an interval; too few draws have none.
+    equal, low, high: with the bounds of a 95 % interval over draws and test subjects together; None beyond the baseline's
+    curve, as far as it was measured: ``equal`` and ``high`` above its most labels, ``low`` below its fewest. side: where
+    ``equal`` is, ``within`` the curve or beyond an end of it. apart: the whole interval is beyond that end. certain: whether
+    there is an interval; too few draws have none.
     """
 
     labels: int
     equal: float | None
     low: float | None
     high: float | None
-    below: bool
+    side: Literal["within", "below", "above"]
+    apart: bool = False
     certain: bool = True
 
-    def describe(self, arm: str, baseline: str, most: int) -> str:
-        """A sentence for a report. most: the most labels that the baseline was measured with."""
-        start = f"{arm} at {self.labels} labels"
-        if self.below:
-            return f"{start} scores less than {baseline} with the fewest labels that were measured."
-        if self.equal is None:
-            return f"{start} scores more than {baseline} at {most} labels, the most that were measured."
-        said = f"{start} equals {baseline} at {self.equal:.1f} labels"
+    def describe(self, arm: str, baseline: str, fewest: int, most: int) -> str:
+        """A sentence for a report. fewest, most: labels that the baseline was measured with."""
+        start = f"{arm} at {_named(self.labels)}"
+        if self.apart and self.side == "below":
+            return f"{start} scores less than {baseline} at {_named(fewest)}, the fewest that were measured."
+        if self.apart:
+            return f"{start} scores more than {baseline} at {_named(most)}, the most that were measured."
+        said = {"within": f"{self.equal or 0:.1f}", "below": f"fewer than {fewest}", "above": f"more than {most}"}[self.side]
+        said = f"{start} equals {baseline} at {said} labels"
         if not self.certain:
             return f"{said}; fewer than {FEWEST} draws: no interval."
         low = "fewer" if self.low is None else f"{self.low:.1f}"
         high = f"more than {most}" if self.high is None else f"{self.high:.1f}"
         return f"{said} [{low}, {high}]."
+
+
+def _named(labels: int) -> str:
+    return f"{labels} label" if labels == 1 else f"{labels} labels"
 
 
 def labels_equal(
@@ -93,17 +101,20 @@ def labels_equal(
     low, high = np.percentile(drawn, [2.5, 97.5], method="nearest")
     certain = draws[0] >= FEWEST
 
-    def finite(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
-
+    side: Literal["within", "below", "above"] = "within" if np.isfinite(found) else "below" if found < 0 else "above"
     return LabelsEqual(
         labels=labels,
-        equal=finite(found),
-        low=finite(low) if certain else None,
-        high=finite(high) if certain else None,
-        below=bool(found == -np.inf),
+        equal=_finite(found),
+        low=_finite(low) if certain else None,
+        high=_finite(high) if certain else None,
+        side=side,
+        apart=certain and bool((side == "below" and high == -np.inf) or (side == "above" and low == np.inf)),
         certain=certain,
     )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _width(draws: int) -> float:

@@ -25,10 +25,23 @@ def test_between_two_numbers_by_hand() -> None:
 def test_beyond_the_ends_of_the_curve() -> None:
     base = {1: flat(0.5), 4: flat(0.7)}
     below, above = (labels_equal(base, {2: flat(level)}, 2, resamples=10) for level in (0.4, 0.9))
-    assert below.below and below.equal is None
-    assert not above.below and above.equal is None
-    assert "less than scratch with the fewest" in below.describe("masked", "scratch", 4)
-    assert "more than scratch at 4 labels" in above.describe("masked", "scratch", 4)
+    assert (below.side, above.side) == ("below", "above") and below.equal is above.equal is None
+    said = "masked at 2 labels scores less than scratch at 1 label, the fewest that were measured."
+    assert below.apart and below.describe("masked", "scratch", 1, 4) == said
+    said = "masked at 2 labels scores more than scratch at 4 labels, the most that were measured."
+    assert above.apart and above.describe("masked", "scratch", 1, 4) == said
+
+
+def test_beyond_an_end_by_chance_is_no_gain() -> None:
+    base = {1: flat(0.5), 4: flat(0.7)}
+    arm = [[0.68] * 4, [0.72] * 4, [0.74] * 4]
+    found = labels_equal(base, {4: arm}, 4, resamples=200)
+    assert found.side == "above" and not found.apart and found.low is not None
+    said = f"masked at 4 labels equals scratch at more than 4 labels [{found.low:.1f}, more than 4]."
+    assert found.describe("masked", "scratch", 1, 4) == said
+    low = [[0.48] * 4, [0.46] * 4, [0.52] * 4]
+    words = labels_equal(base, {1: low}, 1, resamples=200).describe("masked", "scratch", 1, 4)
+    assert words.startswith("masked at 1 label equals scratch at fewer than 1 labels [fewer, ")
 
 
 def test_a_curve_that_falls_is_made_level() -> None:
@@ -41,8 +54,8 @@ def test_two_draws_have_no_interval_and_the_words_say_so() -> None:
     base = {1: flat(0.5, 2), 4: flat(0.7, 2)}
     found = labels_equal(base, {1: flat(0.6, 2)}, 1, resamples=10)
     assert not found.certain and found.low is found.high is None
-    said = "masked at 1 labels equals scratch at 2.0 labels; fewer than 3 draws: no interval."
-    assert found.describe("masked", "scratch", 4) == said
+    said = "masked at 1 label equals scratch at 2.0 labels; fewer than 3 draws: no interval."
+    assert found.describe("masked", "scratch", 1, 4) == said
 
 
 def test_the_interval_of_draws_is_about_as_wide_as_students() -> None:

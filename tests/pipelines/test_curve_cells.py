@@ -156,7 +156,11 @@ def test_as_long_as_takes_the_seconds_of_pretraining_and_fine_tuning(tmp_path: P
     first = drawn(design(written, *rows, encoder).drawn("long", 2, 1, 1e-3, 1600), {"a": 0.5})
     faster = [{**row, "training_seconds": 0.1} for row in rows[-2:]]
     assert design(written, *rows[:-2], *faster, encoder).steps("long") == (8000, True)
+    first["paced_by"] = design(written).pace("long")
     assert design(written, *rows[:-2], *faster, encoder, first).steps("long") == (1600, True), "the first row fixes it"
+    for other in ({"steps": 600}, {"ema": 0.9}):
+        changed = curve(tmp_path, arms=arms, finetune={"config": "phantoms", "set": {**short, "fit": short["fit"] | other}})
+        assert design(changed, encoder, first).steps("long") == (None, False), "what it is as long as has changed"
     cell = design(written, *rows, encoder).cell("long", 1, 0)
     assert cell is not None and cell.content["fit"]["steps"] == 1600 and cell.needs is None
 

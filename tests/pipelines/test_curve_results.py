@@ -33,8 +33,8 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert found.chosen == {2: "scratch"}, "by the validation subjects, although masked is better on the test subjects"
     assert found.oracle == {2: "masked"}
     assert sentences(found) == [
-        f"masked: no difference to scratch could be shown at 2 labels (an effect below about {half:.3f} would not be seen "
-        "among 1 comparisons)."
+        f"masked: no difference to scratch could be shown at 2 labels (a true one of {half:.3f} would be missed half the "
+        "time among 1 comparisons)."
     ]
 
 
@@ -53,7 +53,7 @@ def test_labels_saved_and_a_gain_are_said_in_words(tmp_path: Path) -> None:
     found = evaluate(design(written, *known(written), *rows), part_of(written))
     words = sentences(found)
     assert words[0] == "masked: better than scratch at 1 label."
-    assert words[1].startswith("masked at 1 labels equals scratch at 1.4 labels [")
+    assert words[1].startswith("masked at 1 label equals scratch at 1.4 labels [")
     assert found.chosen[1] == "masked"
     less = found.doubled[1]
     assert less.mean == pytest.approx(-0.05, abs=1e-3) and less.n_draws == 4
@@ -116,7 +116,7 @@ def test_volumes_of_one_person_are_one_subject_and_are_counted_once_for_choosing
     assert together.difference.n_subjects == 6
     assert together.difference.half() > 2 * alone.difference.half()
     write_results(found, tmp_path / "out", Screen())
-    assert "labels + 2 for choosing" in (tmp_path / "out" / "report.html").read_text()
+    assert "2 labels + 2 for the rate + 2 for choosing" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_an_arm_has_a_twin_and_numbers_of_labels_of_its_own(tmp_path: Path) -> None:
@@ -159,5 +159,5 @@ def test_seconds_are_those_of_one_processor(tmp_path: Path) -> None:
     found = evaluate(design(written, *known(written), *rows), part_of(written))
     assert found.points["scratch", 2].seconds == 410.0
     write_results(found, tmp_path, Screen(as_json=True))
-    words = "Measured on more than one processor: 2 draws on 2 CPU cores, 1 draws on NVIDIA H200."
+    words = "Measured on more than one processor: 2 draws on 2 CPU cores, 1 draws on NVIDIA H200. seconds"
     assert words in (tmp_path / "table.md").read_text()
