@@ -93,9 +93,13 @@ def evaluate(design: Design, part: Part) -> Found:
 
 
 def _doubled(points: Mapping[tuple[str, Count], Point], arm: str, count: Count, curve: Curve) -> CrossedDifference | None:
-    """An arm less the baseline with twice as many labels, on the draws that both have; these contain the arm's cases."""
+    """An arm less the baseline with twice as many labels, on the draws that both have; these contain the arm's cases.
+
+    None where no other arm was measured with so few labels, so that nothing was chosen.
+    """
     point, base = points[arm, count], None if count == ALL else points.get((curve.baseline, 2 * int(count)))
-    if base is None or not base.complete:
+    alone = sum(number == count for _, number in points) == 1
+    if base is None or not base.complete or alone:
         return None
     draws = sorted(point.rows.keys() & base.rows.keys())
     table, subjects = _table([source.rows[draw] for source in (point, base) for draw in draws])
