@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import yaml
 
-from medae.config import apply_overrides, validate
+from medae.config import apply_overrides, read_yaml, validate
 from medae.data.case import ImageRef, Manifest
+from medae.data.roots import absolute_root
+from medae.data.sources import source_format
 from medae.errors import ConfigError
 from pipelines.console import Screen, shown
 from pipelines.curve_budget import Matrix, Times, choose, content_of, describe, resolves
@@ -37,22 +39,16 @@ def plan_curve(
     """Write the curve of a data set to ``curve.yaml`` in its folder below ``runs``, unless there is one; returns the file.
 
     budget: seconds. overrides: keys of the curve, such as ``finetune.set.plan.widths=[16,32]``.
-    Raises ConfigError if the data set has too few labelled subjects, or if nothing fits the time.
+    Raises ConfigError if the file that is there is of other data or another budget, if the data set has too few labelled
+    subjects, or if nothing fits the time.
     """
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.resolve().name).strip('-.') or 'data'}-curve"
     place = runs / name
     file = place / "curve.yaml"
-    if file.is_file():
-        if overrides:
-            raise ConfigError(
-                f"The plan is {shown(file)}, written before, and --set would not change it.",
-                where="--set",
-                remedy="Edit that file, or remove it to plan anew.",
-            )
-        planned = file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
-        screen.note(f"The plan is {shown(file)}, written before. {planned} Edit it, or remove it to plan anew.")
-        return file
     data = {"format": format, "root": str(folder.resolve())}
+    if file.is_file():
+        _go_on(file, data, budget, overrides, screen)
+        return file
     split, target, training = _sides(data, screen)
     shared = {"name": name, "data": data, "split": split, "plan": {} if torch.cuda.is_available() else SMALL}
     pretrain = shared | {"network": {"kind": "autoencoder", "encoder": {"block": "residual"}}}
@@ -67,13 +63,42 @@ def plan_curve(
     content = apply_overrides(content_of(matrix, name, pretrain, finetune), overrides)
     written_of(content, file)
     takes = f"about {matrix.seconds(times) / jobs / 3600:.1f} h"
-    lines = [f"In {budget / 3600:g} h: {describe(matrix)}; {takes}.", *resolves(matrix)]
+    lines = [f"In {_hours(budget)}: {describe(matrix)}; {takes}.", *resolves(matrix)]
     for line in lines:
         screen.note(line)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
     write_text(file, "".join([*(f"# {line}\n" for line in lines), text]))
     screen.note(f"The plan is {shown(file)}; edit it as you like, and run medae curve with it.")
     return file
+
+
+def _go_on(file: Path, data: Mapping[str, str], budget: float, overrides: Sequence[str], screen: Screen) -> None:
+    """Raises ConfigError unless a plan that was written before is what is asked for now."""
+    planned = file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
+    before = written_of(read_yaml(file), file).finetune.get("data", {})
+    root, layout = str(absolute_root(Path(before.get("root", ""))).resolve()), str(source_format(before))
+    time = re.match(r"In (.+?): ", planned)  # a file whose first line was changed does not tell it
+    pairs = {"the data": (root, data["root"]), "their format": (layout, data["format"])}
+    pairs |= {"the budget": (time[1], _hours(budget))} if time else {}
+    if differ := [f"{what} {old}, not {new}" for what, (old, new) in pairs.items() if old != new]:
+        raise ConfigError(
+            f"The plan that is there was written for something else: {'; '.join(differ)}.",
+            where=shown(file),
+            remedy=f"Give another folder for the runs (--out), run this plan by its file (medae curve {shown(file)}), or "
+            "remove it to plan anew.",
+        )
+    if overrides:
+        raise ConfigError(
+            f"The plan is {shown(file)}, written before, and --set would not change it.",
+            where="--set",
+            remedy="Edit that file, or remove it to plan anew.",
+        )
+    screen.note(f"The plan is {shown(file)}, written before. {planned} Edit it, or remove it to plan anew.")
+
+
+def _hours(seconds: float) -> str:
+    """As the first line of a plan tells its budget."""
+    return f"{seconds / 3600:g} h"
 
 
 def _sides(data: Mapping[str, Any], screen: Screen) -> tuple[dict[str, Any], str, int]:

@@ -13,6 +13,7 @@ from medae.data.phantom import PhantomSource
 from medae.errors import ConfigError
 from pipelines import curve as program
 from pipelines import curve_planning
+from pipelines.console import Screen
 from pipelines.curve_budget import Matrix, Times, choose, content_of, resolves, seconds_of
 from pipelines.curve_config import Curve
 
@@ -61,6 +62,40 @@ def test_what_is_planned_fits_the_time_and_more_time_plans_no_less(hours: float,
 def test_too_little_time_says_how_much_is_needed() -> None:
     with pytest.raises(ConfigError, match="smallest comparison that says anything takes about"):
         choose(60, Times(1.0, 1.0, 20.0), 100)
+
+
+@pytest.fixture
+def quick(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder in which plans are made without reading or training anything."""
+    split = {"salt": "curve:", "test": 10, "validation": 3}
+    monkeypatch.setattr(curve_planning, "_sides", lambda *_: (split, "label", 40))
+    monkeypatch.setattr(curve_planning, "_time", lambda *_: Times(0.3, 0.3, 20.0))
+    for site in ("siteA", "siteB"):
+        (empty / site / "images").mkdir(parents=True)
+    return empty.resolve()
+
+
+def planned(folder: Path, budget: float = 7200.0, format: str = "auto", jobs: int = 1, runs: str = "runs") -> Path:
+    return curve_planning.plan_curve(folder, format, (), Path(runs), budget, jobs, Screen())
+
+
+def test_a_plan_of_other_data_or_another_budget_is_not_taken_for_this_one(quick: Path) -> None:
+    file = planned(quick / "siteA" / "images")
+    before = file.read_text()
+    assert planned(quick / "siteA" / "images") == planned(quick / "siteB" / ".." / "siteA" / "images") == file
+    with pytest.raises(ConfigError) as other:
+        planned(quick / "siteB" / "images")
+    assert f"the data {quick}/siteA/images, not {quick}/siteB/images." in str(other.value)
+    assert "where:  runs/images-curve/curve.yaml" in str(other.value)
+    assert "(--out), run this plan by its file (medae curve runs/images-curve/curve.yaml), or remove it" in str(other.value)
+    with pytest.raises(ConfigError, match=r"something else: the budget 2 h, not 1\.5 h\."):
+        planned(quick / "siteA" / "images", budget=5400.0)
+    with pytest.raises(ConfigError, match="something else: their format auto, not msd"):
+        planned(quick / "siteA" / "images", format="msd")
+    assert file.read_text() == before
+    assert planned(quick / "siteB" / "images", runs="other") != file
+    file.write_text(before.replace("# In 2 h:", "# Mine:"))
+    assert planned(quick / "siteA" / "images", budget=5400.0) == file, "it does not say any more what time it is for"
 
 
 @pytest.mark.slow
