@@ -15,6 +15,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from medae.errors import ConfigError
+from medae.metrics.statistics import beyond_pool
 
 RATES = (2.0e-3, 8.0e-3, 3.2e-2)
 TRIED = len(RATES) + 2
@@ -27,6 +28,15 @@ SPREAD = {1: 0.012, 2: 0.008, 4: 0.005, 16: 0.003}
 """Standard deviation, between draws, of the difference of two arms' Dice, by number of labels. On hippocampus MR: at 1 and
 16 the largest of the four arms of its label curve, at 4 the median of its decoders (0.004) rounded up, at 2 a guess between.
 More labels than these have the last."""
+
+NUMBERS = (4, 16, 1, 64)
+"""Of labels, in the order in which they are worth their time."""
+
+APART = 8
+"""Of so many training subjects one is labelled at the most, or draws would share too many; of few subjects a quarter is."""
+
+OVERLAP = 1.2
+"""How much too small the error over draws may be for other training subjects without a word."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {},
@@ -109,7 +119,8 @@ def choose(budget: float, times: Times, training: int, jobs: int = 1) -> Matrix:
 
 def _growing(training: int) -> Iterator[Matrix]:
     """Matrices, each larger than the one before: what is worth most comes first."""
-    numbers = [number for number in (4, 16, 1, 64) if number <= training // 2] or [max(1, training // 2)]
+    fewest = min(NUMBERS[0], max(1, training // 4))
+    numbers = [fewest, *(number for number in NUMBERS if number <= training // APART and number != fewest)]
     matrix = Matrix(("scratch", "masked"), {numbers[0]: 3}, 200, 300)
     yield matrix
     for steps, pretrain_steps in ((500, 800),):
@@ -139,11 +150,11 @@ def describe(matrix: Matrix) -> str:
     return f"{', '.join(matrix.arms)}; {draws} labels; {matrix.steps} steps each"
 
 
-def resolves(matrix: Matrix) -> list[str]:
+def resolves(matrix: Matrix, training: int) -> list[str]:
     """How small a difference to scratch each number of labels can show, among all comparisons that the table makes.
 
     As the table counts it: Student's interval over draws, at the level of Holm's first step. That of the test subjects comes
-    on top.
+    on top. Also where draws of labels from so many ``training`` subjects overlap so much that it holds for these alone.
     """
     lines = []
     comparisons = (len(matrix.arms) - 1) * len(matrix.draws)
@@ -156,6 +167,11 @@ def resolves(matrix: Matrix) -> list[str]:
             f"{labels}: a difference in Dice below about {half:.3f} would not be seen{among}, if draws differ as on "
             f"hippocampus MR ({spread:.3f})."
         )
+        if (factor := beyond_pool(number, training, draws)) > OVERLAP:
+            lines.append(
+                f"{labels}: draws of {number} of {training} training subjects overlap; the intervals are of these subjects, "
+                f"and for other ones up to {factor:.1f} times too short."
+            )
     return lines
 
 

@@ -63,7 +63,7 @@ def plan_curve(
     content = apply_overrides(content_of(matrix, name, pretrain, finetune), overrides)
     written_of(content, file)
     takes = f"about {matrix.seconds(times) / jobs / 3600:.1f} h"
-    lines = [f"In {_hours(budget)}: {describe(matrix)}; {takes}.", *resolves(matrix)]
+    lines = [f"In {_hours(budget)}: {describe(matrix)}; {takes}.", *resolves(matrix, training)]
     for line in lines:
         screen.note(line)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

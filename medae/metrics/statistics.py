@@ -77,9 +77,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float], subjects: Sequence
 class CrossedMean(Config):
     """Mean over draws of labelled cases and test cases, and its interval over both.
 
-    low, high: bounds of the 95 % interval; None with fewer than two draws or two subjects. It covers which cases were
-    labelled (and what else changes with the draw, such as the seed) and who was tested. error, degrees: standard error and
-    degrees of freedom of the mean. deviation: standard deviation between draws; None with one draw.
+    low, high: bounds of the 95 % interval; None with fewer than two draws or two subjects. It covers which cases of the pool
+    that all draws are from were labelled (and what else changes with the draw, such as the seed) and who was tested, not
+    another pool: see ``beyond_pool``. error, degrees: standard error and degrees of freedom of the mean. deviation: standard
+    deviation between draws; None with one draw.
     """
 
     mean: float
@@ -168,6 +169,20 @@ def crossed_mean(values: Sequence[Sequence[float]] | np.ndarray, subjects: Seque
         low, high = mean - half, mean + half
     deviation = float(by_draw.std(ddof=1)) if draws > 1 else None
     return CrossedMean(mean=mean, low=low, high=high, deviation=deviation, error=error, degrees=degrees)
+
+
+def beyond_pool(labelled: int, pool: int, draws: int) -> float:
+    """By what the standard error over draws of ``labelled`` of a pool's subjects is too small for other pools, at most.
+
+    Given the pool, draws are independent, and their spread is right. Over pools they are not: two draws share the part
+    f = labelled / pool of their subjects on average. Where a score is a mean over the labelled subjects, two scores have the
+    correlation f, so that the variance of the mean of all is larger than that of the draws' spread by
+    (1 + (draws - 1) f) / (1 - f); this is its root. Effects of several subjects together are shared less, and seeds not at
+    all. Infinite where every draw is the whole pool: then draws differ in their seeds alone.
+    Source: Nadeau and Bengio 2003, Machine Learning 52, 239-281, section 3, for training sets that overlap.
+    """
+    share = labelled / pool
+    return float(np.sqrt((1 + (draws - 1) * share) / (1 - share))) if share < 1 else float("inf")
 
 
 def by_subject(table: np.ndarray, subjects: Sequence[str] | None) -> np.ndarray:

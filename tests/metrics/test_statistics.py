@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import t as student
 
 from medae.errors import DataError
-from medae.metrics.statistics import by_subject, crossed_difference, crossed_mean, holm, paired_difference
+from medae.metrics.statistics import beyond_pool, by_subject, crossed_difference, crossed_mean, holm, paired_difference
 
 
 def test_mean_and_wins_by_hand():
@@ -169,6 +169,28 @@ def test_the_crossed_interval_covers_draws_and_cases_even_of_three_draws(draw_de
         found = crossed_difference((draws + cases + rng.normal(0, 0.02, (3, 60))).tolist(), zero)
         covered += found.low <= 0 <= found.high
     assert covered / trials > 0.9  # a bootstrap over draws and cases covers 0.79 to 0.85 where draws differ
+
+
+@pytest.mark.parametrize(("labelled", "pool", "draws"), [(8, 32, 8), (16, 32, 3)])
+def test_the_crossed_interval_is_of_the_pool_that_all_draws_are_from(labelled, pool, draws):
+    rng, trials, cases = np.random.default_rng(0), 800, np.zeros((draws, 5)).tolist()
+    means, errors, of_pool = [], [], 0
+    for _ in range(trials):
+        people = rng.normal(0, 1, pool)
+        scores = np.array([rng.permutation(people)[:labelled].mean() for _ in range(draws)])
+        found = crossed_difference(np.repeat(scores[:, None], 5, axis=1).tolist(), cases)
+        of_pool += found.low <= people.mean() <= found.high
+        means.append(found.mean)
+        errors.append(found.error)
+    assert of_pool / trials == pytest.approx(0.95, abs=0.025)
+    too_small = np.std(means) / np.sqrt(np.mean(np.square(errors)))
+    assert too_small == pytest.approx(beyond_pool(labelled, pool, draws), rel=0.08), "for another pool"
+
+
+def test_how_much_more_uncertain_another_pool_is_by_hand():
+    assert beyond_pool(8, 32, 8) == pytest.approx(np.sqrt((1 + 7 / 4) / (3 / 4)))
+    assert beyond_pool(1, 10**9, 8) == pytest.approx(1)
+    assert beyond_pool(32, 32, 3) == np.inf
 
 
 @given(

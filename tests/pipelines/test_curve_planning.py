@@ -38,9 +38,9 @@ def test_the_seconds_of_a_matrix_by_hand() -> None:
 
 
 def test_what_a_matrix_can_show_by_hand() -> None:
-    (alone,) = resolves(Matrix(("scratch", "masked"), {4: 3}, 500, 800))
+    (alone,) = resolves(Matrix(("scratch", "masked"), {4: 3}, 500, 800), 160)
     assert "below about 0.012 would not be seen, if" in alone, "4.303 * 0.005 / sqrt(3)"
-    one, other = resolves(Matrix(("scratch", "masked", "strong"), {1: 8, 4: 3}, 500, 800))
+    one, other = resolves(Matrix(("scratch", "masked", "strong"), {1: 8, 4: 3}, 500, 800), 160)
     # of four comparisons the first has to pass 0.05 / 4: Student's 3.34 with 7 degrees of freedom, 8.86 with 2
     assert "1 label, 8 draws: a difference in Dice below about 0.014 would not be seen among 4 comparisons" in one
     assert "below about 0.026" in other
@@ -52,11 +52,30 @@ def test_what_is_planned_fits_the_time_and_more_time_plans_no_less(hours: float,
     times = Times(pretrain=0.3, finetune=0.3, rest=20.0)
     matrix = choose(hours * 3600, times, training)
     assert matrix.seconds(times) <= hours * 3600
-    assert max(matrix.draws) <= max(1, training // 2), "no more labels than half of the training subjects"
+    most = training // 8 if training >= 32 else max(1, training // 4)
+    assert max(matrix.draws) <= most, "or draws would share too many subjects"
     assert choose(2 * hours * 3600, times, training).seconds(times) >= matrix.seconds(times)
-    assert len(resolves(matrix)) == len(matrix.draws)
+    assert sum("would not be seen" in line for line in resolves(matrix, training)) == len(matrix.draws)
     written = content_of(matrix, "x", {}, {})
     assert validate(Curve, written).draws_of(min(matrix.draws)) == matrix.draws[min(matrix.draws)]
+
+
+@pytest.mark.parametrize(
+    ("training", "numbers"), [(4, [1]), (8, [1, 2]), (20, [1, 4]), (40, [1, 4]), (160, [1, 4, 16]), (600, [1, 4, 16, 64])]
+)
+def test_the_numbers_of_labels_go_with_the_training_subjects(training: int, numbers: list[int]) -> None:
+    assert list(choose(1e9, Times(0.3, 0.3, 20.0), training).draws) == numbers
+
+
+def test_draws_that_overlap_are_told_of() -> None:
+    three, eight = Matrix(("scratch", "masked"), {4: 3}, 500, 800), Matrix(("scratch", "masked"), {4: 8}, 500, 800)
+    assert not any("overlap" in line for line in resolves(eight, 160))
+    assert not any("overlap" in line for line in resolves(three, 32)), "an eighth"
+    _, told = resolves(three, 20)  # sqrt((1 + 2 / 5) / (4 / 5))
+    assert told == (
+        "4 labels, 3 draws: draws of 4 of 20 training subjects overlap; the intervals are of these subjects, and for other "
+        "ones up to 1.3 times too short."
+    )
 
 
 def test_too_little_time_says_how_much_is_needed() -> None:
