@@ -60,7 +60,7 @@ def run(
                 where=name,
                 remedy="Say how long it may take, such as --budget 2h, or name the YAML file of a curve.",
             )
-        name = str(plan_curve(Path(name), format, overrides, runs, seconds_of(budget), jobs, screen))
+        name = str(plan_curve(Path(name), format, overrides, runs, seconds_of(budget), executor, jobs, screen))
         overrides = ()
     elif budget is not None:
         raise ConfigError(

@@ -108,7 +108,7 @@ def choose(budget: float, times: Times, training: int, jobs: int = 1) -> Matrix:
                 raise ConfigError(
                     f"The smallest comparison that says anything takes about {in_words(least)}: {describe(matrix)}.",
                     where="--budget",
-                    remedy=f"Give it {in_words(least)}, more processes (--jobs), a GPU, or a smaller network "
+                    remedy=f"Give it {in_words(least)}, more processes on CPUs (--jobs), a GPU, or a smaller network "
                     "(--set pretrain.set.plan.widths=[16,32,64] --set finetune.set.plan.widths=[16,32,64]).",
                 )
             break

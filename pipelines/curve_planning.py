@@ -20,10 +20,11 @@ from pipelines.console import Screen, shown
 from pipelines.curve_budget import Matrix, Times, choose, content_of, describe, resolves
 from pipelines.curve_cells import Design
 from pipelines.curve_config import Written, written_of
-from pipelines.curve_timing import cut_short, measure
+from pipelines.curve_timing import cut_short, measure, threads_of_a_job
 from pipelines.curve_work import Worker
 from pipelines.data import DataConfig, open_dataset
 from pipelines.files import write_text
+from pipelines.networks import device_of
 
 FEWEST = 8
 """Labelled subjects below which there is nothing to compare: some train, some choose, some test."""
@@ -34,14 +35,29 @@ SMALL = {"stem": "space_to_depth", "widths": [24, 48, 96], "batch": 2}
 
 
 def plan_curve(
-    folder: Path, format: str, overrides: Sequence[str], runs: Path, budget: float, jobs: int, screen: Screen
+    folder: Path,
+    format: str,
+    overrides: Sequence[str],
+    runs: Path,
+    budget: float,
+    executor: str,
+    jobs: int,
+    screen: Screen,
 ) -> Path:
     """Write the curve of a data set to ``curve.yaml`` in its folder below ``runs``, unless there is one; returns the file.
 
-    budget: seconds. overrides: keys of the curve, such as ``finetune.set.plan.widths=[16,32]``.
-    Raises ConfigError if the file that is there is of other data or another budget, if the data set has too few labelled
-    subjects, or if nothing fits the time.
+    budget: seconds. overrides: keys of the curve, such as ``finetune.set.plan.widths=[16,32]``. executor, jobs: what will
+    run it; with ``jobs`` processes there is so much more time on CPUs, and no more on a GPU, which they share.
+    Raises ConfigError for jobs of Slurm, of whose machines this one says nothing, if the file that is there is of other data
+    or another budget, if the data set has too few labelled subjects, or if nothing fits the time.
     """
+    if executor == "slurm":
+        raise ConfigError(
+            "Steps would be timed on this machine, not on those that Slurm gives.",
+            where="--budget with --executor slurm",
+            remedy="Plan it in a job on one of them (--budget with --jobs 1), then run the curve.yaml that was written with "
+            "--executor slurm.",
+        )
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.resolve().name).strip('-.') or 'data'}-curve"
     place = runs / name
     file = place / "curve.yaml"
@@ -57,12 +73,14 @@ def plan_curve(
     finetune |= {"fit": {"rate": 4.0e-3, "ema": 0.99}}
     first = Matrix(("scratch", "masked"), {1: 1}, 200, 300)
     content = apply_overrides(content_of(first, name, pretrain, finetune), overrides)
-    times = _time(written_of(content, file), place, screen)
-    matrix = choose(budget, times, training, jobs)
+    written = written_of(content, file)
+    side = _side_by_side(written, jobs, screen)
+    times = _time(written, place, jobs, screen)
+    matrix = choose(budget, times, training, side)
     pretrain, finetune = (content[kind]["set"] for kind in ("pretrain", "finetune"))
     content = apply_overrides(content_of(matrix, name, pretrain, finetune), overrides)
     written_of(content, file)
-    takes = f"about {matrix.seconds(times) / jobs / 3600:.1f} h"
+    takes = f"about {matrix.seconds(times) / side / 3600:.1f} h"
     lines = [f"In {_hours(budget)}: {describe(matrix)}; {takes}.", *resolves(matrix, training)]
     for line in lines:
         screen.note(line)
@@ -133,12 +151,22 @@ def _target(manifest: Manifest) -> str:
     return found[0]
 
 
-def _time(written: Written, folder: Path, screen: Screen) -> Times:
+def _side_by_side(written: Written, jobs: int, screen: Screen) -> int:
+    """How many processes' time there is: on a GPU one's, whatever several of them gain there."""
+    devices = [device_of((content or {}).get("device", "auto")) for content in (written.pretrain, written.finetune)]
+    if jobs == 1 or all(device.type == "cpu" for device in devices):
+        return jobs
+    screen.note(f"{jobs} processes share one GPU: the plan counts on the time of one.")
+    return 1
+
+
+def _time(written: Written, folder: Path, jobs: int, screen: Screen) -> Times:
     """Steps of a pretraining and of a fine-tuning from scratch, and what a cell takes beside."""
     worker = Worker(written, folder, folder / "results.jsonl", screen)
     design = Design(written, {})
     count = written.curve.labelled[0]
-    screen.note("Timing a few steps …")
     cells = [design.encoder("masked"), design.drawn("scratch", count, 0, written.curve.search.rates[0])]
-    before, after = (measure(worker, cell) for cell in cut_short(cells, SHORT, 1))
+    with threads_of_a_job(jobs) as threads:
+        screen.note(f"Timing a few steps ({'1 thread' if threads == 1 else f'{threads} threads'}) …")
+        before, after = (measure(worker, cell) for cell in cut_short(cells, SHORT, 1))
     return Times(before.step, after.step, after.rest)

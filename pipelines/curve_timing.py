@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from medae.config import digest
+from medae.parallel import usable_cores
 from pipelines.configs import merge
 from pipelines.curve_cells import Cell
 from pipelines.curve_work import Worker, checkpoints_of
@@ -44,6 +49,19 @@ class Seconds:
     step: float
     rest: float
     steps: int
+
+
+@contextmanager
+def threads_of_a_job(jobs: int) -> Iterator[int]:
+    """With the threads that each of ``jobs`` processes side by side will have: its share of the cores, unless
+    OMP_NUM_THREADS says how many. Yields their number."""
+    before = torch.get_num_threads()
+    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores() // jobs))
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure(worker: Worker, cell: Timed) -> Seconds:

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from medae.config import validate
 from medae.data.phantom import PhantomSource
 from medae.errors import ConfigError
 from pipelines import curve as program
-from pipelines import curve_planning
+from pipelines import curve_planning, curve_timing
 from pipelines.console import Screen
 from pipelines.curve_budget import Matrix, Times, choose, content_of, resolves, seconds_of
 from pipelines.curve_config import Curve
@@ -95,7 +96,7 @@ def quick(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(folder: Path, budget: float = 7200.0, format: str = "auto", jobs: int = 1, runs: str = "runs") -> Path:
-    return curve_planning.plan_curve(folder, format, (), Path(runs), budget, jobs, Screen())
+    return curve_planning.plan_curve(folder, format, (), Path(runs), budget, "processes", jobs, Screen())
 
 
 def test_a_plan_of_other_data_or_another_budget_is_not_taken_for_this_one(quick: Path) -> None:
@@ -115,6 +116,39 @@ def test_a_plan_of_other_data_or_another_budget_is_not_taken_for_this_one(quick:
     assert planned(quick / "siteB" / "images", runs="other") != file
     file.write_text(before.replace("# In 2 h:", "# Mine:"))
     assert planned(quick / "siteA" / "images", budget=5400.0) == file, "it does not say any more what time it is for"
+
+
+def test_a_job_is_timed_with_the_threads_that_it_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_timing, "usable_cores", lambda: 6)
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for jobs, share in ((1, before), (2, 3), (4, 1), (9, 1)):
+        with curve_timing.threads_of_a_job(jobs) as threads:
+            assert torch.get_num_threads() == threads == share
+        assert torch.get_num_threads() == before
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with curve_timing.threads_of_a_job(2) as threads:
+        assert threads == before, "what the environment says is what the jobs get"
+
+
+@pytest.mark.parametrize(("device", "side"), [("cpu", 4), ("cuda", 1)])
+def test_several_processes_give_more_time_on_cpus_alone(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str, side: int
+) -> None:
+    monkeypatch.setattr(curve_planning, "device_of", lambda _: torch.device(device))
+    told: list[tuple] = []
+    least = Matrix(("scratch", "masked"), {1: 3}, 200, 300)
+    monkeypatch.setattr(curve_planning, "choose", lambda *given: told.append(given) or least)
+    text = planned(quick / "siteA" / "images", jobs=4).read_text()
+    assert told == [(7200.0, Times(0.3, 0.3, 20.0), 40, side)]
+    assert f"about {least.seconds(told[0][1]) / side / 3600:.1f} h" in text.split("\n", 1)[0]
+    assert ("4 processes share one GPU" in capsys.readouterr().err) == (device == "cuda")
+
+
+def test_a_budget_is_not_planned_for_machines_that_slurm_will_give(quick: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)timed on this machine.*--budget with --jobs 1.*--executor slurm"):
+        program.run("siteA", [], Path("runs"), budget="2h", executor="slurm")
+    assert not Path("runs").exists()
 
 
 @pytest.mark.slow
