@@ -16,6 +16,7 @@ from scipy.stats import t as student
 
 from medae.errors import ConfigError
 from medae.metrics.statistics import beyond_pool
+from pipelines.curve_cells import ROUND
 
 RATES = (2.0e-3, 8.0e-3, 3.2e-2)
 TRIED = len(RATES) + 2
@@ -41,6 +42,7 @@ OVERLAP = 1.2
 ARMS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "masked": {"encoder": "masked"},
+    "scratch_long": {"as_long_as": "masked"},
     "strong": {"set": {"augmentation": {"preset": "strong"}}},
     "mean_teacher": {"set": {"unlabelled": {"kind": "mean_teacher", "twin": False}}},
 }
@@ -86,13 +88,20 @@ class Matrix:
 
     def seconds(self, times: Times) -> float:
         """Of one process, for everything."""
-        pretraining = (self.pretrain_steps * times.pretrain + times.rest) if "masked" in self.arms else 0.0
-        total = pretraining
+        total = (self.pretrain_steps * times.pretrain + times.rest) if "masked" in self.arms else 0.0
         for arm in self.arms:
             step = times.finetune * STEPS_OF.get(arm, 1.0)
-            total += TRIED * (self.search_steps * step + times.rest)
-            total += sum(self.draws.values()) * (self.steps * step + times.rest)
+            is_long = "as_long_as" in ARMS[arm]
+            if not is_long:  # the trainings that look for its rate are those of scratch
+                total += TRIED * (self.search_steps * step + times.rest)
+            steps = self._long_steps(times) if is_long else self.steps
+            total += sum(self.draws.values()) * (steps * step + times.rest)
         return total
+
+    def _long_steps(self, times: Times) -> int:
+        """So many from scratch take the time of pretraining and fine-tuning together, see ``Design.steps``."""
+        seconds = self.pretrain_steps * times.pretrain + self.steps * times.finetune
+        return max(ROUND, round(seconds / times.finetune / ROUND) * ROUND)
 
 
 def choose(budget: float, times: Times, training: int, jobs: int = 1) -> Matrix:
@@ -126,7 +135,7 @@ def _growing(training: int) -> Iterator[Matrix]:
     for steps, pretrain_steps in ((500, 800),):
         matrix = replace(matrix, steps=steps, pretrain_steps=pretrain_steps)
         yield matrix
-    for change in ("draws", "arm", "number", "more draws", "steps", "number", "arm", "steps", "number"):
+    for change in ("draws", "arm", "number", "arm", "more draws", "steps", "number", "arm", "steps", "number"):
         before = matrix
         if change in ("draws", "more draws"):
             draws = 5 if change == "draws" else 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from medae.errors import ConfigError
 from pipelines import curve as program
 from pipelines import curve_planning, curve_timing
 from pipelines.console import Screen
-from pipelines.curve_budget import Matrix, Times, choose, content_of, resolves, seconds_of
-from pipelines.curve_config import Curve
+from pipelines.curve_budget import ARMS, Matrix, Times, choose, content_of, resolves, seconds_of
+from pipelines.curve_cells import Design
+from pipelines.curve_config import Curve, written_of
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400.0), ("2h", 7200.0), ("1.5 h", 5400.0), ("1d", 86400.0)])
@@ -36,6 +38,26 @@ def test_the_seconds_of_a_matrix_by_hand() -> None:
     search, draws = 5 * (50 * 1.0 + 10), 5 * (100 * 1.0 + 10)  # three rates, and two more beyond an end
     teacher = 5 * (50 * 2.0 + 10) + 5 * (100 * 2.0 + 10)
     assert matrix.seconds(times) == pytest.approx((50 * 2.0 + 10) + 2 * (search + draws) + teacher)
+
+
+def test_an_arm_as_long_as_pretraining_and_fine_tuning_costs_both_on_every_draw_and_no_search() -> None:
+    times = Times(pretrain=2.0, finetune=1.0, rest=10.0)
+    without = Matrix(("scratch", "masked"), {1: 2, 4: 3}, steps=100, pretrain_steps=60)
+    matrix = replace(without, arms=(*without.arms, "scratch_long"))
+    assert matrix.seconds(times) - without.seconds(times) == pytest.approx(5 * (200 * 1.0 + 10)), (
+        "(60 * 2 + 100 * 1) / 1 is 220 steps, to the next 50"
+    )
+    cells = Design(written_of(content_of(matrix, "x", {}, {"split": {"validation": 3}}), Path("x")), {})
+    looked_for, other = (cells.searched(name, 4, 2.0e-3).digest for name in ("scratch_long", "scratch"))
+    assert looked_for == other, "the same training"
+
+
+def test_scratch_is_trained_as_long_before_other_arms_are_added() -> None:
+    times, orders = Times(0.3, 0.3, 20.0), {}
+    for hours in range(1, 200):
+        orders[choose(hours * 3600, times, 200).arms] = hours
+    assert list(orders) == [tuple(ARMS)[:number] for number in (2, 3, 4, 5)]
+    assert tuple(ARMS)[2] == "scratch_long"
 
 
 def test_what_a_matrix_can_show_by_hand() -> None:
