@@ -5,8 +5,10 @@ An arm is a few keys over one fine-tuning, an encoder a few keys over one pretra
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +59,7 @@ class Encoder(Config):
     @model_validator(mode="after")
     def _own(self) -> Encoder:
         _refuse_others(self.set, OF_ENCODERS, "encoders")
+        _fit_of(self.set)
         return self
 
 
@@ -83,10 +86,13 @@ class Arm(Config):
         _refuse_others(self.set, OWN, "arms")
         if self.encoder is not None and "plan" in self.set:
             raise ValueError("set: the plan of an arm with an encoder is the encoder's")
-        if "rate" in self.set.get("fit", {}) or "seed" in self.set.get("fit", {}):
+        fit = _fit_of(self.set)
+        if "rate" in fit or "seed" in fit:
             raise ValueError(
                 "set: fit.rate is looked for on the validation subjects (or fixed by rate), fit.seed is the draw"
             )
+        if self.as_long_as is not None and "steps" in fit:
+            raise ValueError("set: fit.steps are as many as as_long_as has time for; leave one of the two out")
         if self.rate is not None and self.rate_of is not None:
             raise ValueError("rate and rate_of contradict each other")
         return self
@@ -98,6 +104,19 @@ def _refuse_others(content: Mapping[str, Any], known: tuple[str, ...], whose: st
             f"set: {', '.join(named)} must be the same in all {whose}; see the keys of the curve and of the arm. Their own "
             f"are {', '.join(known)}"
         )
+
+
+def _fit_of(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys of ``fit`` among those that are set. Raises ValueError if it is no block of keys."""
+    fit = content.get("fit", {})
+    if not isinstance(fit, Mapping):
+        raise ValueError(f"set: fit must be a block of keys, such as fit: {{steps: 200}}, not {_in_file(fit)}")
+    return fit
+
+
+def _in_file(value: Any) -> str:
+    """As it stands in the file."""
+    return json.dumps(value, default=str)
 
 
 class Search(Config):
@@ -117,7 +136,28 @@ class Search(Config):
     def _only_shorter(self) -> Search:
         if others := [key for key in self.set if key != "fit"]:
             raise ValueError(f"set: {', '.join(others)}: a search differs from what it is for in its fit alone")
+        if own := [f"fit.{key}" for key in ("rate", "seed") if key in _fit_of(self.set)]:
+            raise ValueError(
+                f"set: {' and '.join(own)}: a search sets them itself, the rate to each of search.rates in turn"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _can_be_tried(self) -> Search:
+        low, high = self.bounds
+        if strange := [rate for rate in (*self.rates, *self.bounds) if not (rate > 0 and math.isfinite(rate))]:
+            raise ValueError(f"rates and bounds must be positive numbers, not {_listed(strange)}")
+        if low > high:
+            raise ValueError(f"bounds: the smaller comes first, and {low:g} is above {high:g}")
+        if twice := {rate for rate in self.rates if self.rates.count(rate) > 1}:
+            raise ValueError(f"rates: each is tried once, and {_listed(sorted(twice))} is there more than once")
+        if beyond := [rate for rate in self.rates if not low <= rate <= high]:
+            raise ValueError(f"rates: {_listed(beyond)} lies beyond the bounds, {low:g} to {high:g}")
+        return self
+
+
+def _listed(rates: Iterable[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 class Curve(Named):
@@ -148,9 +188,21 @@ class Curve(Named):
     @field_validator("labelled")
     @classmethod
     def _ascending(cls, labelled: tuple[Count, ...]) -> tuple[Count, ...]:
+        if few := [count for count in labelled if count != ALL and int(count) < 1]:
+            raise ValueError(f"an arm needs at least 1 label, and {few[0]} is written")
         if list(labelled) != sorted(set(labelled), key=order_of):
             raise ValueError("must ascend, 'all' last")
         return labelled
+
+    @field_validator("encoders", "arms")
+    @classmethod
+    def _names_of_folders(cls, named: dict[str, Any]) -> dict[str, Any]:
+        if strange := [name for name in named if re.fullmatch(NAME, name) is None]:
+            raise ValueError(
+                f"'{strange[0]}' becomes the name of a folder and of a run: write it with letters, digits, '.', '_' "
+                "and '-', the first a letter or a digit"
+            )
+        return named
 
     @model_validator(mode="after")
     def _fits(self) -> Curve:
@@ -242,6 +294,8 @@ def written_of(content: Mapping[str, Any], path: Path) -> Written:
     curve = validate(Curve, content, where=path)
     pretrain = None if curve.pretrain is None else _base(curve.pretrain, "pretrain", path)
     finetune = _base(curve.finetune, "finetune", path)
+    for kind, base in (("pretrain", pretrain or {}), ("finetune", finetune)):
+        _refuse_no_blocks(base, kind, path)
     if not finetune.get("split", {}).get("validation"):
         raise ConfigError(
             "The curve has no validation subjects: rates and arms would be chosen on the test subjects.",
@@ -250,6 +304,17 @@ def written_of(content: Mapping[str, Any], path: Path) -> Written:
         )
     _one_training_a_cell(curve, pretrain or {}, finetune, path)
     return Written(curve=curve, pretrain=pretrain, finetune=finetune)
+
+
+def _refuse_no_blocks(base: Mapping[str, Any], kind: str, path: Path) -> None:
+    """Raises ConfigError where a block that the curve reads or adds keys to is something else."""
+    for key in ("split", "fit"):
+        if not isinstance(base.get(key, {}), Mapping):
+            raise ConfigError(
+                f"{key} must be a block of keys, not {_in_file(base[key])}.",
+                where=f"{path}: {kind}, {key}",
+                remedy=f"Write keys below it, or leave {key} out.",
+            )
 
 
 def _one_training_a_cell(curve: Curve, pretrain: Mapping[str, Any], finetune: Mapping[str, Any], path: Path) -> None:
@@ -263,7 +328,7 @@ def _one_training_a_cell(curve: Curve, pretrain: Mapping[str, Any], finetune: Ma
             )
     for name, arm in curve.arms.items():
         extra = merge(finetune, arm.set).get("unlabelled")
-        if extra and extra.get("twin", True):
+        if isinstance(extra, Mapping) and extra and extra.get("twin", True):
             raise ConfigError(
                 "Every cell of a curve is one training, and this arm would bring a twin.",
                 where=f"{path}: arms.{name}",
