@@ -119,12 +119,12 @@ def _measure(
     screen.note(_left(worker.design, part))
     with Parent(written.curve, folder, "curve") as parent:
         run_id = parent.open()
-        task, look = Task(written, folder, results, part, run_id), _look(written, results, part, screen)
+        task, look = Task(written, folder, results, part, run_id, worker.data), _look(written, results, part, screen)
         if executor == "slurm":
             return on_slurm(task, jobs, slurm, look, screen)
         if jobs > 1:
             return side_by_side(task, jobs, look, screen)
-        alone = Worker(written, folder, results, screen, lambda: run_id)
+        alone = Worker(written, folder, results, screen, lambda: run_id, worker.data)
         return alone.measure(part, lambda *_: look())
 
 

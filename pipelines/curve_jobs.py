@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -41,21 +41,29 @@ OFTEN = 1000
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told: the curve, where its runs and its rows are, which part of it, and the MLflow run above."""
+    """What a worker is told: the curve, where its runs and its rows are, which part of it, and the MLflow run above.
+
+    data: short digests of the data sets, by stage.
+    """
 
     written: Written
     folder: Path
     results: Path
     part: Part
     run_id: str
+    data: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> dict[str, str]:
         """Run cells until none is left. Returns what went wrong, by the label of the cell."""
-        return Worker(self.written, self.folder, self.results, Screen(as_json=True), lambda: self.run_id).measure(self.part)
+        return self._worker().measure(self.part)
 
     def is_done(self) -> bool:
         """Whether nothing is left to run."""
-        return not Worker(self.written, self.folder, self.results, Screen(as_json=True)).left(self.part)
+        return not self._worker().left(self.part)
+
+    def _worker(self) -> Worker:
+        screen = Screen(as_json=True)
+        return Worker(self.written, self.folder, self.results, screen, lambda: self.run_id, self.data)
 
     def checkpoint(self) -> Any:
         """What submitit queues again when Slurm takes the machine away: the same; a begun training goes on."""

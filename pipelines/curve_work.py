@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from medae.artifact import RECORD
 from medae.config import digest, flatten, to_dict, validate
 from medae.data.split import labelled_subset
 from medae.errors import ConfigError, DataError, DivergedError, Interrupted, MedaeError, TrainingError
@@ -33,7 +34,7 @@ from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
 from pipelines.curve_config import ALL, Written
 from pipelines.data import DataConfig, Dataset, open_dataset
-from pipelines.files import source_digest, write_text
+from pipelines.files import read_json, source_digest, write_text
 from pipelines.outcome import Finished
 from pipelines.segmenting import with_target
 from pipelines.stage import StageConfig, program_of, run_stage
@@ -55,13 +56,21 @@ class Worker:
     """Runs cells in its own process.
 
     folder: of the runs, and of the locks by which processes share out the cells. results: the file of the rows. parent:
-    gives the MLflow run that the cells' runs belong to.
+    gives the MLflow run that the cells' runs belong to. data: short digests of the data sets, by stage, as far as they are
+    known; the others are found when they are needed.
     """
 
     def __init__(
-        self, written: Written, folder: Path, results: Path, screen: Screen, parent: Callable[[], str] | None = None
+        self,
+        written: Written,
+        folder: Path,
+        results: Path,
+        screen: Screen,
+        parent: Callable[[], str] | None = None,
+        data: Mapping[str, str] | None = None,
     ) -> None:
         self.written, self.folder, self.results, self.screen, self.parent = written, folder, results, screen, parent
+        self.data = dict(data or {})
         (folder / "locks").mkdir(parents=True, exist_ok=True)
 
     @property
@@ -112,29 +121,45 @@ class Worker:
         """
         finetune = self.written.finetune
         dataset = open_dataset(self._data_of(finetune), self.screen)
+        self.data["finetune"] = _in_rows(dataset.digest)
         sides = {name: dataset.subset(getattr(dataset.split, name)) for name in ("train", "validation", "test")}
         for name in ("validation", "test"):
             with_target(sides[name], str(finetune.get("target", "label")))
         keep_apart({"training": sides["train"], "validation": sides["validation"], "test": sides["test"]})
-        self._check_rows(dataset)
+        self._check_rows()
         self._check_cells(dataset)
         if self.written.pretrain is not None and self.written.curve.encoders:
             other = open_dataset(self._data_of(self.written.pretrain), self.screen)
+            self.data["pretrain"] = _in_rows(other.digest)
+            self._check_encoders()
             pretrained = other.subset(other.split.train)
             keep_apart({"pretraining": pretrained, "validation": sides["validation"], "test": sides["test"]})
             self._check_plans()
         return dataset
 
-    def _check_rows(self, dataset: Dataset) -> None:
+    def _check_rows(self) -> None:
         """Raises DataError for rows that were measured on another state of the data; rows that do not say are believed."""
-        others = [
-            row for row in read_rows(self.results).values() if row.get("data", dataset.digest[:12]) != dataset.digest[:12]
-        ]
+        today = self.data["finetune"]
+        rows = [row for row in read_rows(self.results).values() if row.get("kind") != "encoder"]
+        others = [row for row in rows if row.get("data") not in (None, today)]
         if others:
             raise DataError(
                 f"{len(others)} rows are of another state of the data: scans, label maps or who takes part differ.",
                 where=self.results,
                 remedy="Give another file for the results (--results), or take these rows out.",
+            )
+
+    def _check_encoders(self) -> None:
+        """Raises DataError for pretrainings that saw another state of the data; rows that do not say are believed."""
+        design, today = self.design, self.data["pretrain"]
+        cells = {name: design.encoder(name) for name in self.written.curve.encoders}
+        others = [name for name, cell in cells.items() if design.rows.get(cell.digest, {}).get("data") not in (None, today)]
+        if others:
+            raise DataError(
+                f"The data set of pretraining has changed since these encoders were trained: {', '.join(others)}.",
+                where=self.results,
+                remedy="Give another file for the results (--results), or take out their rows and those of the arms that "
+                "start from them.",
             )
 
     def _check_cells(self, dataset: Dataset) -> None:
@@ -207,11 +232,19 @@ class Worker:
             lock.release()
 
     def _model(self, encoder: Cell) -> Path | None:
-        """The artifact of a pretraining that is finished, whatever became of the code since."""
+        """The artifact of a pretraining that is finished, whatever became of the code since; of several the newest.
+
+        One that was trained on another state of the data does not count, if today's is known.
+        """
+        found: list[tuple[float, Path]] = []
         for record in (self.folder / encoder.label).glob("*/run.json"):
-            if json.loads(record.read_text(encoding="utf-8"))["finished"]:
-                return record.parent / "model"
-        return None
+            model = record.parent / "model"
+            if not read_json(record).get("finished") or not (model / RECORD).is_file():
+                continue
+            state, today = _trained_on(model), self.data.get("pretrain")
+            if state == today or None in (state, today):
+                found.append((record.stat().st_mtime, model))
+        return max(found)[1] if found else None
 
     def _run(self, cell: Cell) -> None:
         """Train, score, and add the line."""
@@ -233,6 +266,8 @@ class Worker:
         row |= {} if pace is None else {"paced_by": pace}
         row |= {"training_seconds": _training_seconds(ran.finished.folder)}
         row |= {"seconds": None if begun else round(ran.seconds, 1)}
+        if cell.kind == "encoder":
+            row |= {"data": _trained_on(ran.finished.folder / "model")}
         # of a pretraining whose folder was lost, the first line stays: compute-fair arms were given their steps by it
         if cell.kind != "encoder" or cell.digest not in read_rows(self.results):
             self.add(row | {"digest": cell.digest, "load": round(load_before, 2)})
@@ -260,8 +295,11 @@ class Worker:
             file.write(json.dumps(row | _facts(), allow_nan=False) + "\n")
 
     def _plan(self, cell: Cell) -> Path:
-        """The plan for the training subjects: one file for all arms that ask for the same data set, split and hints."""
-        file = self.folder / "plans" / f"{_short(cell.content, 'data', 'split', 'plan')}.yaml"
+        """The plan for the training subjects: one file for all arms that ask for the same data set, split and hints.
+
+        Scans that have changed are another data set.
+        """
+        file = self.folder / "plans" / f"{_short(cell.content, 'data', 'split', 'plan')}-{self._state_of(cell)}.yaml"
         with FileLock(self.folder / "locks" / "plan"):
             if not file.is_file():
                 config = validate(program_of(cell.stage).Config, {**cell.content, "name": "plan"}, where=cell.label)
@@ -270,6 +308,12 @@ class Worker:
                 file.parent.mkdir(exist_ok=True)
                 write_text(file, plan.as_yaml())
         return file
+
+    def _state_of(self, cell: Cell) -> str:
+        """The short digest of a cell's data set."""
+        if cell.stage not in self.data:
+            self.data[cell.stage] = _in_rows(open_dataset(self._data_of(cell.content), self.screen).digest)
+        return self.data[cell.stage]
 
     @staticmethod
     def _data_of(content: dict[str, Any]) -> DataConfig:
@@ -280,6 +324,17 @@ class Worker:
 def _shared(plan: Plan) -> dict[str, Any]:
     """What two arms must have in common to differ in their start alone: voxels and network."""
     return flatten({"space": to_dict(plan.space), "network": to_dict(plan.network)})
+
+
+def _in_rows(data: str) -> str:
+    """A data set's digest, as short as rows have it."""
+    return data[:12]
+
+
+def _trained_on(model: Path) -> str | None:
+    """The short digest of the data set that a model was trained on; None if it does not say."""
+    data = read_json(model / RECORD).get("meta", {}).get("provenance", {}).get("data")
+    return None if data is None else _in_rows(data)
 
 
 def _short(content: dict[str, Any], *keys: str) -> str:

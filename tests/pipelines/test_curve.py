@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 from curves import SHORT, content, curve
 
@@ -50,6 +52,9 @@ def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: P
     plans = {path.read_text() for path in (empty / "runs" / "tiny").glob("rate-*/*/plan.yaml")}
     assert len(plans) == 1, "one plan for all"
     assert {row["data"] for row in rows[1:]} == {rows[1]["data"]} and all(row["source"] for row in rows)
+    (model,) = (empty / "runs" / "tiny").glob("encoder-masked-*/*/model/medae.json")
+    trained_on = json.loads(model.read_text())["meta"]["provenance"]["data"]
+    assert len(rows[0]["data"]) == 12 and trained_on.startswith(rows[0]["data"])
     assert (empty / "runs" / "tiny" / "report.html").is_file() and (empty / "runs" / "tiny" / "table.md").is_file()
 
     before = (empty / "runs" / "tiny" / "results.jsonl").read_text()
@@ -119,6 +124,67 @@ def test_rows_of_other_data_are_not_mixed_in(empty: Path) -> None:
     worker.results.write_text(json.dumps(old | {"data": "b"}) + "\n")
     with pytest.raises(DataError, match="1 rows are of another state of the data"):
         worker.check()
+
+
+def test_an_encoder_of_other_scans_is_refused(empty: Path) -> None:
+    written = curve(empty)
+    worker = Worker(written, empty / "work", empty / "rows.jsonl", Screen())
+    row = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "arm": "masked"}
+    worker.results.write_text(json.dumps(row) + "\n")
+    worker.check()
+    worker.results.write_text(json.dumps(row | {"data": worker.data["pretrain"]}) + "\n")
+    worker.check()
+    worker.results.write_text(json.dumps(row | {"data": "b"}) + "\n")
+    with pytest.raises(DataError, match="has changed since these encoders were trained: masked") as refusal:
+        worker.check()
+    assert "those of the arms that start from them" in str(refusal.value.remedy)
+    worker.results.write_text(json.dumps(row | {"data": "b", "digest": "of another encoder"}) + "\n")
+    worker.check()
+
+
+def a_pretraining(folder: Path, seconds: int, data: str | None, finished: bool = True) -> Path:
+    """What a pretraining leaves in its folder: when it ended, and which data it says it was trained on."""
+    (folder / "model").mkdir(parents=True)
+    provenance = {} if data is None else {"data": data * 64}
+    (folder / "model" / "medae.json").write_text(json.dumps({"meta": {"provenance": provenance}}))
+    (folder / "run.json").write_text(json.dumps({"finished": finished}))
+    os.utime(folder / "run.json", (seconds, seconds))
+    return folder / "model"
+
+
+def test_of_several_pretrainings_the_newest_that_is_whole_and_of_these_scans_is_taken(empty: Path) -> None:
+    written = curve(empty)
+    cell = Design(written, {}).encoder("masked")
+    folder = empty / "work" / cell.label
+
+    def taken(**data: str) -> Path | None:
+        return Worker(written, empty / "work", empty / "rows.jsonl", Screen(), data=data)._model(cell)
+
+    assert taken() is None
+    oldest = a_pretraining(folder / "c", 1000, None)
+    newer = a_pretraining(folder / "a", 3000, "a")
+    a_pretraining(folder / "b", 2000, "b")
+    a_pretraining(folder / "d", 9000, "a", finished=False)
+    assert taken() == newer
+    assert taken(pretrain="b" * 12) == folder / "b" / "model", "the newest is of other scans"
+    assert taken(pretrain="c" * 12) == oldest, "which does not say"
+    shutil.rmtree(newer)
+    assert taken() == folder / "b" / "model", "a run without its model is none"
+
+
+def test_a_plan_is_made_anew_when_scans_have_changed(empty: Path) -> None:
+    written = curve(empty)
+    cell = Design(written, {}).drawn("scratch", 1, 0, 1e-3)
+
+    def plan() -> Path:
+        return Worker(written, empty / "work", empty / "rows.jsonl", Screen())._plan(cell)
+
+    first = plan()
+    assert plan() == first and list(first.parent.iterdir()) == [first]
+    image = next((empty / "phantoms").rglob("*T1w.nii.gz"))
+    scan = nib.load(image)
+    nib.save(nib.Nifti1Image(2 * scan.get_fdata(dtype="float32"), scan.affine), image)
+    assert plan() != first
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(empty: Path) -> None:
