@@ -117,6 +117,7 @@ def _measure(
         screen.note("Every cell has been measured.")
         return {}
     screen.note(_left(worker.design, part))
+    worker.forget_failures()
     with Parent(written.curve, folder, "curve") as parent:
         run_id = parent.open()
         task, look = Task(written, folder, results, part, run_id, worker.data), _look(written, results, part, screen)

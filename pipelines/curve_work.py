@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from platform import machine, python_version
@@ -34,7 +34,7 @@ from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
 from pipelines.curve_config import ALL, Written
 from pipelines.data import DataConfig, Dataset, open_dataset
-from pipelines.files import read_json, source_digest, write_text
+from pipelines.files import read_json, source_digest, write_json, write_text
 from pipelines.outcome import Finished
 from pipelines.segmenting import with_target
 from pipelines.stage import StageConfig, program_of, run_stage
@@ -81,36 +81,58 @@ class Worker:
     def measure(self, part: Part, done: Callable[[Design, Cell], None] | None = None) -> dict[str, str]:
         """Run what is left to run of a part until nothing is. Returns what went wrong, by the label of the cell.
 
-        done: called after every cell. A cell that failed is not tried again, the others go on.
+        done: called after every cell. A cell that failed, here or in another process, is not tried again, the others go on.
         """
-        failed: dict[str, str] = {}
+        failed: dict[str, dict[str, str]] = {}
         with FileLock(self.folder / "locks" / "mlflow"):  # two processes must not both make the tables
             open_client().search_experiments(max_results=1)
         while True:
             busy = ran = False
             for cell in self.left(part):
-                if cell.label in failed or (cell.needs is not None and self._model(cell.needs) is None):
+                if self._has_failed(cell, failed) or (cell.needs is not None and self._model(cell.needs) is None):
                     continue
                 with self._claim(cell) as mine:
                     if not mine:
                         busy = True
-                    elif not self._is_done(cell, read_rows(self.results)):
-                        try:
-                            self._run(cell)
-                            if done is not None:
-                                done(self.design, cell)
-                        except Interrupted:
-                            raise
-                        except MedaeError as error:
-                            failed[cell.label] = str(error)
-                            self.screen.warn(f"{cell.label}: {error}")
-                        ran = True
+                    elif not self._has_failed(cell, failed):
+                        ran = True  # by another process too, since the list was made: then there is a new list
+                        if not self._is_done(cell, read_rows(self.results)):
+                            self._attempt(cell, done, failed)
                 if ran:
                     break
             if not busy and not ran:
-                return failed
+                return {failure["label"]: failure["problem"] for failure in failed.values()}
             if not ran:
                 time.sleep(PATIENCE)
+
+    def forget_failures(self) -> None:
+        """Let cells be tried again that failed when the curve was run before."""
+        shutil.rmtree(self.folder / "failed", ignore_errors=True)
+
+    def _attempt(self, cell: Cell, done: Callable[[Design, Cell], None] | None, failed: dict[str, dict[str, str]]) -> None:
+        """Run a cell. If it fails, that is added to what failed, and told to the other processes."""
+        try:
+            self._run(cell)
+            if done is not None:
+                done(self.design, cell)
+        except Interrupted:
+            raise
+        except MedaeError as error:
+            failed[cell.digest] = {"label": cell.label, "problem": str(error)}
+            with suppress(OSError):  # such as a full disk: then the others have to find out for themselves
+                write_json(self._failure_of(cell), failed[cell.digest])
+            self.screen.warn(f"{cell.label}: {error}")
+
+    def _has_failed(self, cell: Cell, known: dict[str, dict[str, str]]) -> bool:
+        """Whether a cell failed in any process. known: the failures that were met before, by digest; this one is added."""
+        if cell.digest not in known:
+            with suppress(FileNotFoundError):
+                known[cell.digest] = read_json(self._failure_of(cell))
+        return cell.digest in known
+
+    def _failure_of(self, cell: Cell) -> Path:
+        """The file that tells the other processes what went wrong."""
+        return self.folder / "failed" / f"{cell.digest}.json"
 
     def check(self) -> Dataset:
         """Open the data sets and read every configuration before anything is trained: what would be chosen by or tested on
@@ -219,8 +241,11 @@ class Worker:
 
     @contextmanager
     def _claim(self, cell: Cell) -> Iterator[bool]:
-        """Whether the cell is this process' own for now. A process that ends lets go of it, however it ends."""
-        lock = FileLock(self.folder / "locks" / cell.label, timeout=0)
+        """Whether the cell is this process' own for now. A process that ends lets go of it, however it ends.
+
+        By digest: arms that share a search call it by names of their own.
+        """
+        lock = FileLock(self.folder / "locks" / cell.digest, timeout=0)
         try:
             lock.acquire()
         except Timeout:

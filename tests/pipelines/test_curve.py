@@ -11,14 +11,15 @@ from pathlib import Path
 
 import nibabel as nib
 import pytest
-from curves import SHORT, content, curve
+from curves import SHORT, content, curve, drawn
 
 from medae.errors import ConfigError, DataError, TrainingError
 from medae.training.faults import Interrupts
 from pipelines import curve as program
 from pipelines import curve_jobs
 from pipelines.console import Screen
-from pipelines.curve_cells import Design, Part, read_rows
+from pipelines.curve_cells import Cell, Design, Part, part_of, read_rows
+from pipelines.curve_config import Written
 from pipelines.curve_work import Worker
 
 TOO_HIGH = 1e35
@@ -195,6 +196,63 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(empty: Path) -> None:
         assert mine and not theirs
     with other._claim(cell) as free:
         assert free
+
+
+def test_arms_that_share_a_search_share_its_lock(empty: Path) -> None:
+    written = curve(empty, arms={"scratch": {}, "twin": {}, "masked": {"encoder": "masked"}})
+    one, other = (Worker(written, empty / "work", empty / "rows.jsonl", Screen()) for _ in range(2))
+    cells = Design(written, {})
+    own, same, another = (cells.searched(name, 2, 1e-3) for name in ("scratch", "twin", "masked"))
+    assert own.label != same.label
+    with one._claim(own), other._claim(same) as shared, other._claim(another) as free:
+        assert free and not shared
+
+
+class Pretended(Worker):
+    """A worker that trains nothing. tried: the cells that it ran. broken: digests of those that fail."""
+
+    def __init__(self, written: Written, folder: Path, broken: tuple[str, ...] = ()) -> None:
+        super().__init__(written, folder, folder / "rows.jsonl", Screen())
+        self.tried: list[Cell] = []
+        self.broken = broken
+
+    def _run(self, cell: Cell) -> None:
+        self.tried.append(cell)
+        if cell.digest in self.broken:
+            raise TrainingError("It broke.", remedy="Mend it.")
+        self.add(drawn(cell, {"a": 0.5}))
+
+
+def test_a_worker_goes_on_when_another_was_faster(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell is finished by another process after it was listed and before it is claimed."""
+    written = curve(empty, arms={"scratch": {"rate": 1e-3}}, encoders={}, pretrain=None, labelled=[2], draws=2)
+    worker, other = (Pretended(written, empty / "work") for _ in range(2))
+    first, second = worker.left(part_of(written))
+    listed = worker.left
+
+    def left_and_overtaken(part: Part) -> list[Cell]:
+        cells = listed(part)
+        if cells == [first, second]:
+            other._run(first)
+            return [first]  # as if the second could not be named before the first was there
+        return cells
+
+    monkeypatch.setattr(worker, "left", left_and_overtaken)
+    assert worker.measure(part_of(written)) == {}
+    assert worker.tried == [second] and listed(part_of(written)) == []
+
+
+def test_a_cell_that_failed_is_tried_by_one_process_and_told_by_all_of_them_alike(empty: Path) -> None:
+    written = curve(empty, arms={"scratch": {"rate": 1e-3}}, encoders={}, pretrain=None, labelled=[2], draws=2)
+    part = part_of(written)
+    broken, other = Worker(written, empty / "work", empty / "rows.jsonl", Screen()).left(part)
+    workers = [Pretended(written, empty / "work", (broken.digest,)) for _ in range(3)]
+    told = [worker.measure(part) for worker in workers]
+    assert [worker.tried for worker in workers] == [[broken, other], [], []]
+    assert told == [{broken.label: "It broke.\n  remedy: Mend it."}] * 3
+    again = Pretended(written, empty / "work")
+    again.forget_failures()
+    assert again.measure(part) == {} and again.tried == [broken]
 
 
 # --- Slurm, through submitit, which can run its jobs on this machine too ---
