@@ -122,11 +122,15 @@ def _measure(
         run_id = parent.open()
         task, look = Task(written, folder, results, part, run_id, worker.data), _look(written, results, part, screen)
         if executor == "slurm":
-            return on_slurm(task, jobs, slurm, look, screen)
-        if jobs > 1:
-            return side_by_side(task, jobs, look, screen)
-        alone = Worker(written, folder, results, screen, lambda: run_id, worker.data)
-        return alone.measure(part, lambda *_: look())
+            failed = on_slurm(task, jobs, slurm, look, screen)
+        elif jobs > 1:
+            failed = side_by_side(task, jobs, look, screen)
+        else:
+            alone = Worker(written, folder, results, screen, lambda: run_id, worker.data)
+            failed = alone.measure(part, lambda *_: look())
+        if failed:
+            parent.end("FAILED")
+    return failed
 
 
 def _look(written: Written, results: Path, part: Part, screen: Screen) -> Callable[[], None]:

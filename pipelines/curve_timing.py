@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from medae.config import digest
+from medae.errors import TrackingError
 from medae.parallel import usable_cores
+from medae.tracking.client import delete_run
 from pipelines.configs import merge
 from pipelines.curve_cells import Cell
 from pipelines.curve_work import Worker, checkpoints_of
@@ -65,11 +67,15 @@ def threads_of_a_job(jobs: int) -> Iterator[int]:
 
 
 def measure(worker: Worker, cell: Timed) -> Seconds:
-    """Train and score; nothing is left behind."""
+    """Train and score. The training leaves nothing behind, in its folder and in MLflow, unless it fails."""
     run = worker.stage(cell)
     members = checkpoints_of(run.finished.folder)
     epochs = [record for member in members for record in member.facts["state"]["history"]]
     seconds = [record["seconds"] for record in epochs if record["step"] > run.config.fit.epoch_steps]
     shutil.rmtree(worker.folder / cell.label)
+    try:
+        delete_run(run.finished.result.run_id)
+    except TrackingError as error:
+        worker.screen.warn(f"{error.what} It is of a training that was only timed.")
     step = len(members) * statistics.mean(seconds) / run.config.fit.epoch_steps
     return Seconds(step, max(0.0, run.seconds - sum(record["seconds"] for record in epochs)), run.config.fit.steps)

@@ -28,6 +28,7 @@ class Parent:
         self._config, self._folder, self._kind = config, folder, kind
         self._record = folder / "pipeline.json"
         self._tracker: MlflowTracker | None = None
+        self._ended = False
         last = read_json(self._record) if self._record.is_file() else {}
         self.run_id: str | None = last.get("run_id")
         self._unfinished = last.get("status") in ("RUNNING", "FAILED", "KILLED")
@@ -57,7 +58,10 @@ class Parent:
         self.end("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
     def end(self, status: Status) -> None:
-        """Close the run, if it was opened now or left open by a process that was killed."""
+        """Close the run, if it was opened now or left open by a process that was killed. A second call does nothing."""
+        if self._ended:
+            return
+        self._ended = True
         if self._unfinished and status == "FINISHED":
             self.open()
         if self._tracker is not None:

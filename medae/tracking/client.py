@@ -97,6 +97,22 @@ def experiment_id(client: MlflowClient, name: str) -> str:
         raise
 
 
+def delete_run(run_id: str, uri: str | None = None) -> None:
+    """Take a run out of its experiment, as in MLflow's own pages: ``mlflow gc`` frees its space.
+
+    Raises TrackingError if the store does not take it.
+    """
+    client = open_client(uri)
+    try:
+        client.delete_run(run_id)
+    except STORE_ERRORS as error:
+        raise TrackingError(
+            f"The run {run_id} cannot be deleted: {reason(error)}",
+            where=shown(client.tracking_uri),
+            remedy="Delete it in MLflow.",
+        ) from error
+
+
 def refused(error: BaseException) -> bool:
     """Whether the store understood and said no, so that another attempt would end the same way."""
     if isinstance(error, requests.HTTPError) and error.response is not None:

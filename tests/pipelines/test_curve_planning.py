@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow.entities import ViewType
 
 from medae.config import validate
 from medae.data.phantom import PhantomSource
 from medae.errors import ConfigError
+from medae.tracking.client import open_client
 from pipelines import curve as program
 from pipelines import curve_planning, curve_timing
 from pipelines.console import Screen
@@ -185,13 +187,24 @@ def test_a_strangers_folder_is_planned_timed_and_run(empty: Path, monkeypatch: p
     described = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
     (empty / "stranger" / "dataset.json").write_text(json.dumps(described))
     least = Matrix(("scratch", "masked"), {2: 2}, steps=2, pretrain_steps=2)
-    monkeypatch.setattr(curve_planning, "choose", lambda *_: least)
+    kept: list[str] = []
+
+    def chosen(*_: object) -> Matrix:
+        kept.extend(run.info.run_id for run in open_client().search_runs(experiments()))
+        return least
+
+    def experiments() -> list[str]:
+        return [experiment.experiment_id for experiment in open_client().search_experiments()]
+
+    monkeypatch.setattr(curve_planning, "choose", chosen)
     small = ["{}.set.plan.widths=[4, 8]", "{}.set.plan.patch=[16, 16, 16]", "{}.set.fit.epoch_steps=1"]
     overrides = [key.format(kind) for kind in ("pretrain", "finetune") for key in small]
     with pytest.raises(ConfigError, match="--budget 2h"):
         program.run("stranger", [], empty / "runs")
     found = program.run("stranger", overrides, empty / "runs", budget="1h")
     assert {arm for arm, _ in found.points} == {"scratch", "masked"}
+    assert kept == [], "trainings that were only timed leave no run"
+    assert len(open_client().search_runs(experiments(), run_view_type=ViewType.DELETED_ONLY)) == 2
     assert all(point.complete for point in found.points.values())
     text = (empty / "runs" / "stranger-curve" / "curve.yaml").read_text()
     assert text.startswith("# In 1 h: scratch, masked; 2 draws of 2 labels; 2 steps each") and "would not be seen" in text
