@@ -173,8 +173,8 @@ def resolves(matrix: Matrix, training: int) -> list[str]:
         half = float(student.isf(0.025 / comparisons, draws - 1)) * spread / draws**0.5
         labels = f"{number} {'label' if number == 1 else 'labels'}, {draws} draws"
         lines.append(
-            f"{labels}: a difference in Dice below about {half:.3f} would not be seen{among}, if draws differ as on "
-            f"hippocampus MR ({spread:.3f})."
+            f"{labels}: a true difference in Dice of about {half:.3f} would be missed half the time{among}, if draws differ "
+            f"as on hippocampus MR ({spread:.3f})."
         )
         if (factor := beyond_pool(number, training, draws)) > OVERLAP:
             lines.append(

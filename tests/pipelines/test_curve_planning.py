@@ -64,11 +64,13 @@ def test_scratch_is_trained_as_long_before_other_arms_are_added() -> None:
 
 def test_what_a_matrix_can_show_by_hand() -> None:
     (alone,) = resolves(Matrix(("scratch", "masked"), {4: 3}, 500, 800), 160)
-    assert "below about 0.012 would not be seen, if" in alone, "4.303 * 0.005 / sqrt(3)"
+    assert "about 0.012 would be missed half the time, if" in alone, "4.303 * 0.005 / sqrt(3)"
     one, other = resolves(Matrix(("scratch", "masked", "strong"), {1: 8, 4: 3}, 500, 800), 160)
     # of four comparisons the first has to pass 0.05 / 4: Student's 3.34 with 7 degrees of freedom, 8.86 with 2
-    assert "1 label, 8 draws: a difference in Dice below about 0.014 would not be seen among 4 comparisons" in one
-    assert "below about 0.026" in other
+    assert one.startswith(
+        "1 label, 8 draws: a true difference in Dice of about 0.014 would be missed half the time among 4 "
+    )
+    assert "about 0.026" in other
 
 
 @pytest.mark.parametrize("hours", [0.5, 2, 8, 100])
@@ -80,7 +82,7 @@ def test_what_is_planned_fits_the_time_and_more_time_plans_no_less(hours: float,
     most = training // 8 if training >= 32 else max(1, training // 4)
     assert max(matrix.draws) <= most, "or draws would share too many subjects"
     assert choose(2 * hours * 3600, times, training).seconds(times) >= matrix.seconds(times)
-    assert sum("would not be seen" in line for line in resolves(matrix, training)) == len(matrix.draws)
+    assert sum("missed half the time" in line for line in resolves(matrix, training)) == len(matrix.draws)
     written = content_of(matrix, "x", {}, {})
     assert validate(Curve, written).draws_of(min(matrix.draws)) == matrix.draws[min(matrix.draws)]
 
@@ -207,7 +209,7 @@ def test_a_strangers_folder_is_planned_timed_and_run(empty: Path, monkeypatch: p
     assert len(open_client().search_runs(experiments(), run_view_type=ViewType.DELETED_ONLY)) == 2
     assert all(point.complete for point in found.points.values())
     text = (empty / "runs" / "stranger-curve" / "curve.yaml").read_text()
-    assert text.startswith("# In 1 h: scratch, masked; 2 draws of 2 labels; 2 steps each") and "would not be seen" in text
+    assert text.startswith("# In 1 h: scratch, masked; 2 draws of 2 labels; 2 steps each") and "missed half the time" in text
     before = (empty / "runs" / "stranger-curve" / "results.jsonl").read_text()
     with pytest.raises(ConfigError, match="--set would not change it"):
         program.run("stranger", overrides, empty / "runs", budget="1h")
