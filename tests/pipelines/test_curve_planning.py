@@ -67,7 +67,7 @@ def test_what_a_matrix_can_show_by_hand() -> None:
     assert "about 0.012 would be missed half the time, if" in alone, "4.303 * 0.005 / sqrt(3)"
     one, other = resolves(Matrix(("scratch", "masked", "strong"), {1: 8, 4: 3}, 500, 800), 160)
     # of four comparisons the first has to pass 0.05 / 4: Student's 3.34 with 7 degrees of freedom, 8.86 with 2
-    assert one.startswith("1 label, 8 draws: a true difference in Dice of about 0.014 would be missed half the time among 4")
+    assert one.startswith(
         "1 label, 8 draws: a true difference in Dice of about 0.014 would be missed half the time among 4 "
     )
     assert "about 0.026" in other
