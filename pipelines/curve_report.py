@@ -151,7 +151,8 @@ def _caption(found: Found, choosing: int) -> str:
         "labelled validation subjects, on top of the labels, and a rate is searched with labelled cases of another draw "
         f"({searched}); a rate that is fixed needs none. oracle: the best on the test "
         "subjects, which nobody can choose. Intervals and p are over draws of labelled cases from these training "
-        "subjects, and over test subjects; with all labels the draws differ in their seeds alone, and each encoder was trained once, with one seed. p is "
-        f"corrected for all {found.planned} comparisons that were planned (Holm). seconds: of a training, median over "
+        "subjects, and over test subjects; with all labels the draws differ in their seeds alone, and each encoder was "
+        f"trained once, with one seed. p is corrected for all {found.planned} comparisons that were planned (Holm). "
+        "seconds: of a training, median over "
         "draws, whatever else the machine did; the pretraining comes on top."
     )
