@@ -131,8 +131,8 @@ def _curve_changes(arguments: list[str], overrides: list[str]) -> list[str]:
     written = read_curve(arguments[1], overrides)
     options = dict(pairwise(arguments))
     count = options.get("--labelled", str(written.curve.labelled[0])).split(",")[0]
-    arms = dict(list(to_dict(written.curve)["arms"].items())[:3])
-    kept = {name: arm | {"rate": 0.001, "rate_of": None} for name, arm in arms.items() if not arm["as_long_as"]}
+    arms = {name: arm for name, arm in to_dict(written.curve)["arms"].items() if not arm["as_long_as"]}
+    kept = {name: arm | {"rate": 0.001, "rate_of": None, "labelled": None} for name, arm in list(arms.items())[:2]}
     changes = [f"labelled=[{count}]", "draws=1", f"search.labelled=[{count}]", "search.set={fit: {steps: 2}}"]
     changes += ["search.rates=[0.001, 0.002]", "search.bounds=[0.001, 0.002]", f"arms={json.dumps(kept)}"]
     for kind, content in (("pretrain", written.pretrain), ("finetune", written.finetune)):
