@@ -16,6 +16,7 @@ from medae.errors import ConfigError, TrainingError
 from pipelines.console import Screen, shown
 from pipelines.curve_budget import in_words, seconds_of
 from pipelines.curve_cells import Design, Part, Rows, part_of, read_rows
+from pipelines.curve_checks import check
 from pipelines.curve_config import Written, read_curve
 from pipelines.curve_jobs import Task, on_slurm, side_by_side
 from pipelines.curve_planning import plan_curve
@@ -112,7 +113,7 @@ def _measure(
 ) -> dict[str, str]:
     """Run the cells of a part, under one MLflow run."""
     worker = Worker(written, folder, results, screen)
-    worker.check()
+    check(worker)
     if not worker.left(part):
         screen.note("Every cell has been measured.")
         return {}

@@ -16,27 +16,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from platform import machine, python_version
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from medae.artifact import RECORD
-from medae.config import digest, flatten, to_dict, validate
-from medae.data.split import labelled_subset
-from medae.errors import ConfigError, DataError, DivergedError, Interrupted, MedaeError, TrainingError
+from medae.config import digest, validate
+from medae.errors import DivergedError, Interrupted, MedaeError, TrainingError
 from medae.metrics.segmentation import case_dice
-from medae.plan import Plan
 from medae.tracking.client import open_client
 from medae.tracking.provenance import provenance
 from medae.training.checkpoint import Checkpoint, load
-from pipelines.apart import keep_apart
 from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
-from pipelines.curve_config import ALL, Written
+from pipelines.curve_config import Written
 from pipelines.data import DataConfig, Dataset, open_dataset
 from pipelines.files import read_json, source_digest, write_json, write_text
 from pipelines.outcome import Finished
-from pipelines.segmenting import with_target
 from pipelines.stage import StageConfig, program_of, run_stage
 
 PATIENCE = 10.0
@@ -134,96 +130,6 @@ class Worker:
         """The file that tells the other processes what went wrong."""
         return self.folder / "failed" / f"{cell.digest}.json"
 
-    def check(self) -> Dataset:
-        """Open the data sets and read every configuration before anything is trained: what would be chosen by or tested on
-        must not be trained on, and arms that are compared must be alike but for what they are named after.
-
-        Returns the fine-tuning's. Raises DataError, with the cases' names, where a scan is on two sides, where no validation
-        or test subject has the target, and for rows of other data; ConfigError for what cannot be trained or compared.
-        """
-        finetune = self.written.finetune
-        dataset = open_dataset(self._data_of(finetune), self.screen)
-        self.data["finetune"] = _in_rows(dataset.digest)
-        sides = {name: dataset.subset(getattr(dataset.split, name)) for name in ("train", "validation", "test")}
-        for name in ("validation", "test"):
-            with_target(sides[name], str(finetune.get("target", "label")))
-        keep_apart({"training": sides["train"], "validation": sides["validation"], "test": sides["test"]})
-        self._check_rows()
-        self._check_cells(dataset)
-        if self.written.pretrain is not None and self.written.curve.encoders:
-            other = open_dataset(self._data_of(self.written.pretrain), self.screen)
-            self.data["pretrain"] = _in_rows(other.digest)
-            self._check_encoders()
-            pretrained = other.subset(other.split.train)
-            keep_apart({"pretraining": pretrained, "validation": sides["validation"], "test": sides["test"]})
-            self._check_plans()
-        return dataset
-
-    def _check_rows(self) -> None:
-        """Raises DataError for rows that were measured on another state of the data; rows that do not say are believed."""
-        today = self.data["finetune"]
-        rows = [row for row in read_rows(self.results).values() if row.get("kind") != "encoder"]
-        others = [row for row in rows if row.get("data") not in (None, today)]
-        if others:
-            raise DataError(
-                f"{len(others)} rows are of another state of the data: scans, label maps or who takes part differ.",
-                where=self.results,
-                remedy="Give another file for the results (--results), or take these rows out.",
-            )
-
-    def _check_encoders(self) -> None:
-        """Raises DataError for pretrainings that saw another state of the data; rows that do not say are believed."""
-        design, today = self.design, self.data["pretrain"]
-        cells = {name: design.encoder(name) for name in self.written.curve.encoders}
-        others = [name for name, cell in cells.items() if design.rows.get(cell.digest, {}).get("data") not in (None, today)]
-        if others:
-            raise DataError(
-                f"The data set of pretraining has changed since these encoders were trained: {', '.join(others)}.",
-                where=self.results,
-                remedy="Give another file for the results (--results), or take out their rows and those of the arms that "
-                "start from them.",
-            )
-
-    def _check_cells(self, dataset: Dataset) -> None:
-        """Raises ConfigError for an arm or an encoder that cannot be trained, and for more labels than there are."""
-        design, curve = self.design, self.written.curve
-        rate = curve.search.rates[0]
-        for name in curve.encoders:
-            self._valid(design.encoder(name), f"encoders.{name}")
-        for name in curve.arms:
-            for count in curve.counts_of(name):
-                self._valid(design.drawn(name, count, 0, rate), f"arms.{name}")
-                self._valid(design.searched(name, count, rate), "search")
-        target = str(self.written.finetune.get("target", "label"))
-        for count in curve.labelled:
-            labelled_subset(dataset.manifest, dataset.split.train, None if count == ALL else int(count), "", target)
-
-    @staticmethod
-    def _valid(cell: Cell, where: str) -> None:
-        start = {} if cell.needs is None else {"encoder": cell.needs.name}
-        validate(program_of(cell.stage).Config, {**cell.content, "name": "check", **start}, where=where)
-
-    def _check_plans(self) -> None:
-        """Raises ConfigError where an encoder and the twin of an arm that starts from it have other networks or voxels."""
-        design, curve = self.design, self.written.curve
-        rate = curve.search.rates[0]
-        for name, arm in curve.arms.items():
-            if arm.encoder is None:
-                continue
-            twin = curve.twin_of(name)
-            cells = (design.encoder(arm.encoder), design.drawn(twin, curve.counts_of(name)[0], 0, rate))
-            own, other = (_shared(Plan.read(self._plan(cell))) for cell in cells)
-            if curve.arms[twin].encoder is None and own != other:
-                differ = [
-                    f"{key} {own.get(key)} and {other.get(key)}" for key in own | other if own.get(key) != other.get(key)
-                ]
-                raise ConfigError(
-                    f"Its encoder has another plan than its twin {twin}, so that the two would differ in more than their "
-                    f"start: {', '.join(differ)}.",
-                    where=f"arms.{name}",
-                    remedy="Give pretrain.set.plan and finetune.set.plan the same keys, or one file (plan: {file: …}).",
-                )
-
     def left(self, part: Part) -> list[Cell]:
         """What is left, the encoders first; one that was measured only if its model is lost and something waits for it."""
         design = self.design
@@ -303,7 +209,7 @@ class Worker:
     def stage(self, cell: Cell) -> Ran:
         """Run a cell's stage, or go on with it."""
         content = dict(cell.content) | {"name": cell.label, "experiment": self.written.curve.experiment}
-        content |= {"registered": False, "plan": {"file": str(self._plan(cell))}}
+        content |= {"registered": False, "plan": {"file": str(self.plan(cell))}}
         if cell.needs is not None:
             content["encoder"] = str(self._model(cell.needs))
         if cell.kind != "encoder":
@@ -319,7 +225,7 @@ class Worker:
         with FileLock(self.folder / "locks" / "results"), self.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row | _facts(), allow_nan=False) + "\n")
 
-    def _plan(self, cell: Cell) -> Path:
+    def plan(self, cell: Cell) -> Path:
         """The plan for the training subjects: one file for all arms that ask for the same data set, split and hints.
 
         Scans that have changed are another data set.
@@ -337,18 +243,16 @@ class Worker:
     def _state_of(self, cell: Cell) -> str:
         """The short digest of a cell's data set."""
         if cell.stage not in self.data:
-            self.data[cell.stage] = _in_rows(open_dataset(self._data_of(cell.content), self.screen).digest)
+            self.open(cell.stage, cell.content)
         return self.data[cell.stage]
 
-    @staticmethod
-    def _data_of(content: dict[str, Any]) -> DataConfig:
-        """The part of a stage's configuration that says which data, and who is for what."""
-        return validate(DataConfig, {key: content[key] for key in DataConfig.model_fields if key in content}, where="data")
-
-
-def _shared(plan: Plan) -> dict[str, Any]:
-    """What two arms must have in common to differ in their start alone: voxels and network."""
-    return flatten({"space": to_dict(plan.space), "network": to_dict(plan.network)})
+    def open(self, stage: Literal["pretrain", "finetune"], content: Mapping[str, Any]) -> Dataset:
+        """Open a stage's data set, and keep its digest. content: a configuration with the keys that say which, and who is
+        for what."""
+        keys = {key: content[key] for key in DataConfig.model_fields if key in content}
+        dataset = open_dataset(validate(DataConfig, keys, where="data"), self.screen)
+        self.data[stage] = _in_rows(dataset.digest)
+        return dataset
 
 
 def _in_rows(data: str) -> str:

@@ -20,6 +20,7 @@ from pipelines import curve as program
 from pipelines import curve_jobs
 from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, part_of, read_rows
+from pipelines.curve_checks import check
 from pipelines.curve_config import Written
 from pipelines.curve_work import Worker
 
@@ -115,19 +116,19 @@ def test_what_cannot_be_trained_or_compared_is_refused_before_anything_is_traine
     search = {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3], "labelled": [1]}
     written = curve(empty, **{"search": search, **changes})
     with pytest.raises(ConfigError, match=message):
-        Worker(written, empty / "work", empty / "rows.jsonl", Screen()).check()
+        check(Worker(written, empty / "work", empty / "rows.jsonl", Screen()))
 
 
 def test_rows_of_other_data_are_not_mixed_in(empty: Path) -> None:
     worker = Worker(curve(empty), empty / "work", empty / "rows.jsonl", Screen())
     old = {"digest": "a", "kind": "draw"}
     worker.results.write_text(json.dumps(old) + "\n")
-    digest = worker.check().digest
+    digest = check(worker).digest
     worker.results.write_text(json.dumps(old | {"data": digest[:12]}) + "\n")
-    worker.check()
+    check(worker)
     worker.results.write_text(json.dumps(old | {"data": "b"}) + "\n")
     with pytest.raises(DataError, match="1 rows are of another state of the data"):
-        worker.check()
+        check(worker)
 
 
 def test_an_encoder_of_other_scans_is_refused(empty: Path) -> None:
@@ -135,15 +136,15 @@ def test_an_encoder_of_other_scans_is_refused(empty: Path) -> None:
     worker = Worker(written, empty / "work", empty / "rows.jsonl", Screen())
     row = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "arm": "masked"}
     worker.results.write_text(json.dumps(row) + "\n")
-    worker.check()
+    check(worker)
     worker.results.write_text(json.dumps(row | {"data": worker.data["pretrain"]}) + "\n")
-    worker.check()
+    check(worker)
     worker.results.write_text(json.dumps(row | {"data": "b"}) + "\n")
     with pytest.raises(DataError, match="has changed since these encoders were trained: masked") as refusal:
-        worker.check()
+        check(worker)
     assert "those of the arms that start from them" in str(refusal.value.remedy)
     worker.results.write_text(json.dumps(row | {"data": "b", "digest": "of another encoder"}) + "\n")
-    worker.check()
+    check(worker)
 
 
 def a_pretraining(folder: Path, seconds: int, data: str | None, finished: bool = True) -> Path:
@@ -181,7 +182,7 @@ def test_a_plan_is_made_anew_when_scans_have_changed(empty: Path) -> None:
     cell = Design(written, {}).drawn("scratch", 1, 0, 1e-3)
 
     def plan() -> Path:
-        return Worker(written, empty / "work", empty / "rows.jsonl", Screen())._plan(cell)
+        return Worker(written, empty / "work", empty / "rows.jsonl", Screen()).plan(cell)
 
     first = plan()
     assert plan() == first and list(first.parent.iterdir()) == [first]

@@ -13,6 +13,7 @@ from medae.errors import ConfigError, DataError
 from pipelines.configs import shipped_folder
 from pipelines.console import Screen
 from pipelines.curve_cells import Design, Part, part_of, read_rows
+from pipelines.curve_checks import check
 from pipelines.curve_config import Curve, order_of, read_curve
 from pipelines.curve_work import Worker
 from pipelines.stage import program_of
@@ -117,7 +118,7 @@ def test_an_encoder_that_would_see_a_test_subject_is_refused_before_anything_is_
     other = {**SHORT, "validation_batches": 0, "split": {**SHORT["split"], "salt": "another:"}}
     written = curve(tmp_path, pretrain={"config": "phantoms", "set": other})
     with pytest.raises(DataError, match="also among the pretraining cases"):
-        Worker(written, tmp_path / "work", tmp_path / "rows.jsonl", Screen()).check()
+        check(Worker(written, tmp_path / "work", tmp_path / "rows.jsonl", Screen()))
 
 
 # --- cells ---
