@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +38,9 @@ from pipelines.stage import StageConfig, program_of, run_stage
 
 PATIENCE = 10.0
 """Seconds until it is looked again whether another process has finished what a cell waits for."""
+
+PAUSED = 5.0
+"""How many times as long as the median epoch one takes only because its process was stopped, or its machine asleep."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,9 @@ class Worker:
         row |= {} if cell.kind == "encoder" else _scores(ran.finished, cell.kind)
         pace = self.design.pace(cell.name) if cell.kind == "draw" else None
         row |= {} if pace is None else {"paced_by": pace}
-        row |= {"training_seconds": _training_seconds(ran.finished.folder)}
+        trained = [checkpoint.facts for checkpoint in checkpoints_of(ran.finished.folder)]
+        row |= {"training_seconds": round(sum(unpaused(facts["state"]) for facts in trained), 1)}
+        row |= {"precision": trained[0]["environment"]["precision"]}
         row |= {"seconds": None if begun else round(ran.seconds, 1)}
         if cell.kind == "encoder":
             row |= {"data": _trained_on(ran.finished.folder / "model")}
@@ -289,9 +295,15 @@ def _cases(metrics: dict[str, Any]) -> dict[str, float]:
     return {case: round(dice, 5) for case, dice in case_dice(metrics).items()}
 
 
-def _training_seconds(folder: Path) -> float:
-    """Seconds in the training loop, all members and all parts of a resumed training together."""
-    return round(sum(checkpoint.facts["state"]["seconds"] for checkpoint in checkpoints_of(folder)), 1)
+def unpaused(state: Mapping[str, Any]) -> float:
+    """Seconds in a training loop, all parts of a resumed one together, without those in which its process was stopped.
+
+    state: of ``TrainingState``. An epoch that took PAUSED times as long as the median one counts as the median one: the
+    steps of a compute-fair arm hang on these seconds. The first one may be that slow by itself, as it reads the scans.
+    """
+    epochs = [epoch["seconds"] for epoch in state["history"][1:]]
+    usual = statistics.median(epochs) if epochs else 0.0
+    return float(state["seconds"]) - sum(seconds - usual for seconds in epochs if seconds > PAUSED * usual)
 
 
 def checkpoints_of(folder: Path) -> list[Checkpoint]:

@@ -22,10 +22,17 @@ from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, part_of, read_rows
 from pipelines.curve_checks import check
 from pipelines.curve_config import Written
-from pipelines.curve_work import Worker
+from pipelines.curve_work import Worker, unpaused
 
 TOO_HIGH = 1e35
 """A rate at which the second step's loss is no number."""
+
+
+def test_seconds_in_which_a_training_was_stopped_do_not_count() -> None:
+    epochs = [60.0, 10.0, 11.0, 1000.0, 9.0, 30.0]  # reads the scans, three as usual, stopped in one, slowed in another
+    state = {"seconds": 1125.0, "history": [{"step": 50, "seconds": seconds} for seconds in epochs]}
+    assert unpaused(state) == 1125.0 - 1000.0 + 11.0
+    assert unpaused({"seconds": 7.0, "history": []}) == 7.0
 
 
 @pytest.mark.slow
@@ -42,7 +49,7 @@ def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: P
         ("rate", "masked"),
         ("draw", "masked"),
     ]
-    assert all(row["training_seconds"] > 0 and row["threads"] > 0 for row in rows)
+    assert all(row["training_seconds"] > 0 and row["threads"] > 0 and row["precision"] == "float32" for row in rows)
     last = rows[-1]
     assert len(last["cases"]) == last["n_test"] == 3 and len(last["validation"]["cases"]) == 2
     assert last["labelled_subjects"] == 2
