@@ -6,16 +6,20 @@ The workers share out the cells by locks in the curve's folder; who started them
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from medae.errors import ConfigError, Interrupted, TrainingError
 from medae.parallel import usable_cores
+from medae.training.faults import Interrupts
 from pipelines.console import Screen, shown
 from pipelines.curve_cells import Part
 from pipelines.curve_config import Written
@@ -73,38 +77,67 @@ class Task:
 
 
 def side_by_side(task: Task, jobs: int, look: Callable[[], None], screen: Screen) -> dict[str, str]:
-    """Run in several processes with a share of the cores each; their notes go to files. look: called from time to time."""
+    """Run in several processes with a share of the cores each; their notes go to files. look: called from time to time.
+
+    Ctrl-C and SIGTERM are passed on, once: the processes end after a step, with a checkpoint. None outlives this one.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     context = get_context("spawn")
     told = context.Queue()
     logs = [task.folder / f"worker-{number}.log" for number in range(1, jobs + 1)]
     workers = [context.Process(target=_process, args=(task, log, told), name=log.stem) for log in logs]
     screen.note(f"{jobs} processes; what each is doing is in {shown(task.folder / 'worker-N.log')}")
-    for worker in workers:
-        worker.start()
-    while any(worker.is_alive() for worker in workers):
-        time.sleep(LOOK)
-        look()
+    stopping = False
+    with Interrupts() as interrupts:
+        for worker in workers:
+            worker.start()
+        try:
+            while any(worker.is_alive() for worker in workers):
+                time.sleep(LOOK)
+                if interrupts.received and not stopping:
+                    stopping = True
+                    screen.note("Stopping: each process ends after the step it is in.")
+                    _end(workers)
+                look()
+        except BaseException:  # Ctrl-C a second time, or a fault here: then at once
+            _end(workers)
+            raise
     look()
     failed: dict[str, str] = {}
     while not told.empty():
         failed |= told.get()
-    if any(worker.exitcode == INTERRUPTED for worker in workers):
+    if stopping or any(worker.exitcode == INTERRUPTED for worker in workers):
         raise Interrupted("The curve was interrupted. The same command goes on with it.")
     if lost := [worker.name for worker in workers if worker.exitcode]:
         raise _lost(lost, task.folder / f"{lost[0]}.log")
     return failed
 
 
+def _end(workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.terminate()
+
+
 def _process(task: Task, log: Path, told: Any) -> None:
     """A process that runs cells. told: a queue for what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes: who started this one answers it
+    Thread(target=_end_with_who_started_this, daemon=True).start()
     with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
         os.dup2(file.fileno(), sys.stdout.fileno())
         try:
             told.put(task())
-        except (KeyboardInterrupt, Interrupted):
+        except Interrupted:
             sys.exit(INTERRUPTED)
+
+
+def _end_with_who_started_this() -> None:
+    """Or a curve whose process was killed would go on unseen, and beside it the same curve started again."""
+    started_by = parent_process()
+    if started_by is not None:
+        started_by.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def on_slurm(task: Task, jobs: int, parameters: Sequence[str], look: Callable[[], None], screen: Screen) -> dict[str, str]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from medae.errors import Interrupted
+from medae.training.faults import Interrupts
 from pipelines.curve_cells import Cell, Design
 from pipelines.curve_config import Written, read_curve
 
@@ -73,3 +78,24 @@ def rows_of(
         drawn(cells.drawn(name, count, draw, rates[name]), cases, validation[name])
         for (name, count, draw), cases in scores.items()
     ]
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Stands for a ``Task``: a training without end, that is stopped as every training is."""
+
+    folder: Path
+
+    def __call__(self) -> dict[str, str]:
+        with Interrupts() as interrupts:
+            (self.folder / f"{os.getpid()}.begun").touch()
+            while interrupts.received is None:
+                time.sleep(0.02)
+        (self.folder / f"{os.getpid()}.{interrupts.received.name}").touch()
+        raise Interrupted("Stopped.")
+
+    def begun(self) -> int:
+        return len(list(self.folder.glob("*.begun")))
+
+    def stopped(self) -> int:
+        return len(list(self.folder.glob("*.SIGTERM")))

@@ -83,10 +83,13 @@ class LesionsObjective(Objective):
         return [Loss(total, terms)]
 
     def example(self, model: nn.Module, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """``input``, ``corrupted``, ``output`` and ``found``: the lesion head's probabilities, 1 as bright as the input."""
+        """``input``, ``corrupted``, ``output`` and ``found``: the lesion head's probabilities, 1 as bright as the input.
+
+        Outside the foreground, where nothing is asked of the head, nothing is found.
+        """
         drawn = self.draw(batch, draw)
         output = model(drawn.image)
-        found = output.extras[LESION].float().sigmoid().expand(batch.centre.shape)
+        found = (output.extras[LESION].float().sigmoid() * batch.mask).expand(batch.centre.shape)
         return {
             "input": batch.centre,
             "corrupted": batch.middle(drawn.image),

@@ -146,6 +146,9 @@ def test_the_loss_by_hand() -> None:
     shown = objective.example(Answer(batch.image, 200 * lesion - 100), batch, Draw(0, 0))
     torch.testing.assert_close(shown["found"], lesion * batch.image.max())
     assert (shown["corrupted"] != shown["input"]).any() and torch.equal(shown["output"], batch.image)
+    everywhere = objective.example(Answer(batch.image, torch.full_like(lesion, 100.0)), batch, Draw(0, 0))
+    torch.testing.assert_close(everywhere["found"], batch.mask * batch.image.max())
+    assert not batch.mask.all()
 
 
 @pytest.mark.parametrize("slices", [1, 3])

@@ -6,14 +6,18 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import curves
 import nibabel as nib
 import pytest
-from curves import SHORT, content, curve, drawn
+from curves import SHORT, Endless, content, curve, drawn
 
-from medae.errors import ConfigError, DataError, TrainingError
+from medae.errors import ConfigError, DataError, Interrupted, TrainingError
 from medae.tracking.client import open_client
 from medae.training.faults import Interrupts
 from pipelines import curve as program
@@ -264,6 +268,67 @@ def test_a_cell_that_failed_is_tried_by_one_process_and_told_by_all_of_them_alik
     again = Pretended(written, empty / "work")
     again.forget_failures()
     assert again.measure(part) == {} and again.tried == [broken]
+
+
+# --- Several processes ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_workers_as_it_stops_a_training(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(curve_jobs, "LOOK", 0.1)
+    task, sent = Endless(empty), []
+
+    def look() -> None:
+        if task.begun() == 1 and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="The same command goes on with it"):
+        curve_jobs.side_by_side(task, 1, look, Screen())
+    assert task.stopped() == 1, "it had time to write a checkpoint"
+    assert signal.getsignal(number) is before
+
+
+def test_a_fault_here_leaves_no_worker_behind(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_jobs, "LOOK", 0.1)
+    task = Endless(empty)
+
+    def look() -> None:
+        if task.begun() == 1:
+            raise OSError("The disk of the results is gone.")
+
+    with pytest.raises(OSError, match="is gone"):
+        curve_jobs.side_by_side(task, 1, look, Screen())
+    until(lambda: task.stopped() == 1)
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(empty: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from curves import Endless; from pipelines.console import Screen\n"
+        "from pipelines.curve_jobs import side_by_side\n"
+        "if __name__ == '__main__':\n"
+        "    side_by_side(Endless(Path(sys.argv[1])), 1, lambda: None, Screen())\n"
+    )
+    (empty / "start.py").write_text(program)
+    paths = os.pathsep.join([str(Path(curves.__file__).parent), str(Path(curve_jobs.__file__).parents[1])])
+    process = subprocess.Popen([sys.executable, "start.py", str(empty)], cwd=empty, env={**os.environ, "PYTHONPATH": paths})
+    try:
+        until(lambda: Endless(empty).begun() == 1)
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: Endless(empty).stopped() == 1)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; a minute at most."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it did not come to hold"
+        time.sleep(0.05)
 
 
 # --- Slurm, through submitit, which can run its jobs on this machine too ---
