@@ -59,6 +59,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Masked: hidden blocks are seen as a flat grey": ({"kind": "masked"}, {}),
     "Masked, sparse: hidden blocks are not seen at all": ({"kind": "masked", "sparse": True}, {}),
     "Restoration: intensities, shuffled windows, painted windows": ({"kind": "restoration", "flip": 0.0}, SKIPS),
+    "Lesions: drawn ones are to be taken out, and found": ({"kind": "lesions", "share": 1.0}, SKIPS | {"lesion_head": True}),
 }
 
 

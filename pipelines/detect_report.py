@@ -304,7 +304,7 @@ def _views(test: Manifest, target: str | None, plan: Plan, stage: Stage, scans: 
                 prediction=flagged,
                 mask=mask,
                 affine=affine,
-                truth=None if target is None else reference(test, case, target)[0],
+                truth=None if target is None else reference(test, case, target, affine)[0],
                 detail=f"AUPRC {scan.average_precision:.2f}" if scan.average_precision is not None else "no lesion",
                 axis=2 if plan.space.slice_axis is None else plan.space.slice_axis,
             )

@@ -21,6 +21,7 @@ from medae.export.nifti import write_native
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.preprocessing.prepare import Prepared
 from medae.preprocessing.store import Store
+from medae.volume import NativeGrid
 from pipelines.console import Screen
 from pipelines.files import write_text
 from pipelines.segmenting import reference
@@ -69,7 +70,11 @@ class Scorer:
         grids: list[tuple[int, float]] = []
         for case, scan in self.scans(normal, "Calibrating on normal scans"):
             found = eroded(scan_mask(scan), self.rows.scoring.postprocessing.erode, slice_axis(scan))
-            mask = found & lesion_free(self.lesion(normal, case, found.shape), slice_axis(scan), seen) if slices else found
+            mask = (
+                found & lesion_free(self.lesion(normal, case, scan.prepared.native), slice_axis(scan), seen)
+                if slices
+                else found
+            )
             if not mask.any():
                 continue
             kept.append(case.id)
@@ -115,7 +120,7 @@ class Scorer:
         for case, scan in self.scans(test, "Scoring test scans"):
             error = reconstruction_error(scan) if any(asks.values()) else None
             for row, own in self.rows.scored(scan):
-                lesion = self.lesion(test, case, own.mask.shape)
+                lesion = self.lesion(test, case, scan.prepared.native)
                 flagged = own.flagged(calibrations[row].threshold, self.rows.scoring)
                 for evaluation, values, predicted, mask in (
                     (evaluations[row], own.heat, flagged, own.mask),
@@ -136,11 +141,11 @@ class Scorer:
                     write_maps(own, flagged, scan.prepared, self.folder / "maps" / case.id)
         return evaluations, unfiltered
 
-    def lesion(self, manifest: Manifest, case: Case, shape: tuple[int, ...]) -> np.ndarray:
-        """Where a scan has lesions, on its file's own axes: bool of that shape."""
+    def lesion(self, manifest: Manifest, case: Case, native: NativeGrid) -> np.ndarray:
+        """Where a scan has lesions, bool on its file's own axes. native: the scan's grid."""
         if self.target is None:
-            return np.zeros(shape, dtype=bool)
-        return np.asarray(reference(manifest, case, self.target)[0] > 0)
+            return np.zeros(native.shape, dtype=bool)
+        return np.asarray(reference(manifest, case, self.target, native.matrix())[0] > 0)
 
     def _scan(self, case: Case) -> Scan:
         prepared = self.store[case.id].prepared()

@@ -215,7 +215,7 @@ def _case(setting: Setting, case: Case, arm: str) -> tuple[np.ndarray, np.ndarra
     ref = next(ref for name in space.channels if isinstance(ref := case.images.get(name), ImageRef))
     image, affine = native_image(test, ref)
     found, _ = read_native(setting.stage.folder / "predictions" / arm / f"{case.id}.nii.gz", "labels")
-    return image, affine, reference(test, case, setting.config.target)[0], found
+    return image, affine, reference(test, case, setting.config.target, affine)[0], found
 
 
 def _views(setting: Setting, arm: str, dice: Mapping[str, float]) -> list[OverlayCase]:

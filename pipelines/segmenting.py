@@ -87,13 +87,20 @@ def refuse_mirrored_sides(flip: Sequence[float], plan: Plan, labels: Mapping[int
         )
 
 
-def reference(manifest: Manifest, case: Case, target: str) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """A case's label map on its file's own axes, and the voxel size along them in mm."""
+def reference(
+    manifest: Manifest, case: Case, target: str, affine: np.ndarray | None = None
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """A case's label map, and the voxel size along its axes in mm.
+
+    affine: 4x4 of the scan's file, onto whose axes the label map is brought: it may be stored with others. Without it, the
+    label map comes on its own.
+    """
     ref = case.targets.get(target)
     if not isinstance(ref, ImageRef):
         raise DataError(f"The case has no label map '{target}'.", where=case.id, remedy="Choose another target.")
-    labels, affine = native_image(manifest, ref)
-    return labels, spacing_of(affine)
+    volume = read_image(manifest, ref)
+    axes = volume.native.matrix() if affine is None else affine
+    return from_ras(np.asarray(volume.image), axes)[0], spacing_of(axes)
 
 
 def native_image(manifest: Manifest, ref: ImageRef) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +140,7 @@ def score_arms(
     with screen.progress("Scoring cases") as report:
         for done, case in enumerate(test.cases, start=1):
             prepared = prepare_case(test, case, plan.space, brain=extraction_of(plan.space))
-            truth, spacing = reference(test, case, target)
+            truth, spacing = reference(test, case, target, prepared.native.matrix())
             for arm, model in models.items():
                 sure = reliability is not None
                 segmented = segment([Segmenter(model, plan, device, mirrored)], [prepared], confidence=sure)

@@ -20,6 +20,7 @@ from medae.anomaly.scan import Scan
 from medae.config import validate
 from medae.data.case import Case, ImageRef, Manifest
 from medae.preprocessing.store import Store
+from medae.volume import NativeGrid
 from pipelines.console import Screen
 from pipelines.detect_scoring import Scorer
 from tests.anomaly.conftest import PLAN, Flat, scan_by_hand
@@ -37,7 +38,7 @@ class ByHand(Scorer):
         for case, (image, _) in zip(manifest.cases, self.given, strict=True):
             yield case, scan_by_hand(image[None])
 
-    def lesion(self, manifest: Manifest, case: Case, shape: tuple[int, ...]) -> np.ndarray:
+    def lesion(self, manifest: Manifest, case: Case, native: NativeGrid) -> np.ndarray:
         return self.given[[each.id for each in manifest.cases].index(case.id)][1]
 
 
