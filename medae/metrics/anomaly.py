@@ -225,7 +225,8 @@ class AnomalyEvaluation:
         ``dice_oracle``: the mean Dice at the one threshold that makes it best on these very scans and their truth; an
         upper bound that no user can reach, from the map alone (no component removal). ``dice_pooled_oracle`` likewise.
         ``lesion_*``: lesion-wise. ``mask_recall_pooled``: the recall that the brain mask alone permits.
-        ``prevalence``: the average precision of a random map.
+        ``prevalence``: lesion voxels as a share of all that count. ``average_precision_random``: that of a map that knows
+        nothing, and like all others finds no lesion outside the mask.
         """
         if not self._summary:
             self._summary = self._summarised()
@@ -242,7 +243,7 @@ class AnomalyEvaluation:
         flags, total = hit + sum(scan.false_positives for scan in self.scans), self.pooled.n_lesion
         lesions = sum(len(scan.lesions.found) for scan in diseased)
         findings = sum(scan.lesions.findings for scan in self.scans)
-        n_voxels = self.pooled.n_lesion + self.pooled.n_normal
+        n_voxels = total + self.pooled.n_normal
         low, high = pooled_interval(self.tallies, self.subjects()) or (None, None)
         return {
             "n_scans": len(self.scans),
@@ -251,7 +252,8 @@ class AnomalyEvaluation:
             "average_precision_pooled_low": low,
             "average_precision_pooled_high": high,
             "average_precision_mean": _mean(scan.average_precision for scan in diseased),
-            "prevalence": self.pooled.n_lesion / n_voxels if n_voxels else None,
+            "average_precision_random": self.pooled.prevalence * self.pooled.reach if total else None,
+            "prevalence": total / n_voxels if n_voxels else None,
             "auroc_pooled": self.pooled.auroc(),
             "auroc_mean": _mean(scan.auroc for scan in diseased),
             "auroc_scan": auroc([scan.score for scan in self.scans], [scan.has_lesion for scan in self.scans]),

@@ -59,13 +59,23 @@ def check_same_grid(**arrays: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Points of a precision-recall curve, thresholds falling, one entry a point."""
+    """Points of a precision-recall curve, thresholds falling, one entry a point.
+
+    prevalence: lesion's share of the voxels inside the mask, the precision of a random map. reach: the recall that the mask
+    permits. random: the average precision of a random map, their product.
+    """
 
     threshold: np.ndarray
     recall: np.ndarray
     precision: np.ndarray
     average_precision: float
     prevalence: float
+    reach: float
+
+    @property
+    def random(self) -> float:
+        """The average precision of a map that knows nothing."""
+        return self.prevalence * self.reach
 
 
 class VoxelScores:
@@ -117,6 +127,17 @@ class VoxelScores:
         """Lesion voxels, those outside the mask included."""
         return int(self.lesion.sum()) + self.missed
 
+    @property
+    def prevalence(self) -> float:
+        """Lesion's share of the voxels inside the mask; 0 where there are none."""
+        inside = int(self.lesion.sum())
+        return inside / (inside + self.n_normal) if inside else 0.0
+
+    @property
+    def reach(self) -> float:
+        """Share of the lesion voxels that lie inside the mask; 0 without a lesion voxel."""
+        return int(self.lesion.sum()) / self.n_lesion if self.n_lesion else 0.0
+
     def average_precision(self) -> float | None:
         """Sum over thresholds of (gain in recall) x precision, as in scikit-learn; None without a lesion voxel.
 
@@ -157,7 +178,8 @@ class VoxelScores:
             recall=true[keep] / self.n_lesion,
             precision=true[keep] / (true[keep] + false[keep]),
             average_precision=average,
-            prevalence=self.n_lesion / (self.n_lesion + self.n_normal),
+            prevalence=self.prevalence,
+            reach=self.reach,
         )
 
     def _falling(self) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +190,8 @@ class VoxelScores:
 def best_dice(parts: Sequence[VoxelScores]) -> tuple[float, float]:
     """The highest mean Dice that one threshold reaches over several tallies, each with a lesion, and the highest threshold
     that does. Between occupied bins nothing changes."""
-    bins = np.append(np.unique(np.concatenate([part.bins for part in parts])), N_BINS - 1)
+    occupied = np.unique(np.concatenate([part.bins for part in parts]))
+    bins = np.append(occupied, occupied.max(initial=int(score_bins(np.zeros(1))[0])) + 1)
     curve = sum((part.dice_at(bins) for part in parts), np.zeros(len(bins))) / len(parts)
     place = len(bins) - 1 - int(np.argmax(curve[::-1]))
     return float(curve[place]), bin_floor(int(bins[place]))

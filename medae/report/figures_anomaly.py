@@ -80,7 +80,7 @@ def precision_recall(
     """Curves of the model and of the baselines over lines of equal Dice.
 
     curves: by row name, the model first. operating: row name -> (recall, precision) of its mask at the calibrated
-    threshold, drawn as a point. The dotted line is the precision of a random map.
+    threshold, drawn as a point. The dotted line is that of a random map: it ends at the recall that the mask permits.
     """
     figure = canvas.chart(7.4, 5.2)
     axes = figure.add_subplot()
@@ -95,8 +95,9 @@ def precision_recall(
         if operating is not None and name in operating:
             axes.scatter(*operating[name], s=70, color=colour, edgecolors=canvas.PAPER, linewidths=1.5, zorder=5)
     if curves:
-        prevalence = next(iter(curves.values())).prevalence
-        axes.axhline(prevalence, color=canvas.MUTED, linewidth=1, linestyle=":", label=f"random map   AP {prevalence:.3f}")
+        first = next(iter(curves.values()))
+        label, height = f"random map   AP {first.random:.3f}", 2 * [first.prevalence]
+        axes.plot([0, first.reach], height, color=canvas.MUTED, linewidth=1, linestyle=":", label=label)
     if operating:
         axes.scatter([], [], s=50, color=canvas.MUTED, label="at the calibrated threshold")
     axes.set_xlim(0, 1.0)

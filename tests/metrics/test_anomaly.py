@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,6 +110,16 @@ def test_a_scan_without_lesion_has_no_dice_but_a_false_positive_rate(evaluation:
     assert scan.false_positive_rate == 0.25
 
 
+def test_all_lesion_outside_the_mask_is_a_result_too() -> None:
+    evaluation = AnomalyEvaluation()
+    image, mask, lesion = np.arange(4.0).reshape(4, 1, 1), np.ones((4, 1, 1)), np.zeros((4, 1, 1))
+    mask[0], lesion[0] = 0, 1
+    evaluation.add("a", image.astype(np.float32), mask * 0, mask, lesion, voxel_ml=1.0, scan_score=0.0)
+    found = json.loads(json.dumps(evaluation.summary(), allow_nan=False))
+    assert (found["average_precision_pooled"], found["average_precision_random"], found["dice_oracle"]) == (0, 0, 0)
+    assert found["dice_oracle_threshold"] > 3 and found["mask_recall_pooled"] == 0
+
+
 def test_summary_by_hand(evaluation: AnomalyEvaluation) -> None:
     found = evaluation.summary()
     assert (found["n_scans"], found["n_lesion_scans"]) == (3, 2)
@@ -120,6 +132,7 @@ def test_summary_by_hand(evaluation: AnomalyEvaluation) -> None:
     # Pooled, falling: 9 L, 8 L, 7 L, 4, 3, 2 normal, 1 L; one of five is never found.
     assert found["average_precision_pooled"] == pytest.approx((1 + 1 + 1 + 4 / 7) / 5)
     assert found["prevalence"] == pytest.approx(5 / (5 + 9))
+    assert found["average_precision_random"] == pytest.approx(4 / (4 + 9) * 4 / 5)
     assert found["auroc_scan"] == 1.0
     # At 7: scan a 2*1/(1+3), scan c 1. At 1: a 2*2/(4+3), c 2*2/(2+2). Mean at 1 is the better one.
     assert found["dice_oracle"] == pytest.approx((4 / 7 + 1) / 2)

@@ -157,7 +157,10 @@ def test_the_best_dice_of_several_is_at_one_threshold_and_at_the_highest_that_re
     # At 2 or more: 2*1/(1+1), 2*1/(2+2): mean 0.75. At 1 or more: 2*1/(2+1), 2*2/(3+2): mean 0.733. At 4: 0, 2*1/(1+2).
     one, other = tally([1, 2], [1, 1], [0, 1]), tally([1, 2, 4], [1, 1, 1], [1, 0, 1])
     assert best_dice([one, other]) == (pytest.approx(0.75), 2.0)
-    assert best_dice([tally([1, 2], [1, 0], [0, 1])])[0] == 0.0, "no threshold finds what lies outside the mask"
+    dice, threshold = best_dice([tally([1, 2], [1, 0], [0, 1])])
+    assert dice == 0.0, "no threshold finds what lies outside the mask"
+    assert 1 < threshold < 1.001, "the one that flags nothing"
+    assert best_dice([tally([1, 2], [0, 0], [0, 1])]) == (0.0, pytest.approx(0, abs=1e-30)), "an empty mask"
 
 
 def test_the_dice_is_that_at_each_bin_floor() -> None:
@@ -183,9 +186,19 @@ def test_curve_keeps_the_ends_and_the_area() -> None:
     assert np.all(np.diff(curve.threshold) < 0)
     assert curve.recall[-1] == 1.0
     assert curve.precision[-1] == pytest.approx(lesion.mean(), rel=0.05)
-    assert curve.prevalence == pytest.approx(lesion.mean())
+    assert (curve.prevalence, curve.reach, curve.random) == pytest.approx((lesion.mean(), 1.0, lesion.mean()))
     area = np.sum(np.diff(curve.recall, prepend=0) * curve.precision)
     assert area == pytest.approx(curve.average_precision, abs=0.01)
+
+
+def test_a_random_map_finds_nothing_outside_the_mask() -> None:
+    rng = np.random.default_rng(2)
+    lesion, mask = rng.random(200_000) < 0.1, rng.random(200_000) < 0.7
+    found = VoxelScores()
+    found.add(rng.random(200_000, dtype=np.float32), mask, lesion)
+    curve = found.curve()
+    assert curve is not None and curve.random == pytest.approx(found.average_precision(), rel=0.05)
+    assert curve.random == pytest.approx(0.1 * 0.7, rel=0.05)
 
 
 def test_at_least_counts_from_above() -> None:
