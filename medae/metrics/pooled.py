@@ -67,7 +67,7 @@ def pooled_average_precision(tallies: Sequence[Tally]) -> float:
 class PooledDifference(Config):
     """Pooled average precision of one map less that of another, on the same scans.
 
-    low, high: of the 95 % interval over subjects; None with fewer than 5 of them that have a lesion.
+    low, high: of the interval over subjects; None with fewer than 5 of them that have a lesion.
     """
 
     difference: float
@@ -76,11 +76,13 @@ class PooledDifference(Config):
     n_subjects: int
 
 
-def pooled_difference(a: Sequence[Tally], b: Sequence[Tally], subjects: Sequence[str]) -> PooledDifference:
+def pooled_difference(
+    a: Sequence[Tally], b: Sequence[Tally], subjects: Sequence[str], level: float = 0.95
+) -> PooledDifference:
     """Compare two maps of the same scans, pooled over voxels.
 
-    a, b: one tally a scan, in the same order. subjects: whom each scan is of. The interval is Student's, of the jackknife's
-    pseudo-values of the difference, each subject left out of both maps at once; see ``_reach``.
+    a, b: one tally a scan, in the same order. subjects: whom each scan is of. level: of the interval. It is Student's, of
+    the jackknife's pseudo-values of the difference, each subject left out of both maps at once; see ``_reach``.
     Raises DataError if the lengths differ or no scan has a lesion.
     """
     if not len(a) == len(b) == len(subjects):
@@ -90,7 +92,7 @@ def pooled_difference(a: Sequence[Tally], b: Sequence[Tally], subjects: Sequence
     value = float(one.figure() - other.figure())
     low = high = None
     if one.diseased >= FEWEST:
-        reach = _reach(one.without_each() - other.without_each(), one.diseased)
+        reach = _reach(one.without_each() - other.without_each(), one.diseased, level)
         low, high = max(value - reach, -1.0), min(value + reach, 1.0)
     return PooledDifference(difference=value, low=low, high=high, n_subjects=len(names))
 
@@ -109,15 +111,15 @@ def pooled_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[
     return min(float(expit(middle - reach)), value), max(float(expit(middle + reach)), value)
 
 
-def _reach(without_each: np.ndarray, diseased: int) -> float:
-    """Half the width of a 95 % interval from the figures that remain when each subject in turn is left out.
+def _reach(without_each: np.ndarray, diseased: int, level: float = 0.95) -> float:
+    """Half the width of an interval from the figures that remain when each subject in turn is left out.
 
     The pseudo-values of n subjects are n times the figure of all less n - 1 times these, and differ as those do. Degrees of
     freedom: one less than the subjects with a lesion, who carry most of the figure. Source: Tukey 1958.
     """
     n = len(without_each)
     error = np.sqrt((n - 1) ** 2 * np.var(without_each, ddof=1) / n)
-    return float(student.ppf(0.975, diseased - 1) * error)
+    return float(student.ppf((1 + level) / 2, diseased - 1) * error)
 
 
 class _Table:

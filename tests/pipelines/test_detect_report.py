@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from medae.anomaly.calibration import calibrate
-from medae.anomaly.detector import Scoring
-from medae.anomaly.maps.registry import PARTS
+from medae.anomaly.detector import DETECTOR, Scoring
+from medae.anomaly.maps.registry import BASELINES, PARTS
 from medae.anomaly.postprocessing import PostprocessingConfig, threshold_map
 from medae.config import validate
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.report.html import Report
-from pipelines.detect_report import describe_scores, describe_thresholds, promise_in_words, scoring_in_words
+from pipelines.detect_report import describe_scores, describe_thresholds, promise_in_words, scoring_in_words, verdict
 from tests.anomaly.conftest import CALIBRATION as ONE_SCAN
 from tests.anomaly.conftest import PLAN
 
@@ -39,6 +39,39 @@ def evaluation(*subjects: tuple[str, int, bool]) -> AnomalyEvaluation:
         values = flags.astype(np.float32)
         found.add(f"c{number}", values, flags, mask, lesion, voxel_ml=1.0, scan_score=0.0, subject=subject, error=None)
     return found
+
+
+def finds(*voxels: int) -> AnomalyEvaluation:
+    """Of a lesion of 50 voxels a subject, so many are found before any normal voxel."""
+    found = AnomalyEvaluation()
+    for number, own in enumerate(voxels):
+        values, lesion = np.zeros((10, 10, 10), dtype=np.float32), np.zeros((10, 10, 10), dtype=bool)
+        values.ravel()[:own], lesion.ravel()[:50] = 1, True
+        found.add(f"c{number}", values, values > 0, np.ones_like(lesion), lesion, voxel_ml=1.0, scan_score=0.0)
+    return found
+
+
+OWN = (20, 25, 22, 27, 21, 24, 23, 26)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        ((-9, -10, -11, -10, -9, -10, -11, -10), "found more than the best baseline"),
+        ((10, 0, 10, 0, 10, 0, 0, 10), "did not beat the best baseline"),
+        ((9, 10, 11, 10, 9, 10, 11, 10), "found less than a baseline"),
+    ],
+)
+def test_less_than_the_best_of_four_takes_more_than_one_interval_below_zero(ahead: tuple[int, ...], said: str):
+    """In the middle case the 95 % interval is below 0 (t is 2.6, its bound 2.4), that for four comparisons is not (3.3)."""
+    other = finds(*(own + more for own, more in zip(OWN, ahead, strict=True)))
+    weak = dict.fromkeys(BASELINES, finds(*(1 for _ in OWN)))
+    words = verdict({DETECTOR: finds(*OWN), **weak, "intensity": other})
+    assert said in words
+    low, high = (float(end) for end in re.search(r"\[([-+.\d]+), ([-+.\d]+)\]", words).groups())
+    assert high < 0 if sum(ahead) > 0 else low > 0
+    alone = verdict({DETECTOR: finds(*OWN), "intensity": other})
+    assert ("less than a baseline" in alone) == (sum(ahead) > 0), "where there is one to compare with, one interval will do"
 
 
 def test_a_promise_is_kept_or_not_by_the_normal_subjects_alone():
