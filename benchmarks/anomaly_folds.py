@@ -7,8 +7,9 @@
 
 A cell is a configuration (``configs/detect/NAME.yaml``), a seed and a fold: ``medae detect NAME --set folds=5 --set fold=K
 --set fit.seed=S --set data.brain_masks=masks``. A line is added to ``results/anomaly_folds.jsonl`` for each: all that was
-measured of each test patient in each row, with the voxels counted by score (in steps of 1/32 of the score; without the
-filter for all patients of the fold together), so that the figures over all patients come from these lines alone. Baselines
+measured of each test patient in each row, with the voxels counted by score (in groups of 1/512 of the fold's voxels at the
+most; without the filter for all patients of the fold together), so that the figures over all patients come from these lines
+alone. Baselines
 are the same in every configuration and are kept with ``lgg``. A lesion voxel outside the mask counts as missed. Filters,
 sides and weights are fixed in the configurations.
 """
@@ -27,17 +28,16 @@ from typing import Any
 
 import torch
 
-import medae
 from medae.anomaly.maps.registry import BASELINES
-from medae.config import digest
+from medae.config import digest, to_dict
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import load_evaluation, merged, packed, tally_of, tally_text, unpacked
-from medae.metrics.pooled import Tally, pooled_average_precision, pooled_difference
+from medae.metrics.pooled import Tally, floors_of, pooled_average_precision, pooled_difference
 from pipelines import stage
-from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.detect import Config
 from pipelines.detect_results import evaluation_file
+from pipelines.files import source_digest
 from pipelines.stage import open_dataset
 
 RESULTS = Path(__file__).parent / "results" / "anomaly_folds.jsonl"
@@ -54,7 +54,7 @@ CONFIGURATIONS = (
 FOLDS = 5
 WITH_BASELINES = "lgg"
 KINDS = ("filtered", "unfiltered")
-BITS = 6
+GROUPS = 512
 
 Line = dict[str, Any]
 
@@ -78,19 +78,22 @@ def config_of(name: str, seed: int, fold: int, masks: Path) -> Config:
     return config
 
 
-def recipe(name: str) -> str:
-    """What all seeds and folds of a configuration have in common: its file, as it is written."""
-    return digest(read_config(name, "detect"))
+def recipe(config: Config) -> str:
+    """What all seeds and folds of a configuration have in common, whatever is written in its file and what is a default."""
+    content = to_dict(config)
+    del content["fold"], content["fit"]["seed"], content["data"]["brain_masks"]
+    return digest(content)
 
 
-def frozen(config: Config, screen: Screen) -> str:
-    """A digest of the masks."""
-    masks = open_dataset(config, screen).manifest
-    return digest({case.id: case.targets["brain_mask"].sha256 for case in masks.cases})  # type: ignore[union-attr]
+def frozen(config: Config, screen: Screen) -> dict[str, str]:
+    """Digests of the data and of the masks."""
+    dataset = open_dataset(config, screen)
+    masks = {case.id: case.targets["brain_mask"].sha256 for case in dataset.manifest.cases}  # type: ignore[union-attr]
+    return {"data": dataset.digest[:12], "masks": digest(masks)}
 
 
-def measured(name: str, seed: int, fold: int, config: Config, masks: str, runs: Path, screen: Screen) -> Line:
-    """Run a cell and collect what it measured. masks: their digest."""
+def measured(name: str, seed: int, fold: int, config: Config, given: Mapping[str, str], runs: Path, screen: Screen) -> Line:
+    """Run a cell and collect what it measured. given: digests of data and masks."""
     start = time.perf_counter()
     done = stage.run_stage("detect", config, runs / name, screen, resume=True, label=f"seed-{seed}-fold-{fold}")
     seconds = time.perf_counter() - start
@@ -99,21 +102,22 @@ def measured(name: str, seed: int, fold: int, config: Config, masks: str, runs: 
         "configuration": name,
         "seed": seed,
         "fold": fold,
-        "recipe": recipe(name),
-        "masks": masks,
+        "recipe": recipe(config),
+        **given,
         "seconds": round(seconds, 1),
         "rows": {row: kept(*(load_evaluation(evaluation_file(done.folder, kind, row)) for kind in KINDS)) for row in rows},
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
         "python": python_version(),
         "machine": machine(),
-        "medae": medae.__version__,
+        "source": source_digest()[:10],
     }
 
 
 def kept(filtered: AnomalyEvaluation, unfiltered: AnomalyEvaluation) -> dict[str, Any]:
     """What a line keeps of a row."""
-    return {"filtered": packed(filtered, BITS), "unfiltered": tally_text(Tally.of(unfiltered.pooled).coarse(BITS))}
+    whole = Tally.of(unfiltered.pooled)
+    return {"filtered": packed(filtered, GROUPS), "unfiltered": tally_text(whole.coarse(floors_of(whole, GROUPS)))}
 
 
 def lines() -> Iterator[Line]:
@@ -123,14 +127,17 @@ def lines() -> Iterator[Line]:
 
 
 def pooled(found: Sequence[Line]) -> Rows:
-    """The rows whose folds are all there. Raises SystemExit if the lines are of different masks."""
-    if len({line["masks"] for line in found}) > 1:
-        raise SystemExit("The lines were measured in different masks: measure all of them in one set.")
+    """The rows whose folds are all there. Raises SystemExit if the lines do not belong together."""
+    for what in ("masks", "data"):
+        if len({line[what] for line in found}) > 1:
+            raise SystemExit(f"The lines were measured with different {what}: measure all of them with the same.")
     recipes: dict[str, set[str]] = {}
     for line in found:
         recipes.setdefault(line["configuration"], set()).add(line["recipe"])
     if changed := [name for name, own in recipes.items() if len(own) > 1]:
         raise SystemExit(f"{', '.join(changed)} was measured as it is and as it was: take the older lines out.")
+    if len({_place(line) for line in found}) < len(found):
+        raise SystemExit("A cell is there more than once: take the older line out.")
     parts: dict[tuple[str, str, int], dict[int, Mapping[str, Any]]] = {}
     for line in found:
         for row, kinds in line["rows"].items():
@@ -233,23 +240,26 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of the results")
     chosen = parser.parse_args()
     if chosen.table:
-        print(table(pooled(list(lines()))))
+        found = list(lines())
+        print(table(pooled(found)))
+        if len(states := {line["source"] for line in found}) > 1:
+            print(f"Measured with {len(states)} states of the code: {', '.join(sorted(states))}.")
         return
     if chosen.masks is None:
         parser.error("--masks is needed, to measure")
-    screen, masks = Screen(), ""
+    screen, given = Screen(), dict[str, str]()
     for seed in chosen.seed or [0]:
         for name in chosen.only or CONFIGURATIONS:
             for fold in chosen.fold if chosen.fold is not None else range(FOLDS):
                 config = config_of(name, seed, fold, chosen.masks)
-                if any(_place(line) == (name, seed, fold) and line["recipe"] == recipe(name) for line in lines()):
+                if any(_place(line) == (name, seed, fold) and line["recipe"] == recipe(config) for line in lines()):
                     continue
-                masks = masks or frozen(config, screen)
-                if any(line["masks"] != masks for line in lines()):
+                given = given or frozen(config, screen)
+                if any({what: line[what] for what in given} != given for line in lines()):
                     raise SystemExit(
-                        "The lines that are there were measured in other masks: use those, or begin a new file."
+                        "The lines that are there were measured with other masks or data: use those, or begin a new file."
                     )
-                line = measured(name, seed, fold, config, masks, chosen.runs, screen)
+                line = measured(name, seed, fold, config, given, chosen.runs, screen)
                 with RESULTS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 print(f"{name}, seed {seed}, fold {fold}: {line['seconds']:.0f} s", flush=True)

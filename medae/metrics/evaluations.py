@@ -20,12 +20,15 @@ import numpy as np
 from medae.errors import DataError
 from medae.metrics.anomaly import AnomalyEvaluation, LesionError, ScanMetrics
 from medae.metrics.lesions import LesionMatch
-from medae.metrics.pooled import Tally
+from medae.metrics.pooled import Tally, floors_of
 
 
-def packed(evaluation: AnomalyEvaluation, bits: int = 0) -> dict[str, Any]:
-    """In plain JSON types. bits: that scores are rounded down by, see ``Tally.coarse``; rows of scans stay exact."""
-    tallies = [tally.coarse(bits) if bits else tally for tally in evaluation.tallies]
+def packed(evaluation: AnomalyEvaluation, groups: int | None = None) -> dict[str, Any]:
+    """In plain JSON types. groups: of scores that are told apart, see ``floors_of``; rows of scans stay exact."""
+    tallies = evaluation.tallies
+    if groups is not None:
+        floors = floors_of(Tally.of(evaluation.pooled), groups)
+        tallies = [tally.coarse(floors) for tally in tallies]
     return {
         "overlap": evaluation.overlap,
         "strata_ml": list(evaluation.strata_ml),

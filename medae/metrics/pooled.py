@@ -51,11 +51,18 @@ class Tally:
         found.missed = self.missed
         return found
 
-    def coarse(self, bits: int) -> Tally:
-        """With scores rounded down by so many more bits: 6 of the 11 of the mantissa leave bins of 1/32 of their value."""
-        bins, places = np.unique(self.bins >> bits << bits, return_inverse=True)
+    def coarse(self, floors: np.ndarray) -> Tally:
+        """With scores rounded down to one of these bins, rising, the first of which is at most the lowest score's."""
+        bins, places = np.unique(floors[np.searchsorted(floors, self.bins, side="right") - 1], return_inverse=True)
         normal, lesion = (np.bincount(places, counts, len(bins)).astype(np.int32) for counts in (self.normal, self.lesion))
         return Tally(bins, normal, lesion, self.missed)
+
+
+def floors_of(tally: Tally, groups: int) -> np.ndarray:
+    """The lowest bin of each group of scores, rising: no group holds more than 1 / groups of the lesion or of the normal
+    voxels, unless one bin does. The average precision of what is rounded down to these differs by less than that."""
+    group = _groups(tally.normal[::-1], tally.lesion[::-1], groups)[::-1]
+    return np.asarray(tally.bins[np.flatnonzero(np.diff(group, prepend=-1))])
 
 
 def pooled_average_precision(tallies: Sequence[Tally]) -> float:
@@ -171,10 +178,10 @@ class _Table:
         return np.concatenate(found)
 
 
-def _groups(normal: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+def _groups(normal: np.ndarray, lesion: np.ndarray, groups: int = GROUPS) -> np.ndarray:
     """The number of the group of each bin, both from the highest score down."""
     steps = [
-        np.floor(GROUPS * np.cumsum(counts) / counts.sum()) if counts.sum() else 0 * counts for counts in (normal, lesion)
+        np.floor(groups * np.cumsum(counts) / counts.sum()) if counts.sum() else 0 * counts for counts in (normal, lesion)
     ]
     changes = np.any([np.diff(step, prepend=-1) != 0 for step in steps], axis=0)
     # a bin that fills a step stands alone: what comes after it is another group

@@ -55,7 +55,8 @@ def lines(program: ModuleType) -> list[dict]:
                 )
                 for row, signal in signals.items()
             }
-            found.append({"configuration": "lgg", "seed": seed, "fold": fold, "masks": "m", "recipe": "r", "rows": rows})
+            given = {"masks": "m", "data": "d", "recipe": "r"}
+            found.append({"configuration": "lgg", "seed": seed, "fold": fold, **given, "rows": rows})
     return found
 
 
@@ -89,9 +90,15 @@ def test_folds_that_are_not_complete_are_not_shown(program: ModuleType, lines: l
     )
 
 
-def test_lines_of_other_masks_are_refused(program: ModuleType, lines: list[dict]) -> None:
-    with pytest.raises(SystemExit, match="different masks"):
-        program.pooled([*lines, {**lines[0], "masks": "n"}])
+@pytest.mark.parametrize("what", ["masks", "data"])
+def test_lines_of_other_masks_or_data_are_refused(program: ModuleType, lines: list[dict], what: str) -> None:
+    with pytest.raises(SystemExit, match=f"different {what}"):
+        program.pooled([*lines, {**lines[0], what: "n"}])
+
+
+def test_a_cell_counts_once(program: ModuleType, lines: list[dict]) -> None:
+    with pytest.raises(SystemExit, match="more than once"):
+        program.pooled([*lines, lines[0]])
 
 
 def test_lines_of_a_configuration_as_it_was_are_refused(program: ModuleType, lines: list[dict]) -> None:
@@ -103,7 +110,11 @@ def test_a_recipe_is_what_the_configuration_says(program: ModuleType, tmp_path: 
     config = program.config_of("lgg", 3, 1, tmp_path)
     assert (config.fold, config.folds, config.fit.seed, config.registered) == (1, 5, 3, False)
     assert config.data.brain_masks == tmp_path.resolve()
-    assert program.recipe("lgg") == program.recipe("lgg") != program.recipe("lgg_vae")
+    same = program.recipe(program.config_of("lgg", 0, 2, tmp_path / "other"))
+    assert program.recipe(config) == same != program.recipe(program.config_of("lgg_vae", 3, 1, tmp_path))
+    median = config.scoring.postprocessing.model_copy(update={"median": (1, 1, 1)})
+    scoring = config.scoring.model_copy(update={"postprocessing": median})
+    assert program.recipe(config.model_copy(update={"scoring": scoring})) != same, "a default that changes is another recipe"
 
 
 def test_every_configuration_of_the_gliomas_can_be_put_into_folds(program: ModuleType, tmp_path: Path) -> None:
