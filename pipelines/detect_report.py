@@ -210,9 +210,9 @@ def verdict(evaluations: Mapping[str, AnomalyEvaluation]) -> str:
     if best is None:
         return "No test scan has a lesion: only false positives can be judged."
     own, other = (float(summaries[row]["average_precision_pooled"] or 0.0) for row in (DETECTOR, best))
-    tallies = [evaluations[row].tallies for row in (DETECTOR, best)]
+    mine, theirs = (evaluations[row].tallies for row in (DETECTOR, best))
     subjects, rivals = evaluations[DETECTOR].subjects(), sum(row in summaries for row in BASELINES)
-    found, strict = (pooled_difference(*tallies, subjects, 1 - 0.05 / number) for number in (1, rivals))
+    found, strict = (pooled_difference(mine, theirs, subjects, 1 - 0.05 / number) for number in (1, rivals))
     figures = f"pooled AUPRC {own:.3f} against {other:.3f} of the {title_of(best)}"
     if found.low is None or found.high is None:
         side = "more" if own > other else "no more"
