@@ -86,7 +86,7 @@ def _results(metrics: Mapping[str, Any]) -> str:
         for name, value in figures.items()
         if name not in inside
     }
-    return _table(rows) + ("\nIn brackets: 95 % intervals over the test subjects.\n" if known else "")
+    return _table(rows) + ("\nIn brackets: 95 % intervals over the subjects that were scored.\n" if known else "")
 
 
 def _table(values: Mapping[str, Any]) -> str:

@@ -129,7 +129,7 @@ def _sides(data: Mapping[str, Any], screen: Screen) -> tuple[dict[str, Any], str
         raise ConfigError(
             f"{len(labelled)} subjects have the label map '{target}'; {FEWEST} is the least for a comparison.",
             where=str(data["root"]),
-            remedy="Label more, or compare two arms on all you have by medae finetune --folds.",
+            remedy="Label more, or use all of them: medae finetune --folds 5 --set split.test=0 --set split.validation=0.",
         )
     subjects = {case.subject for case in manifest.cases}
     test, validation = min(60, len(labelled) // 3), max(2, min(10, len(labelled) // 10))

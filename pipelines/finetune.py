@@ -60,6 +60,7 @@ def _prepare(config: Config, stage: Stage) -> Setting:
         config.selection,
         unlabelled=config.unlabelled is not None,
         scored=config.scored,
+        folds=config.folds is not None,
     )
     _say_of_the_arms(config, stage, sides)
     labels = label_names(sides.labelled, config.target)
@@ -74,7 +75,8 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     stage.uses("training", sides.training)
     stage.uses("validation", sides.selection)
     stage.uses("validation", sides.validation)
-    stage.uses("validation" if config.scored == "validation" else "testing", sides.scored)
+    if sides.scored_as != "out-of-fold":
+        stage.uses("validation" if sides.scored_as == "validation" else "testing", sides.scored)
     unlabelled = None
     if config.unlabelled is not None:
         unlabelled = open_unlabelled(config.unlabelled, config, stage, sides.unlabelled, plan)

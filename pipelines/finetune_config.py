@@ -39,7 +39,8 @@ class Config(TrainingConfig):
     scratch: whether the twin without it is trained too. tuning: how the pretrained arm's weights share its rate, step by
     step; the scratch arm trains all of them alike. rates: an arm's own peak. members: so many networks an arm, from other
     seeds (decoder at the start, batches, augmentation), averaged. folds: so many networks an arm instead, each trained
-    without one fold of the labelled subjects and scored on it, averaged afterwards. unlabelled: one arm more, begun and
+    without one fold of the labelled subjects and scored on it, averaged afterwards; where the split has no test subject
+    these scores are the run's. unlabelled: one arm more, begun and
     tuned like the pretrained one (without an encoder, like scratch), that also learns from the images of all training
     subjects; null for none. flips: average predictions over mirror images along the axes of ``augmentation.flip``. scored:
     who is scored at the end: ``test`` subjects, ``validation`` subjects alone (what is to be chosen by them must not see a

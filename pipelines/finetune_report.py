@@ -35,6 +35,14 @@ from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
 from pipelines.unlabelled import describe as describe_unlabelled
 
+CALLED = {
+    "validation": "one of the split's validation subjects",
+    "out-of-fold": "a labelled case, segmented by the member that was trained without its label map. Each member had fewer "
+    "labels than all of them together, whose mean is the model that is kept and was not tested itself; a pretrained encoder "
+    "may have seen the images",
+}
+"""What a report means by a test case, where no test subject was scored."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -118,8 +126,8 @@ def _scores(report: Report, results: Results) -> None:
     for arm, values in metrics.items():
         report.card(f"Dice, {arm}", values["dice_mean"], f"{values['n_test']} test cases")
     report.section("Scores")
-    if results.part == "validation":
-        report.note("What is called a test case here is one of the split's validation subjects.", "caution")
+    if results.part in CALLED:
+        report.note(f"What is called a test case here is {CALLED[results.part]}.", "caution")
     for caution in results.cautions:
         report.note(caution, "caution")
     report.table(
@@ -141,8 +149,8 @@ def _scores(report: Report, results: Results) -> None:
         ],
     )
     if "members" in results.facts:
-        _members(report, metrics, results.facts["members"])
-    if "out_of_fold" in results.facts:
+        _members(report, metrics, results.facts["members"], folds="out_of_fold" in results.facts)
+    if "out_of_fold" in results.facts and results.part != "out-of-fold":
         report.table(
             ["Out of fold", "Dice", "HD95 (mm)", "Surface Dice", "Labelled cases"],
             [[arm, *(found[column] for column in columns)] for arm, found in results.facts["out_of_fold"].items()],
@@ -177,7 +185,7 @@ def _transfer(report: Report, moved: TransferReport) -> None:
     )
 
 
-def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, Any]) -> None:
+def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, Any], *, folds: bool) -> None:
     """A table of each arm as one model, beside its members one by one."""
     columns = ("dice_mean", "hd95_mean", "surface_dice_mean")
     rows: list[list[Any]] = []
@@ -189,7 +197,7 @@ def _members(report: Report, metrics: Mapping[str, Any], members: Mapping[str, A
         ["Model", "Dice", "HD95 (mm)", "Surface Dice"],
         rows,
         caption="An arm's probabilities are the mean of its members'. The mean of their figures is what one training is "
-        "expected to reach; how far they lie apart is the noise of a seed.",
+        f"expected to reach; how far they lie apart is the noise of a seed{' and of a fold left out' if folds else ''}.",
     )
 
 

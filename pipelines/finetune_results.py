@@ -22,6 +22,7 @@ from pipelines.baselines import ball_scores
 from pipelines.data import image_digests
 from pipelines.finetune_config import PRETRAINED, SCRATCH
 from pipelines.finetune_members import TrainedArm, of_members, summary
+from pipelines.finetune_sides import Side
 from pipelines.finetune_training import Setting
 
 BALL = "central ball"
@@ -31,26 +32,32 @@ BALL = "central ball"
 class Results:
     """What the scored cases say.
 
-    part: ``test``, or ``validation`` where only those are. metrics: by arm, also the fixed rule's. cautions: what a mean
+    part: the side that was scored. metrics: by arm, also the fixed rule's. cautions: what a mean
     hides, in words. facts: the rest; its ``sentences`` say what the differences of the arms mean.
     """
 
-    part: str
+    part: Side
     metrics: dict[str, dict[str, Any]]
     cautions: list[str]
     facts: dict[str, Any]
 
 
 def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
-    """Score each arm as one model, each of its members alone, and the fixed rule; log and compare them."""
+    """Score each arm as one model, each of its members alone, and the fixed rule; log and compare them.
+
+    Out of fold, each member is scored on its own fold alone, and what they say together is the arm's.
+    """
     config, stage, sides = setting.config, setting.stage, setting.sides
-    part = "validation" if config.scored == "validation" else "test"
+    part, folded = sides.scored_as, sides.scored_as == "out-of-fold"
     models = {arm: found.model for arm, found in trained.items()}
     models |= {member.name: member.network for found in trained.values() for member in found.alone}
     models = {name: model.to(stage.device) for name, model in models.items()}
     sure: dict[str, Reliability] = {}
     folder = stage.folder / "predictions"
-    scores = setting.score(models, sides.scored, folder, mirrored=setting.mirrored, reliability=sure)
+    if folded:
+        scores = {arm: _out_of_fold(setting, one, folder, sure) for arm, one in trained.items()}
+    else:
+        scores = setting.score(models, sides.scored, folder, mirrored=setting.mirrored, reliability=sure)
     facts: dict[str, Any] = {"labelled_subjects": sides.labelled_subjects, "selection_subjects": config.selection}
     facts |= {"data": stage.dataset.digest[:12], "subjects": _owners(sides.scored, sides.validation)}
     facts["reliability"] = {arm: {"error": sure[arm].error(), "bins": sure[arm].rows()} for arm in trained if arm in sure}
@@ -59,7 +66,7 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
             sides.training, sides.scored, config.target, setting.labels, config.tolerance
         )
     found = {name: summarise(cases) for name, cases in scores.items()}
-    if config.members > 1 or config.folds:
+    if (config.members > 1 or config.folds) and not folded:
         facts["members"] = {arm: of_members(one.members, found) for arm, one in trained.items()}
     steps = {
         name: member.result.steps for arm, one in trained.items() for member in one.members for name in (arm, member.name)
@@ -69,12 +76,17 @@ def score_test(setting: Setting, trained: Mapping[str, TrainedArm]) -> Results:
         stage.tracker.metrics(numbers, steps.get(name, 0))
     differences = compare_arms({arm: found[arm] for arm in trained}, sides.scored)
     if config.folds:
-        facts["out_of_fold"] = {arm: _out_of_fold(setting, one) for arm, one in trained.items()}
+        beside = stage.folder / "out-of-fold"
+        facts["out_of_fold"] = {
+            arm: found[arm] if folded else summarise(_out_of_fold(setting, one, beside)) for arm, one in trained.items()
+        }
     if config.scored == "both":
         facts["validation"] = _validation(setting, {arm: models[arm] for arm in trained})
     facts |= {f"{one}_minus_{other}": made.model_dump() for (one, other), made in differences.items()}
     metrics = {arm: values for arm, values in found.items() if arm in trained or arm == BALL}
-    cautions = []
+    cautions = (
+        ["The central ball's radius was chosen on the very cases that it is scored on."] if folded and BALL in found else []
+    )
     for arm in metrics:
         if missed := [label for one, label in never_found(metrics) if one == arm]:
             whose = "its Dice is 0 in every case that has it" if len(missed) == 1 else "their Dice is 0 in every case"
@@ -114,14 +126,15 @@ def never_found(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return missed
 
 
-def _out_of_fold(setting: Setting, arm: TrainedArm) -> dict[str, Any]:
-    """The figures of every labelled training case, each segmented by the member that has not seen its label map."""
+def _out_of_fold(
+    setting: Setting, arm: TrainedArm, folder: Path, sure: dict[str, Reliability] | None = None
+) -> dict[str, dict[str, LabelScore]]:
+    """The scores of every labelled case, each segmented by the member that has not seen its label map, by case and label."""
     scores: dict[str, dict[str, LabelScore]] = {}
     for member in arm.members:
-        folder = setting.stage.folder / "out-of-fold"
-        network = member.network.to(setting.stage.device)
-        scores |= setting.score({arm.name: network}, member.held, folder, mirrored=setting.mirrored)[arm.name]
-    return summarise(scores)
+        networks = {arm.name: member.network.to(setting.stage.device)}
+        scores |= setting.score(networks, member.held, folder, mirrored=setting.mirrored, reliability=sure)[arm.name]
+    return scores
 
 
 def _validation(setting: Setting, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
@@ -171,7 +184,7 @@ def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
         facts |= {"labelled_to_train_on": sides.labelled_subjects - config.selection}
         facts |= {"chosen_by": f"{config.fit.monitor} of {config.selection} labelled subjects"}
         facts |= {"kept_step": [member.result.best_step for member in arm.members]}
-    facts |= {"flips": config.flips, "mirrored": list(config.augmentation.mirrored)}
+    facts |= {"scored": sides.scored_as, "flips": config.flips, "mirrored": list(config.augmentation.mirrored)}
     if pretrained:
         encoder = stage.inputs["encoder"].meta
         seen |= set(encoder.seen)

@@ -14,6 +14,7 @@ from pipelines.segmenting import with_target
 from pipelines.stage import Stage
 
 Scored = Literal["test", "validation", "both"]
+Side = Literal["test", "validation", "out-of-fold"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Sides:
     """The cases of each side. labelled: those of ``training`` and those of ``selection``, which choose the weights.
 
     trainable: all of the split's training subjects. unlabelled: those without the ones that choose; their label maps are
-    not read. scored: the test cases, or the validation cases where these alone are scored. validation: those that are
-    scored beside the test cases. Both with the target.
+    not read. scored: the cases of the side that ``scored_as`` names; out of fold they are the labelled ones, each scored by
+    the member that has not seen it. validation: those that are scored beside. Both with the target.
     """
 
     labelled_subjects: int
@@ -33,14 +34,24 @@ class Sides:
     unlabelled: Manifest
     scored: Manifest
     validation: Manifest
+    scored_as: Side
 
 
 def take_sides(
-    stage: Stage, target: str, labelled: int | None, salt: str, selection: int, *, unlabelled: bool, scored: Scored
+    stage: Stage,
+    target: str,
+    labelled: int | None,
+    salt: str,
+    selection: int,
+    *,
+    unlabelled: bool,
+    scored: Scored,
+    folds: bool = False,
 ) -> Sides:
     """Take the first ``labelled`` training subjects with the target in the salt's order, the last of them for ``selection``.
 
-    unlabelled: whether the images of all training subjects are trained on. scored: ``Config.scored``.
+    unlabelled: whether the images of all training subjects are trained on. scored: ``Config.scored``. folds: whether each
+    labelled case is left out of a member's training, so that a test side is not needed.
     Raises ConfigError if none has the target or selection leaves none to train on, and DataError, with the cases' ids, if a
     scan is on two sides, or if a model that the stage starts from has seen a validation or test subject.
     """
@@ -69,6 +80,7 @@ def take_sides(
     for name, model in stage.inputs.items():
         for part, cases in held.items():
             refuse_seen(cases, model, name, part)
-    main = with_target(held["validation" if scored == "validation" else "test"], target)
+    scored_as: Side = "validation" if scored == "validation" else "test" if split.test or not folds else "out-of-fold"
+    main = chosen if scored_as == "out-of-fold" else with_target(held[scored_as], target)
     beside = with_target(held["validation"], target) if scored == "both" else main.of_subjects([])
-    return Sides(len(subjects), chosen, training, choosing, trainable, without, main, beside)
+    return Sides(len(subjects), chosen, training, choosing, trainable, without, main, beside, scored_as)

@@ -268,7 +268,7 @@ def test_the_card_says_what_matters(model: Network, tmp_path: Path) -> None:
         "intensity.kind",
     ):
         assert words in card, words
-    assert "dice_mean_low" not in card and "95 % intervals over the test subjects" in card
+    assert "dice_mean_low" not in card and "95 % intervals over the subjects that were scored" in card
     assert "phantom" not in card.lower()
     assert card.startswith("---\nlibrary_name: medae\n")
 

@@ -136,3 +136,24 @@ def test_folds_make_one_model_and_score_every_labelled_case_by_who_has_not_seen_
     kept = {path.name.split(".")[0] for path in (finished.folder / "out-of-fold" / "scratch").glob("*.nii.gz")}
     assert kept == set(out_of_fold["cases"])
     assert "Out of fold" in (finished.folder / "report.html").read_text()
+
+
+def test_with_folds_no_subject_has_to_be_spared_for_a_test(work: Path) -> None:
+    path = scans(work, {})
+    nobody = "split={test: 0, validation: 0}"
+    with pytest.raises(DataError, match="has no subject"):
+        run_stage("finetune", configured(path, nobody), work / "runs", Screen())
+    config = configured(path, nobody, "labelled=8", "folds=2", "fit.steps=3", "baseline=central_ball")
+    finished = run_stage("finetune", config, work / "runs", Screen())
+    found = finished.result.metrics["scratch"]
+    assert set(found["cases"]) == set(NAMES) and found == finished.result.facts["out_of_fold"]["scratch"]
+    for name in NAMES:
+        answer = nib.load(finished.folder / "predictions" / "scratch" / f"{name}.nii.gz").get_fdata() == 1
+        truth = nib.load(work / f"{name}_label.nii.gz").get_fdata() == 1
+        dice = 2 * (answer & truth).sum() / (answer.sum() + truth.sum())
+        assert found["cases"][name]["label 1"]["dice"] == pytest.approx(dice)
+    meta = load_artifact(finished.folder / "model-scratch").meta
+    assert meta.provenance["scored"] == "out-of-fold" and meta.metrics["n_test"] == 8
+    page = (finished.folder / "report.html").read_text()
+    assert "segmented by the member that was trained without its label map" in page
+    assert "central ball" in finished.result.metrics and "chosen on the very cases" in page
