@@ -22,18 +22,6 @@ from medae.tracking import client as tracking
 
 _CHECK = tracking._check_writable
 
-TRACED = ("docs", "export")
-"""Folders of tests that mostly run other programs' Python, such as torch's tracing: counting statements more than doubles
-their time. What they alone run is therefore shown as not covered."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the tests of some folders out of the coverage."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in TRACED:
-            item.add_marker(pytest.mark.no_cover)
-
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
