@@ -33,10 +33,11 @@ from medae.models.networks import Network
 from medae.plan import Plan
 from medae.preprocessing.domain import Domain, domain_of
 from medae.preprocessing.store import Store
+from medae.report.html import Report
 from pipelines.apart import keep_apart
 from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_learnt, refuse_seen
+from pipelines.detect_diagnosis import check_lesions, describe_failed, diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import describe as describe_diagnosis
-from pipelines.detect_diagnosis import diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
 from pipelines.detect_given import check_given, given_in_words, origin_of
 from pipelines.detect_masks import describe as describe_masks
@@ -133,7 +134,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         references(examined, config.diagnosis)
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
-    plan, store, model, origin, history = _model(config, stage, cohort, test)
+    plan, store, model, origin, history = _model(config, stage, cohort, test, examined)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     model.to(stage.device).eval()
     steps = int(history[-1]["step"]) if history else 0
@@ -144,9 +145,6 @@ def run(config: Config, stage: Stage) -> Outcome:
         scorer.learn(cohort["train"], cohort["validation"])
         calibrations = scorer.calibrate(cohort["validation"], config.false_positive_rate, config.name)
         evaluations, unfiltered = scorer.score(test, calibrations)
-        diagnosis = None
-        if config.diagnosis is not None and examined is not None:
-            diagnosis = run_diagnosis(examined, rows, config.diagnosis, _left_out(config), stage.screen)
 
     metrics = _kept(stage, evaluations, unfiltered, calibrations, steps)
     folder = stage.folder / "model"
@@ -175,9 +173,8 @@ def run(config: Config, stage: Stage) -> Outcome:
     if doubts:
         describe_masks(report, doubts)
         facts["doubtful_masks"] = mask_facts(doubts)
-    if diagnosis is not None and config.diagnosis is not None:
-        describe_diagnosis(report, stage.figure("diagnosis"), diagnosis, config.diagnosis)
-        facts["diagnosis"] = diagnosis_facts(diagnosis)
+    if config.diagnosis is not None and examined is not None:
+        facts |= _diagnosis(config.diagnosis, stage, report, examined, rows, _left_out(config))
     return Outcome(report, {"detector": folder}, metrics, facts)
 
 
@@ -225,6 +222,20 @@ def _kept(
         numbers = {f"{row}/test/{key}": float(v) for key, v in metrics[row]["summary"].items() if v is not None}
         stage.tracker.metrics(numbers, steps)
     return metrics
+
+
+def _diagnosis(
+    config: DiagnosisConfig, stage: Stage, report: Report, examined: Manifest, rows: Rows, left_out: str | None
+) -> dict[str, Any]:
+    """Diagnose, and put it into the report; what ``result.json`` says of it. A failure costs the diagnosis alone."""
+    try:
+        found = run_diagnosis(examined, rows, config, left_out, stage.screen)
+    except DataError as error:
+        said = describe_failed(report, error)
+        stage.screen.warn(said)
+        return {"diagnosis_failed": said}
+    describe_diagnosis(report, stage.figure("diagnosis"), found, config)
+    return {"diagnosis": diagnosis_facts(found)}
 
 
 def _left_out(config: Config) -> str | None:
@@ -303,17 +314,23 @@ def _maps(config: Config, plan: Plan, training: Manifest, stage: Stage) -> dict[
 
 
 def _model(
-    config: Config, stage: Stage, cohort: dict[str, Manifest], test: Manifest
+    config: Config, stage: Stage, cohort: dict[str, Manifest], test: Manifest, examined: Manifest | None
 ) -> tuple[Plan, Store, Network, dict[str, Any], list[dict[str, float]]]:
-    """Plan, prepared scans, model, where it comes from, and the history of its training: given, else trained."""
+    """Plan, prepared scans, model, where it comes from, and the history of its training: given, else trained.
+
+    examined: the scans of a diagnosis, which are looked at before a training.
+    """
     used = {case.id for part in (*cohort.values(), test) for case in part.cases}
     everyone = stage.dataset.manifest.select(lambda case: case.id in used)
 
     def prepared(plan: Plan) -> Store:
         refuse_idle_masks(config, plan.space)
-        return preprocess(
-            everyone, plan.space, () if config.target is None else (config.target,), stage.screen, config.workers
-        )
+        targets = () if config.target is None else (config.target,)
+        store = preprocess(everyone, plan.space, targets, stage.screen, config.workers)
+        if config.diagnosis is not None and examined is not None:
+            reach = config.scoring.postprocessing.reach
+            check_lesions(examined, plan.space, reach, config.diagnosis, _left_out(config), stage.screen)
+        return store
 
     if config.model is not None:
         artifact = stage.inputs["model"]

@@ -11,13 +11,14 @@ import numpy as np
 
 from medae.anomaly.calibration import Normals
 from medae.anomaly.detector import DETECTOR, Rows
-from medae.anomaly.diagnosis import Cell, Diagnosis, DiagnosisConfig, Inserted, Probe, diagnose
+from medae.anomaly.diagnosis import Cell, Diagnosis, DiagnosisConfig, Inserted, Probe, diagnose, no_room
 from medae.anomaly.maps.registry import BASELINES
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.reading import read_array
 from medae.errors import DataError
 from medae.inference.brainmask import extraction_of
 from medae.metrics.pooled import pooled_difference
+from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction, Once
 from medae.preprocessing.prepare import prepare_case
 from medae.report.figures_diagnosis import diagnosis_map
@@ -29,6 +30,7 @@ from pipelines.detect_titles import title_of
 from pipelines.segmenting import reference
 
 GRID_TOLERANCE_MM = 0.1
+SECTION = "What it can and cannot see"
 
 
 def diagnosed(manifest: Manifest, target: str | None, normals: Normals) -> Manifest:
@@ -57,16 +59,39 @@ def references(manifest: Manifest, config: DiagnosisConfig, channels: Sequence[s
     return {case.id: _healthy(manifest, case, config, channels) for case in manifest.cases}
 
 
+def check_lesions(
+    manifest: Manifest, space: SpacePlan, reach: int, config: DiagnosisConfig, left_out: str | None, screen: Screen
+) -> None:
+    """Put the smallest lesions into each scan, so that what keeps a diagnosis from being made is known before a training.
+
+    reach: slices on each side that filters look at. left_out: as in `run_diagnosis`. Raises DataError for a scan whose
+    reference intensity is not above 0, and if not one lesion fits anywhere.
+    """
+    smallest = min(config.cells(), key=lambda cell: cell.radius)
+    healthy = references(manifest, config, space.channels)
+    fitting = 0
+    with screen.progress("Looking where lesions can be put in") as report:
+        for done, case in enumerate(manifest.cases, start=1):
+            normal = _normal(manifest, case, space, reach, left_out)
+            inserted = Inserted(smallest, config, case.id, healthy[case.id], normal)
+            prepare_case(manifest, case, space, brain=extraction_of(space), change=inserted)
+            fitting += inserted.count
+            report(done, len(manifest.cases))
+    if not fitting:
+        raise no_room()
+
+
 def run_diagnosis(
     manifest: Manifest, rows: Rows, config: DiagnosisConfig, left_out: str | None, screen: Screen
 ) -> Diagnosis:
     """Score every scan with the lesions of every cell. left_out: label map whose slices hold none and do not count."""
-    healthy = references(manifest, config, rows.plan.space.channels)
+    space, reach = rows.plan.space, rows.scoring.postprocessing.reach
+    healthy = references(manifest, config, space.channels)
 
     def scans() -> Iterator[tuple[str, Callable[[Cell], Probe]]]:
         with screen.progress("Scoring scans with lesions put in") as report:
             for done, case in enumerate(manifest.cases, start=1):
-                normal, extraction = _normal(manifest, case, rows, left_out), extraction_of(rows.plan.space)
+                normal, extraction = _normal(manifest, case, space, reach, left_out), extraction_of(space)
                 brain = None if extraction is None else Once(extraction)  # lesions are put in once the mask is known
                 own = partial(_with_lesions, manifest, case, rows, config, healthy[case.id], normal, brain)
                 yield case.subject, own
@@ -124,14 +149,13 @@ def _healthy(manifest: Manifest, case: Case, config: DiagnosisConfig, channels: 
     return found
 
 
-def _normal(manifest: Manifest, case: Case, rows: Rows, left_out: str | None) -> np.ndarray | None:
+def _normal(manifest: Manifest, case: Case, space: SpacePlan, reach: int, left_out: str | None) -> np.ndarray | None:
     """What is normal in a patient, and not seen together with a lesion by network or filter: bool ``[1, I, J, K]`` on
     nearest-RAS axes; None where everything is."""
-    space, ref = rows.plan.space, case.targets.get(left_out or "")
+    ref = case.targets.get(left_out or "")
     if space.slice_axis is None or not isinstance(ref, ImageRef):
         return None
-    seen = space.slices + 2 * rows.scoring.postprocessing.reach
-    return lesion_free(read_array(manifest, ref)[0][0], space.slice_axis, seen)[None]
+    return lesion_free(read_array(manifest, ref)[0][0], space.slice_axis, space.slices + 2 * reach)[None]
 
 
 def best_of(found: Diagnosis) -> str | None:
@@ -147,9 +171,19 @@ def facts(found: Diagnosis) -> dict[str, Any]:
     return {"average_precision": rows, "mean": means, "lesions": {cell.name: n for cell, n in found.lesions.items()}}
 
 
+def describe_failed(report: Report, error: DataError) -> str:
+    """The section of the report where there is no diagnosis, and why; returns the sentence."""
+    said = f"The diagnosis could not be made: {error.what}"
+    if error.where:
+        said += f" ({error.where})"
+    report.section(SECTION)
+    report.note(f"{said} {error.remedy or ''}".strip())
+    return said
+
+
 def describe(report: Report, figure: Path, found: Diagnosis, config: DiagnosisConfig) -> None:
     """The section of the report: the map of what is seen, and the detector against the best baseline in words."""
-    report.section("What it can and cannot see")
+    report.section(SECTION)
     best = best_of(found)
     shown = {
         row: {(cell.contrast, cell.radius, cell.blur): found.average_precision(row, cell) for cell in found.lesions}

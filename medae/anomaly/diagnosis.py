@@ -227,9 +227,14 @@ def diagnose(
         for tallies in found.tallies.values():
             del tallies[cell]
     if not found.lesions:
-        raise DataError(
-            "No lesion of any kind fits into the mask of any scan.",
-            where="diagnosis",
-            remedy="Give smaller radii (diagnosis.radii), or scans with more normal tissue.",
-        )
+        raise no_room()
     return found
+
+
+def no_room() -> DataError:
+    """What is said where not one lesion fits anywhere."""
+    return DataError(
+        "No lesion of any kind fits into the mask of any scan.",
+        where="diagnosis",
+        remedy="Give smaller radii (diagnosis.radii), or scans with more normal tissue.",
+    )

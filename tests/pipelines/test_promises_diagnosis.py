@@ -103,6 +103,32 @@ def test_a_reference_that_is_not_there_is_said_before_training(work, tmp_path, m
             run_stage("detect", small(cells, "target=null"), tmp_path, Screen())
 
 
+def test_lesions_that_cannot_be_put_in_are_said_before_training(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(detect, "train", lambda *_, **__: pytest.fail("trained first"))
+    background = CELLS.replace("lesions: 3", "lesions: 3, reference: [0], reference_from: tissue")
+    with pytest.raises(DataError, match="The reference intensity is 0") as caught:
+        run_stage("detect", small(background, "target=null"), tmp_path, Screen())
+    assert str(caught.value.where).startswith("sub-phantom"), "it says which scan"
+    with pytest.raises(DataError, match="No lesion of any kind fits"):
+        run_stage("detect", small(CELLS.replace("[9.0]", "[90.0]"), "target=null"), tmp_path, Screen())
+
+
+def test_a_diagnosis_that_fails_costs_the_diagnosis_alone(healthy, work, tmp_path, monkeypatch, capsys):
+    def failing(*_, **__):
+        (folder,) = tmp_path.glob("detect-????????")
+        assert (folder / "evaluations" / "detector-filtered.json").is_file() and load_artifact(folder / "model")
+        raise DataError("No lesion.", where="sub-x", remedy="Give room.")
+
+    monkeypatch.setattr(detect, "run_diagnosis", failing)
+    config = small(f"model={healthy.folder / 'model'}", "target=null", CELLS, "name=failing")
+    finished = run_stage("detect", config, tmp_path, Screen())
+    said = "The diagnosis could not be made: No lesion. (sub-x)"
+    assert finished.result.facts["diagnosis_failed"] == said
+    assert "diagnosis" not in finished.result.facts
+    assert f"{said} Give room." in (finished.folder / "report.html").read_text()
+    assert f"Warning: {said}" in capsys.readouterr().err
+
+
 def test_a_detector_is_diagnosed_on_scans_that_it_has_not_seen(healthy, work, tmp_path, capsys):
     model = healthy.folder / "model"
     source = work / "runs" / "smoke-phantoms"
