@@ -36,6 +36,7 @@ from medae.preprocessing.store import Store
 from medae.report.html import Report
 from pipelines.apart import keep_apart
 from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_learnt, refuse_seen
+from pipelines.detect_checks import name_empty, that_count
 from pipelines.detect_diagnosis import check_lesions, describe_failed, diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
@@ -327,9 +328,12 @@ def _model(
         refuse_idle_masks(config, plan.space)
         targets = () if config.target is None else (config.target,)
         store = preprocess(everyone, plan.space, targets, stage.screen, config.workers)
+        filters, left_out = config.scoring.postprocessing, _left_out(config)
+        normal = that_count(cohort["validation"], store, plan, filters, left_out, stage.screen)
+        _enough_to_learn_scores(normal, config)
+        name_empty(test, store, plan, filters, stage.screen)
         if config.diagnosis is not None and examined is not None:
-            reach = config.scoring.postprocessing.reach
-            check_lesions(examined, plan.space, reach, config.diagnosis, _left_out(config), stage.screen)
+            check_lesions(examined, plan.space, filters.reach, config.diagnosis, left_out, stage.screen)
         return store
 
     if config.model is not None:

@@ -14,7 +14,7 @@ from medae.anomaly.calibration import Calibration, Normals, calibrate
 from medae.anomaly.detector import DETECTOR, Rows, ScanMaps, reconstruction_error, scan_mask, slice_axis
 from medae.anomaly.findings import Finding, as_csv, findings_of
 from medae.anomaly.maps.registry import learn_maps, needs_model
-from medae.anomaly.postprocessing import eroded
+from medae.anomaly.postprocessing import PostprocessingConfig, eroded
 from medae.anomaly.scan import Scan
 from medae.data.case import Case, Manifest
 from medae.export.nifti import write_native
@@ -64,17 +64,12 @@ class Scorer:
         Of patients, slices with a lesion are left out, and those beside them that the network or a filter sees one from.
         """
         slices = self.normals == "lesion_free_slices"
-        seen = self.rows.plan.space.slices + 2 * self.rows.scoring.postprocessing.reach
         kept: list[str] = []
         subjects: list[str] = []
         grids: list[tuple[int, float]] = []
         for case, scan in self.scans(normal, "Calibrating on normal scans"):
-            found = eroded(scan_mask(scan), self.rows.scoring.postprocessing.erode, slice_axis(scan))
-            mask = (
-                found & lesion_free(self.lesion(normal, case, scan.prepared.native), slice_axis(scan), seen)
-                if slices
-                else found
-            )
+            lesion = self.lesion(normal, case, scan.prepared.native) if slices else None
+            mask = counted(scan, self.rows.scoring.postprocessing, lesion)
             if not mask.any():
                 continue
             kept.append(case.id)
@@ -111,7 +106,7 @@ class Scorer:
     ) -> tuple[dict[str, AnomalyEvaluation], dict[str, AnomalyEvaluation]]:
         """Score the test scans, filtered, and unfiltered on their whole masks.
 
-        The detector's maps are written to ``maps/``, see ``write_maps``.
+        The detector's maps are written to ``maps/``, see ``write_maps``. A scan whose eroded mask is empty has the score 0.
         """
         evaluations = {row: AnomalyEvaluation() for row in self.rows.maps}
         unfiltered = {row: AnomalyEvaluation() for row in self.rows.maps}
@@ -122,6 +117,7 @@ class Scorer:
             for row, own in self.rows.scored(scan):
                 lesion = self.lesion(test, case, scan.prepared.native)
                 flagged = own.flagged(calibrations[row].threshold, self.rows.scoring)
+                score = own.score(self.rows.scoring, calibrations[row]) if own.mask.any() else 0.0
                 for evaluation, values, predicted, mask in (
                     (evaluations[row], own.heat, flagged, own.mask),
                     (unfiltered[row], own.raw, np.zeros_like(flagged), own.whole),
@@ -133,7 +129,7 @@ class Scorer:
                         mask,
                         lesion,
                         voxel_ml=own.voxel_ml,
-                        scan_score=own.score(self.rows.scoring, calibrations[row]),
+                        scan_score=score,
                         subject=case.subject,
                         error=error if asks[row] else None,
                     )
@@ -154,6 +150,17 @@ class Scorer:
         if self.normals == "lesion_free_slices" and axis is not None and target is not None:
             normal = torch.from_numpy(lesion_free(target[0].numpy(), axis, self.rows.plan.space.slices))[None]
         return self.rows.scan(prepared, normal, self.scratch / f"{case.id}.reconstruction.npy")
+
+
+def counted(scan: Scan, filters: PostprocessingConfig, lesion: np.ndarray | None = None) -> np.ndarray:
+    """Where a threshold can be set on a scan: bool on its file's own axes, the mask less what is eroded.
+
+    lesion: bool, of a patient; slices with some are left out, and those that network or filters see together with them.
+    """
+    found = eroded(scan_mask(scan), filters.erode, slice_axis(scan))
+    if lesion is None:
+        return found
+    return found & lesion_free(lesion, slice_axis(scan), scan.plan.space.slices + 2 * filters.reach)
 
 
 def lesion_free(lesion: np.ndarray, slice_axis: int, slices: int = 1) -> np.ndarray:

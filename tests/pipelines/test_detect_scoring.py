@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -22,6 +24,7 @@ from medae.data.case import Case, ImageRef, Manifest
 from medae.preprocessing.store import Store
 from medae.volume import NativeGrid
 from pipelines.console import Screen
+from pipelines.detect_checks import name_empty, that_count
 from pipelines.detect_scoring import Scorer
 from tests.anomaly.conftest import PLAN, Flat, scan_by_hand
 
@@ -99,3 +102,31 @@ def test_an_eroded_rim_does_not_count_and_lesion_in_it_is_missed(tmp_path):
     assert whole.average_precision == pytest.approx(2 / 3), "both lesion voxels after one that is normal"
     written = nib.load(tmp_path / "maps" / "c0_mask.nii.gz").get_fdata()
     assert np.array_equal(written > 0, eroded(image > 0, 1, 2))
+
+
+def test_a_scan_whose_eroded_mask_is_empty_is_named_and_all_its_lesion_is_missed(tmp_path, capsys):
+    thin, thick = np.zeros((2, 9, 9, 2), dtype=np.float32)
+    thin[3:5, 1:8], thick[1:8, 1:8] = 1, 1
+    lesion = np.zeros(thin.shape, dtype=bool)
+    lesion[3, 3] = True
+    given = [(thin, lesion), (thick, np.zeros_like(lesion))]
+    own, manifest = scorer(tmp_path, given, "lesion_free_scans", median=(1, 1, 1), erode=1)
+    store: Any = {
+        case.id: SimpleNamespace(prepared=partial(lambda image: scan_by_hand(image[None]).prepared, image))
+        for case, (image, _) in zip(manifest.cases, given, strict=True)
+    }
+    name_empty(manifest, store, PLAN, own.rows.scoring.postprocessing, Screen())
+    said = capsys.readouterr().err
+    assert "c0: its mask is empty after erosion by 1" in said and "c1" not in said
+    kept = that_count(manifest, store, PLAN, own.rows.scoring.postprocessing, None, Screen())
+    assert [case.id for case in kept.cases] == ["c1"]
+    assert "c0 does not count for the threshold" in capsys.readouterr().err
+
+    calibration = own.calibrate(manifest, 0.1, "by hand")[DETECTOR]
+    assert calibration.n_scans == 1
+    (filtered,), (unfiltered,) = (list(rows.values()) for rows in own.score(manifest, {DETECTOR: calibration}))
+    empty, whole = filtered.scans
+    assert (empty.score, empty.normal_voxels, empty.recall, empty.dice) == (0.0, 0, 0.0, 0.0)
+    assert whole.normal_voxels == 2 * 25
+    assert filtered.summary()["mask_recall_pooled"] == 0.0
+    assert unfiltered.scans[0].normal_voxels == 2 * 13

@@ -372,3 +372,25 @@ def test_scans_with_a_lesion_are_not_normal(work, tmp_path, monkeypatch):
     monkeypatch.setattr(detect, "make_report", lambda *_, **__: Report("", ""))
     with pytest.raises(DataError, match="None of 1 scans is without a lesion"):
         run_stage("detect", small("split={salt: 'sick:1', test: 2, validation: 1}"), tmp_path, Screen())
+
+
+def test_validation_scans_without_a_voxel_that_counts_are_known_before_training(work, tmp_path, monkeypatch, capsys):
+    def train(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr(detect, "train", train)
+    with pytest.raises(DataError, match="Not one of 1 validation scans has a voxel to set a threshold on"):
+        run_stage("detect", small("scoring.postprocessing.erode=40"), tmp_path, Screen())
+    sliced = ("normals=lesion_free_slices", "scoring.postprocessing.gaussian=[60, 0, 0]")  # which sees every slice
+    config = small(*sliced)
+    validation = open_dataset(config, Screen()).split.validation
+    sick = [case for case in validation if lesion_of(work, case).any()]
+    assert len(sick) == 1 and len(validation) == 2
+    capsys.readouterr()
+    with pytest.raises(InterruptedError):
+        run_stage("detect", config, tmp_path, Screen())
+    said = capsys.readouterr().err
+    assert said.count("does not count for the threshold") == 1 and f"{sick[0]} does not count" in said
+    learned = small(*sliced, "scoring.scan_score.kind=learned", "split.validation=3")
+    with pytest.raises(ConfigError, match="normal validation subjects do not say"):
+        run_stage("detect", learned, tmp_path, Screen())
