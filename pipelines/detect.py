@@ -35,7 +35,7 @@ from medae.preprocessing.domain import Domain, domain_of
 from medae.preprocessing.store import Store
 from medae.report.html import Report
 from pipelines.apart import keep_apart
-from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_learnt, refuse_seen
+from pipelines.data import Dataset, image_digests, preprocess, refuse_idle_masks, refuse_learnt, refuse_seen
 from pipelines.detect_checks import name_empty, that_count
 from pipelines.detect_diagnosis import check_lesions, describe_failed, diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import describe as describe_diagnosis
@@ -128,11 +128,9 @@ def run(config: Config, stage: Stage) -> Outcome:
             where="folds",
             remedy="Run all folds with medae detect, or name one (fold).",
         )
-    cohort, test = _sides(config, stage)
-    examined = None
-    if config.diagnosis is not None:
-        examined = diagnosed(test, config.target, config.normals)
-        references(examined, config.diagnosis)
+    _refuse_seen_by_features(stage)
+    cohort, test, examined = sides(config, stage.dataset)
+    stage.uses("training", cohort["train"])
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
     plan, store, model, origin, history = _model(config, stage, cohort, test, examined)
@@ -179,9 +177,16 @@ def run(config: Config, stage: Stage) -> Outcome:
     return Outcome(report, {"detector": folder}, metrics, facts)
 
 
-def _sides(config: Config, stage: Stage) -> tuple[dict[str, Manifest], Manifest]:
-    """The normal scans that are learnt from and that thresholds are set on, and the test scans."""
-    dataset, split = stage.dataset, stage.dataset.split
+def sides(
+    config: Config, dataset: Dataset, known: dict[str, bool] | None = None
+) -> tuple[dict[str, Manifest], Manifest, Manifest | None]:
+    """The normal scans that are learnt from and that thresholds are set on, the test scans, and those of a diagnosis.
+
+    known: by case, whether it is normal; takes in what is found, for splits of the same data set that are asked for later.
+    Raises DataError and ConfigError if the split does not give them.
+    """
+    known = {} if known is None else known
+    split = dataset.split
     keep_apart(
         {
             "training": dataset.subset(split.train),
@@ -191,18 +196,20 @@ def _sides(config: Config, stage: Stage) -> tuple[dict[str, Manifest], Manifest]
     )
     learning = dataset.subset(split.train)
     if config.model is None:
-        learning = _normal(learning, config)
+        learning = _normal(learning, config, known)
     elif learning.cases:  # only baselines learn from them
-        learning = learning.select(lambda case: _is_normal(learning, case, config))
-    _refuse_seen_by_features(stage)
-    stage.uses("training", learning)
+        learning = learning.select(lambda case: _is_normal(learning, case, config, known))
     cohort = {
         "train": learning,
-        "validation": _normal(dataset.subset(split.validation), config),
+        "validation": _normal(dataset.subset(split.validation), config, known),
     }
     test = _scored(dataset.subset(split.test), config)
     _enough_to_learn_scores(cohort["validation"], config)
-    return cohort, test
+    examined = None
+    if config.diagnosis is not None:
+        examined = diagnosed(test, config.target, config.normals)
+        references(examined, config.diagnosis)
+    return cohort, test, examined
 
 
 def _kept(
@@ -274,12 +281,12 @@ def _scored(manifest: Manifest, config: Config) -> Manifest:
     return manifest
 
 
-def _normal(manifest: Manifest, config: Config) -> Manifest:
+def _normal(manifest: Manifest, config: Config, known: dict[str, bool]) -> Manifest:
     """The scans that normal anatomy is learnt from: all of them when slices are left out, else those without lesion."""
     scans, target = _scored(manifest, config), config.target
     if target is None or config.normals == "lesion_free_slices":
         return scans
-    kept = scans.select(lambda case: _is_normal(scans, case, config))
+    kept = scans.select(lambda case: _is_normal(scans, case, config, known))
     if not kept.cases:
         raise DataError(
             f"None of {len(scans.cases)} scans is without a lesion.",
@@ -289,13 +296,17 @@ def _normal(manifest: Manifest, config: Config) -> Manifest:
     return kept
 
 
-def _is_normal(manifest: Manifest, case: Case, config: Config) -> bool:
-    """Whether a case takes part in what is normal: all of its slices, or those without a lesion."""
+def _is_normal(manifest: Manifest, case: Case, config: Config, known: dict[str, bool]) -> bool:
+    """Whether a case takes part in what is normal: all of its slices, or those without a lesion. known: see ``sides``."""
     if config.target is None:
         return True
     if not isinstance(case.targets.get(config.target), ImageRef):
         return False
-    return config.normals == "lesion_free_slices" or not reference(manifest, case, config.target)[0].any()
+    if config.normals == "lesion_free_slices":
+        return True
+    if case.id not in known:
+        known[case.id] = not reference(manifest, case, config.target)[0].any()
+    return known[case.id]
 
 
 def _maps(config: Config, plan: Plan, training: Manifest, stage: Stage) -> dict[str, AnomalyMap]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from medae.anomaly.calibration import Calibration
 from medae.anomaly.detector import DETECTOR
 from medae.artifact import load_artifact
 from medae.config import digest, to_dict, validate
+from medae.errors import MedaeError
 from medae.metrics.evaluations import load_evaluation, merged
 from medae.report.html import Report
 from pipelines import stage
 from pipelines.console import Screen, shown
 from pipelines.data import open_dataset
-from pipelines.detect import Config
+from pipelines.detect import Config, sides
 from pipelines.detect_report import describe_groups, describe_scores, describe_thresholds, scoring_in_words
 from pipelines.detect_results import evaluation_file, row_metrics
 from pipelines.detect_titles import title_of
@@ -47,7 +49,11 @@ def command(
 
 
 def run_folds(config: Config, folder: Path, screen: Screen, *, force: bool = False) -> list[Finished]:
-    """One stage a fold; what is finished is skipped, what was interrupted goes on. Their detectors are not registered."""
+    """One stage a fold; what is finished is skipped, what was interrupted goes on. Their detectors are not registered.
+
+    The sides of every fold are checked before the first is trained.
+    """
+    _check_sides(config, screen)
     parent = Parent(Named(name=config.name, experiment=config.experiment), folder, "folds")
     finished = []
     with parent:
@@ -58,6 +64,20 @@ def run_folds(config: Config, folder: Path, screen: Screen, *, force: bool = Fal
             done = stage.run_stage("detect", own, folder, screen, resume=True, force=force, parent=parent.open, label=label)
             finished.append(done)
     return finished
+
+
+def _check_sides(config: Config, screen: Screen) -> None:
+    """Raises DataError or ConfigError, with the fold, if the sides of one are not what a detection needs."""
+    dataset = open_dataset(_of_fold(config, 0), screen)
+    known: dict[str, bool] = {}
+    for fold in range(config.folds or 0):
+        own = _of_fold(config, fold)
+        try:
+            sides(own, replace(dataset, split=own.divide(dataset.manifest)), known)
+        except MedaeError as error:
+            raise type(error)(
+                f"Fold {fold + 1} of {config.folds}: {error.what}", where=error.where, remedy=error.remedy
+            ) from error
 
 
 def _of_fold(config: Config, fold: int) -> Config:

@@ -10,7 +10,7 @@ from pictures import leave_blank
 
 from medae.artifact import load_artifact
 from medae.config import validate
-from medae.errors import ConfigError
+from medae.errors import ConfigError, DataError
 from medae.metrics.evaluations import load_evaluation
 from medae.tracking.client import open_client
 from pipelines import detect_folds
@@ -124,3 +124,11 @@ def test_folds_that_make_no_sense_are_refused(work, tmp_path):
     config = validate(Config, read_config("phantoms", "detect", [*SMALL, "folds=2", "split.test=2"]))
     with pytest.raises(ConfigError, match="a stage is one of them"):
         run_stage("detect", config, tmp_path, Screen())
+
+
+def test_a_later_fold_without_a_normal_validation_scan_is_refused_before_the_first_is_trained(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.detect.train", lambda *_, **__: pytest.fail("trained, and a later fold cannot be"))
+    overrides = [*SMALL, "split.validation=1", "split.salt='2:'"]
+    with pytest.raises(DataError, match="Fold 3 of 3: None of 1 scans is without a lesion"):
+        detect_folds.command("phantoms", overrides, {"folds": 3}, tmp_path, False, False, True)
+    assert not list(tmp_path.rglob("run.json"))
