@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -29,7 +28,7 @@ from medae.data.split import Split, fold_subjects
 from medae.errors import ConfigError, DataError
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import save_evaluation
-from medae.models.networks import Network
+from medae.models.networks import Network, StoredConfig
 from medae.plan import Plan
 from medae.preprocessing.domain import Domain, domain_of
 from medae.preprocessing.store import Store
@@ -47,6 +46,7 @@ from pipelines.detect_masks import facts as mask_facts
 from pipelines.detect_report import make_report
 from pipelines.detect_results import evaluation_file, row_metrics, with_intervals
 from pipelines.detect_scoring import Scorer
+from pipelines.detect_scratch import check_disk, scratch
 from pipelines.files import write_text
 from pipelines.memory import estimator_of, refuse_beyond_memory
 from pipelines.networks import network_config
@@ -138,9 +138,9 @@ def run(config: Config, stage: Stage) -> Outcome:
     model.to(stage.device).eval()
     steps = int(history[-1]["step"]) if history else 0
     maps = _maps(config, plan, cohort["train"], stage)
-    with TemporaryDirectory(dir=stage.folder) as scratch:
+    with scratch(stage.folder) as place:
         rows = Rows(maps, config.scoring, model, plan, stage.device, origin["mirrored"])
-        scorer = Scorer(rows, store, config.target, config.normals, stage.folder, Path(scratch), stage.screen)
+        scorer = Scorer(rows, store, config.target, config.normals, stage.folder, place, stage.screen)
         scorer.learn(cohort["train"], cohort["validation"])
         calibrations = scorer.calibrate(cohort["validation"], config.false_positive_rate, config.name)
         evaluations, unfiltered = scorer.score(test, calibrations)
@@ -335,7 +335,7 @@ def _model(
     used = {case.id for part in (*cohort.values(), test) for case in part.cases}
     everyone = stage.dataset.manifest.select(lambda case: case.id in used)
 
-    def prepared(plan: Plan) -> Store:
+    def prepared(plan: Plan, network: StoredConfig) -> Store:
         refuse_idle_masks(config, plan.space)
         targets = () if config.target is None else (config.target,)
         store = preprocess(everyone, plan.space, targets, stage.screen, config.workers)
@@ -343,6 +343,7 @@ def _model(
         normal = that_count(cohort["validation"], store, plan, filters, left_out, stage.screen)
         _enough_to_learn_scores(normal, config)
         name_empty(test, store, plan, filters, stage.screen)
+        check_disk(stage.folder, {**cohort, "test": test}, store, config.scoring, network, stage.screen)
         if config.diagnosis is not None and examined is not None:
             check_lesions(examined, plan.space, filters.reach, config.diagnosis, left_out, stage.screen)
         return store
@@ -355,13 +356,14 @@ def _model(
         stage.screen.note(
             "The model is taken as it is: the configuration's plan, network, objective and fit have no effect."
         )
-        return artifact.meta.plan, prepared(artifact.meta.plan), artifact.model(), origin_of(artifact), []
+        plan, store = artifact.meta.plan, prepared(artifact.meta.plan, artifact.meta.network)
+        return plan, store, artifact.model(), origin_of(artifact), []
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
     plan = config.plan.make(cohort["train"], stage.screen, estimator)
     config.check_network(plan)
     config.scoring.check_features(plan.space)
     refuse_beyond_memory(plan, estimator, stage.device)
-    store = prepared(plan)
+    store = prepared(plan, network_config(config.network, plan))
     training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
     model, _, result = train(config, stage, plan, store, training, validation, _left_out(config))
     origin: dict[str, Any] = {"learnt_from": config.normals, "objective": config.objective.kind}

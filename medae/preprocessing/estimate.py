@@ -47,14 +47,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def refuse_small_disk(folder: Path, cases: int, needed: int) -> None:
+def refuse_small_disk(folder: Path, what: str, needed: int, remedy: str) -> None:
     """Raises DataError, with both numbers, if the disk is certainly too small for what is needed at most (bytes)."""
     free = free_bytes(folder)
     if free < needed / TOO_HIGH:
         raise DataError(
-            f"The disk is too small: {cases} preprocessed cases need up to {readable(needed)}, {readable(free)} are free.",
+            f"The disk is too small: {what} need up to {readable(needed)}, {readable(free)} are free.",
             where=folder,
-            remedy="Free space, set MEDAE_CACHE to a folder on a larger disk, or choose a coarser space.spacing.",
+            remedy=remedy,
         )
 
 

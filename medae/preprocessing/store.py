@@ -102,7 +102,8 @@ def build_store(
             progress(done, done)
         return store
     needed = sum(entry_bytes(manifest, case, space, targets) for case in to_do)
-    refuse_small_disk(folder, len(to_do), needed)
+    remedy = "Free space, set MEDAE_CACHE to a folder on a larger disk, or choose a coarser space.spacing."
+    refuse_small_disk(folder, f"{len(to_do)} preprocessed cases", needed, remedy)
     if starting is not None:
         starting(len(to_do), needed)
     slow = space.bias_correction != "none" or brain is not None

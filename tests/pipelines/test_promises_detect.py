@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +23,7 @@ from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
 from medae.report.html import Report
 from medae.tracking.client import open_client
-from pipelines import detect, detect_scoring, pretrain
+from pipelines import detect, detect_scoring, detect_scratch, pretrain
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import image_digests, open_dataset
@@ -183,6 +185,36 @@ def test_a_given_models_origin_is_kept(smoke, work, given):
     assert "The model was given" not in (smoke.stage("detect") / "report.html").read_text()
     assert "Training of the autoencoder" not in page
     assert "Training of the autoencoder" in (smoke.stage("detect") / "report.html").read_text()
+
+
+def test_what_scoring_keeps_on_disk_is_removed_and_a_small_disk_is_refused_first(smoke, work, tmp_path, monkeypatch):
+    draws = "scoring={map: {kind: residual, place: {}, draws: {number: 2, noise: 0.5, cell: 4}}}"
+    config, seen = small(f"model={smoke.stage('detect') / 'model'}", draws, "name=scratch"), {}
+
+    def estimated(*arguments):
+        seen["needed"] = estimate(*arguments)
+        return seen["needed"]
+
+    def scored(scorer, *arguments):
+        seen["before"] = [path.name for path in scorer.scratch.iterdir() if path.name.startswith("left")]
+        result = score(scorer, *arguments)
+        seen["size"] = sum(path.stat().st_size for path in scorer.scratch.iterdir())
+        return result
+
+    score, estimate = detect_scoring.Scorer.score, detect_scratch.scratch_bytes
+    monkeypatch.setattr(detect_scoring.Scorer, "score", scored)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+        with pytest.raises(DataError, match="disk is too small: reconstructions and maps") as caught:
+            run_stage("detect", config, tmp_path, Screen())
+        assert "size" not in seen and "--out" in str(caught.value.remedy)
+    (folder,) = tmp_path.glob("detect-????????")
+    (folder / "scratch").mkdir()
+    (folder / "scratch" / "left-by-a-killed-run.npy").write_bytes(b"x")
+    monkeypatch.setattr(detect_scratch, "scratch_bytes", estimated)
+    run_stage("detect", config, tmp_path, Screen())
+    assert seen["before"] == [] and not (folder / "scratch").exists()
+    assert seen["size"] <= seen["needed"] <= 1.2 * seen["size"]
 
 
 # --- slices of patients as normals ---
