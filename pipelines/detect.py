@@ -9,7 +9,7 @@ Labels of test subjects are used for scoring only; those of training and validat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from pipelines.detect_checks import name_empty, that_count
 from pipelines.detect_diagnosis import check_lesions, describe_failed, diagnosed, references, run_diagnosis
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
-from pipelines.detect_given import check_given, given_in_words, origin_of
+from pipelines.detect_given import check_given, describe_unlike, given_in_words, origin_of, unlike
 from pipelines.detect_masks import describe as describe_masks
 from pipelines.detect_masks import doubts_of
 from pipelines.detect_masks import facts as mask_facts
@@ -134,6 +134,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
     plan, store, model, origin, history = _model(config, stage, cohort, test, examined)
+    remarks = _remarks(stage, (*cohort.values(), test), store)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     model.to(stage.device).eval()
     steps = int(history[-1]["step"]) if history else 0
@@ -168,6 +169,9 @@ def run(config: Config, stage: Stage) -> Outcome:
     )
     facts: dict[str, Any] = {"normals": config.normals, "learnt_from": origin["learnt_from"]}
     facts["calibration"] = {row: to_dict(found) for row, found in calibrations.items()}
+    if remarks:
+        describe_unlike(report, remarks)
+        facts["remarks"] = remarks
     doubts = doubts_of(test, store, stage.folder / "maps")
     if doubts:
         describe_masks(report, doubts)
@@ -332,8 +336,7 @@ def _model(
 
     examined: the scans of a diagnosis, which are looked at before a training.
     """
-    used = {case.id for part in (*cohort.values(), test) for case in part.cases}
-    everyone = stage.dataset.manifest.select(lambda case: case.id in used)
+    everyone = _together(stage, (*cohort.values(), test))
 
     def prepared(plan: Plan, network: StoredConfig) -> Store:
         refuse_idle_masks(config, plan.space)
@@ -369,6 +372,19 @@ def _model(
     origin: dict[str, Any] = {"learnt_from": config.normals, "objective": config.objective.kind}
     origin["mirrored"] = list(config.augmentation.mirrored)
     return plan, store, model, origin, result.history
+
+
+def _together(stage: Stage, parts: Iterable[Manifest]) -> Manifest:
+    """The scans of some parts of the data set as one."""
+    used = {case.id for part in parts for case in part.cases}
+    return stage.dataset.manifest.select(lambda case: case.id in used)
+
+
+def _remarks(stage: Stage, parts: Iterable[Manifest], store: Store) -> dict[str, list[str]]:
+    """By case, how scans differ from those that a given model was trained on. Raises DataError, see ``unlike``."""
+    if "model" not in stage.inputs:
+        return {}
+    return unlike(_together(stage, parts), stage.inputs["model"], lambda case: store[case.id].prepared(), stage.screen)
 
 
 def _domain(stage: Stage, cohort: Mapping[str, Manifest], store: Store) -> Domain:

@@ -1,14 +1,22 @@
-"""A detection by a model that is given: what it must be, and where it comes from."""
+"""A model that is given: what it must be, where it comes from, and whether scans are like those that it was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from medae.anomaly.calibration import Normals
 from medae.anomaly.detector import Scoring
 from medae.artifact import Artifact
+from medae.data.case import Case, Manifest
+from medae.data.reading import read_array
 from medae.errors import ConfigError
+from medae.inference.contract import Look, differences, refuse
+from medae.preprocessing.prepare import Prepared
+from medae.report.html import Report
+from pipelines.console import Screen
 
 
 def check_given(artifact: Artifact, scoring: Scoring, normals: Normals) -> None:
@@ -59,3 +67,36 @@ def given_in_words(origin: Mapping[str, Any], normals: Normals) -> str:
     }
     learnt = words.get(origin["learnt_from"], "scans that are not recorded")
     return f"The model was given. It learnt from {learnt}; the threshold was set here, on {words[normals]}."
+
+
+def unlike(
+    manifest: Manifest, artifact: Artifact, prepared: Callable[[Case], Prepared], screen: Screen
+) -> dict[str, list[str]]:
+    """By case, in sentences, how scans differ from those that a model was trained on; those that do not are left out.
+
+    prepared: a scan in the space of the model's plan. Raises DataError for a scan that medae predict refuses.
+    """
+    space, found = artifact.meta.plan.space, dict[str, list[str]]()
+    with screen.progress("Comparing with the model's training scans") as report:
+        for done, case in enumerate(manifest.cases, start=1):
+            own, look = prepared(case), Look()
+            refs = [case.images[name] for name in space.channels if name in case.images]
+            for ref in refs:
+                look(torch.from_numpy(read_array(manifest, ref)[0]), own.mask, own.affine)
+            remarks = refuse(differences(space, artifact.meta.domain, own, look, refs[0].modality), case.id, False, hint="")
+            if remarks:
+                found[case.id] = remarks
+            report(done, len(manifest.cases))
+    if found:
+        first, remarks = next(iter(found.items()))
+        others = "" if len(found) == 1 else f" The report names {len(found) - 1} more that differ."
+        screen.warn(f"{first} is unlike the scans that the model was trained on. {' '.join(remarks)}{others}")
+    return found
+
+
+def describe_unlike(report: Report, remarks: Mapping[str, list[str]]) -> None:
+    """A section of the report; nothing where all scans are like those that the model was trained on."""
+    if not remarks:
+        return
+    report.section("Scans unlike the model's training scans")
+    report.table(["Case", "What differs"], [[case, " ".join(sentences)] for case, sentences in remarks.items()])

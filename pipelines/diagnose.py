@@ -15,11 +15,14 @@ from medae.artifact import load_artifact
 from medae.config import Config, apply_overrides, validate
 from medae.data.case import Manifest
 from medae.errors import ArtifactError, DataError
+from medae.inference.brainmask import extraction_of
+from medae.preprocessing.prepare import prepare_case
 from medae.report.html import Report
 from medae.tracking.models import resolve_model
 from pipelines.console import Screen, shown
 from pipelines.data import checked, open_folder, seen_cases
 from pipelines.detect_diagnosis import describe, diagnosed, facts, run_diagnosis
+from pipelines.detect_given import describe_unlike, unlike
 from pipelines.detect_titles import title_of
 from pipelines.files import write_json
 from pipelines.networks import device_of
@@ -69,15 +72,20 @@ def run(
         raise DataError(
             "The detector has seen all of these scans.", where=source, remedy="Give normal scans that are new to it."
         )
-    found = run_diagnosis(diagnosed(unseen, choice.target, "lesion_free_scans"), rows, choice.diagnosis, None, screen)
+    examined = diagnosed(unseen, choice.target, "lesion_free_scans")
+    brain = extraction_of(plan.space)
+    remarks = unlike(examined, artifact, lambda case: prepare_case(examined, case, plan.space, brain=brain), screen)
+    found = run_diagnosis(examined, rows, choice.diagnosis, None, screen)
 
-    result = {"stage": "diagnose", "metrics": {}, "facts": {"diagnosis": facts(found)}}
+    said = {"diagnosis": facts(found)} | ({"remarks": remarks} if remarks else {})
+    result = {"stage": "diagnose", "metrics": {}, "facts": said}
     page = Report("Diagnosis", "Lesions put into normal scans, and what is found of them")
     if left_out:
         note = f"Left out here, because they learn from normal scans: {', '.join(left_out)}. medae detect has them."
         page.note(note)
         screen.note(note)
     describe(page, out / "diagnosis.png", found, choice.diagnosis)
+    describe_unlike(page, remarks)
     page.write(out / "report.html")
     write_json(out / "result.json", result)
     contrasts = sorted({cell.contrast for cell in found.lesions})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pictures import leave_blank
 
-from medae.artifact import load_artifact
+from medae.artifact import load_artifact, save_artifact
 from medae.config import validate
 from medae.errors import ArtifactError, DataError
 from pipelines import detect, diagnose
@@ -150,6 +150,41 @@ def test_a_detector_is_diagnosed_on_scans_that_it_has_not_seen(healthy, work, tm
     lesions = sum(found["lesions"].values()) - sum(left_out["facts"]["diagnosis"]["lesions"].values())
     sick = [case for case in unseen if detect.reference(dataset.manifest, case, "lesion")[0].any()]
     assert lesions == 2 * len(sick)
+
+
+def trained_at(spacing: float, model: Path, folder: Path) -> Path:
+    """The same detector, were its training scans of this voxel size (mm)."""
+    artifact = load_artifact(model)
+    assert artifact.meta.domain is not None
+    domain = artifact.meta.domain.model_copy(update={"spacing": ((spacing, spacing),) * 3})
+    meta = artifact.meta.model_copy(update={"domain": domain})
+    save_artifact(folder, artifact.model(), meta, artifact.statistics())
+    return folder
+
+
+def test_scans_are_held_to_what_the_model_was_trained_on(healthy, work, tmp_path, capsys):
+    """Voxels of 6 mm are too large for a model of 0.6 mm, and larger than those of a model of 3.5 mm."""
+    fine, coarser = (trained_at(mm, healthy.folder / "model", tmp_path / f"{mm}") for mm in (0.6, 3.5))
+    source, options = work / "runs" / "smoke-phantoms", {"format": "phantom", "device": "cpu"}
+    keys = ["diagnosis.contrasts=[0.9]", "diagnosis.radii=[9.0]", "diagnosis.blurs=[0.0]", "diagnosis.lesions=1"]
+    keys += ["data.subjects=10", "data.lesions=0.5", "data.spacing=6.0"]
+    words = r"Voxels are 6 mm from left to right, those of the training scans 0\.6 mm"
+    with pytest.raises(DataError, match=words) as caught:
+        diagnose.run(str(fine), source, tmp_path / "refused", options, keys)
+    assert str(caught.value.where).startswith("sub-phantom") and "--anyway" not in str(caught.value.remedy)
+    with pytest.raises(DataError, match=words):
+        run_stage("detect", small(f"model={fine}", "target=null", "name=refused"), tmp_path, Screen())
+    capsys.readouterr()
+
+    result = diagnose.run(str(coarser), source, tmp_path / "said", options, keys, as_json=True)
+    remarks = result["facts"]["remarks"]
+    assert len(remarks) == 2 and all("those of the training scans 3.5 mm" in " ".join(each) for each in remarks.values())
+    assert "is unlike the scans that the model was trained on" in capsys.readouterr().err
+    assert "Scans unlike the model" in (tmp_path / "said" / "report.html").read_text()
+    finished = run_stage("detect", small(f"model={coarser}", "target=null", "name=said"), tmp_path, Screen())
+    assert finished.result.facts["remarks"].keys() >= remarks.keys()
+    assert "is unlike the scans that the model was trained on" in capsys.readouterr().err
+    assert "Scans unlike the model" in (finished.folder / "report.html").read_text()
 
 
 def test_only_a_detector_is_diagnosed(smoke, work, tmp_path):
