@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medae.config import Config, to_dict
 from medae.errors import Interrupted
@@ -21,17 +21,25 @@ class Named(Config):
 
 
 class Parent:
-    """The MLflow run of a pipeline or a curve: started by the first stage that has work to do, taken up again after an
-    interruption. kind: the run's tag ``medae.stage``."""
+    """The MLflow run of a pipeline, of folds or of a curve: started by the first stage that has work to do, taken up again
+    after an interruption. kind: the run's tag ``medae.stage``; each kind has a record of its own in the folder."""
 
     def __init__(self, config: Named, folder: Path, kind: str) -> None:
         self._config, self._folder, self._kind = config, folder, kind
-        self._record = folder / "pipeline.json"
+        self._record = folder / f"{kind}.json"
         self._tracker: MlflowTracker | None = None
         self._ended = False
-        last = read_json(self._record) if self._record.is_file() else {}
+        last = self._last()
         self.run_id: str | None = last.get("run_id")
         self._unfinished = last.get("status") in ("RUNNING", "FAILED", "KILLED")
+
+    def _last(self) -> dict[str, Any]:
+        """The record of the run before. All kinds once had it in one file, which did not say the kind."""
+        for record in (self._record, self._folder / "pipeline.json"):
+            if record.is_file():
+                last = read_json(record)
+                return last if last.get("kind", self._kind) == self._kind else {}
+        return {}
 
     def open(self) -> str:
         """The id of the run, which is started or reopened if it is not open yet."""
@@ -69,4 +77,4 @@ class Parent:
             self._note(status)
 
     def _note(self, status: str) -> None:
-        write_json(self._record, {"run_id": self.run_id, "status": status})
+        write_json(self._record, {"kind": self._kind, "run_id": self.run_id, "status": status})

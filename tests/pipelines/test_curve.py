@@ -105,7 +105,7 @@ def test_a_cell_that_fails_is_told_at_the_end_and_the_others_are_run(
         ("draw", "scratch", 1e-3),
     ], "a rate at which training diverges has been tried"
     assert rows[1]["dice_mean"] == 0 and "diverged" in rows[1]["diverged"]
-    parent = json.loads((empty / "runs" / "tiny" / "pipeline.json").read_text())
+    parent = json.loads((empty / "runs" / "tiny" / "curve.json").read_text())
     assert parent["status"] == "FAILED" and open_client().get_run(parent["run_id"]).info.status == "FAILED"
     assert (empty / "runs" / "tiny" / "report.html").is_file()
 

@@ -21,6 +21,7 @@ from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import Opened, open_dataset
 from pipelines.outcome import Finished, Outcome
+from pipelines.parent import Named, Parent
 from pipelines.run import run
 from pipelines.stage import _fingerprint, program_of, run_stage
 
@@ -321,3 +322,22 @@ def test_a_finished_run_without_its_model_is_not_skipped(work, tmp_path, monkeyp
     again = run_stage("pretrain", small("pretrain"), tmp_path, Screen(), resume=True)
     assert again.model == done.model
     assert again.model.is_dir()
+
+
+def test_folds_and_a_pipeline_of_one_name_do_not_take_up_each_others_run(work, tmp_path):
+    named = Named(name="shared", experiment=EXPERIMENT)
+
+    def killed(kind: str) -> str:
+        parent = Parent(named, tmp_path, kind)
+        run_id = parent.open()
+        parent.end("KILLED")
+        return run_id
+
+    pipeline, folds = killed("pipeline"), killed("folds")
+    assert pipeline != folds
+    assert (killed("pipeline"), killed("folds")) == (pipeline, folds), "each goes on in its own"
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "pipeline.json").write_text(json.dumps({"run_id": folds, "status": "KILLED"}))
+    with Parent(named, tmp_path / "old", "folds") as parent:
+        assert parent.open() == folds, "a record of before there were kinds"
+    assert Parent(named, tmp_path / "old", "folds").run_id == folds
