@@ -23,7 +23,7 @@ from medae.training.faults import Interrupts
 from pipelines.console import Screen, shown
 from pipelines.curve_cells import Part
 from pipelines.curve_config import Written
-from pipelines.curve_work import Worker
+from pipelines.curve_work import Worker, failures_in
 
 CLUSTER = "slurm"
 INTERRUPTED = 130
@@ -83,9 +83,8 @@ def side_by_side(task: Task, jobs: int, look: Callable[[], None], screen: Screen
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     context = get_context("spawn")
-    told = context.Queue()
     logs = [task.folder / f"worker-{number}.log" for number in range(1, jobs + 1)]
-    workers = [context.Process(target=_process, args=(task, log, told), name=log.stem) for log in logs]
+    workers = [context.Process(target=_process, args=(task, log), name=log.stem) for log in logs]
     screen.note(f"{jobs} processes; what each is doing is in {shown(task.folder / 'worker-N.log')}")
     stopping = False
     with Interrupts() as interrupts:
@@ -103,14 +102,11 @@ def side_by_side(task: Task, jobs: int, look: Callable[[], None], screen: Screen
             _end(workers)
             raise
     look()
-    failed: dict[str, str] = {}
-    while not told.empty():
-        failed |= told.get()
     if stopping or any(worker.exitcode == INTERRUPTED for worker in workers):
         raise Interrupted("The curve was interrupted. The same command goes on with it.")
     if lost := [worker.name for worker in workers if worker.exitcode]:
         raise _lost(lost, task.folder / f"{lost[0]}.log")
-    return failed
+    return failures_in(task.folder)
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
@@ -119,15 +115,15 @@ def _end(workers: Sequence[BaseProcess]) -> None:
             worker.terminate()
 
 
-def _process(task: Task, log: Path, told: Any) -> None:
-    """A process that runs cells. told: a queue for what went wrong."""
+def _process(task: Task, log: Path) -> None:
+    """A process that runs cells; what went wrong is told by files in the curve's folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes: who started this one answers it
     Thread(target=_end_with_who_started_this, daemon=True).start()
     with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
         os.dup2(file.fileno(), sys.stdout.fileno())
         try:
-            told.put(task())
+            task()
         except Interrupted:
             sys.exit(INTERRUPTED)
 

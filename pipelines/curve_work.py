@@ -107,7 +107,7 @@ class Worker:
 
     def forget_failures(self) -> None:
         """Let cells be tried again that failed when the curve was run before."""
-        shutil.rmtree(self.folder / "failed", ignore_errors=True)
+        shutil.rmtree(_failed(self.folder), ignore_errors=True)
 
     def _attempt(self, cell: Cell, done: Callable[[Design, Cell], None] | None, failed: dict[str, dict[str, str]]) -> None:
         """Run a cell. If it fails, that is added to what failed, and told to the other processes."""
@@ -118,10 +118,9 @@ class Worker:
         except Interrupted:
             raise
         except MedaeError as error:
-            failed[cell.digest] = {"label": cell.label, "problem": str(error)}
-            with suppress(OSError):  # such as a full disk: then the others have to find out for themselves
-                write_json(self._failure_of(cell), failed[cell.digest])
             self.screen.warn(f"{cell.label}: {error}")
+            failed[cell.digest] = {"label": cell.label, "problem": str(error)}
+            write_json(self._failure_of(cell), failed[cell.digest])
 
     def _has_failed(self, cell: Cell, known: dict[str, dict[str, str]]) -> bool:
         """Whether a cell failed in any process. known: the failures that were met before, by digest; this one is added."""
@@ -132,7 +131,7 @@ class Worker:
 
     def _failure_of(self, cell: Cell) -> Path:
         """The file that tells the other processes what went wrong."""
-        return self.folder / "failed" / f"{cell.digest}.json"
+        return _failed(self.folder) / f"{cell.digest}.json"
 
     def left(self, part: Part) -> list[Cell]:
         """What is left, the encoders first; one that was measured only if its model is lost and something waits for it."""
@@ -259,6 +258,16 @@ class Worker:
         dataset = open_dataset(validate(DataConfig, keys, where="data"), self.screen)
         self.data[stage] = _in_rows(dataset.digest)
         return dataset
+
+
+def failures_in(folder: Path) -> dict[str, str]:
+    """What went wrong in any process of the curve in a folder, by the label of the cell."""
+    failures = [read_json(file) for file in sorted(_failed(folder).glob("*.json"))]
+    return {failure["label"]: failure["problem"] for failure in failures}
+
+
+def _failed(folder: Path) -> Path:
+    return folder / "failed"
 
 
 def _in_rows(data: str) -> str:

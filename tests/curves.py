@@ -12,6 +12,7 @@ from medae.errors import Interrupted
 from medae.training.faults import Interrupts
 from pipelines.curve_cells import Cell, Design
 from pipelines.curve_config import Written, read_curve
+from pipelines.files import write_json
 
 SHORT = {
     "data": {"subjects": 9, "spacing": 8.0, "root": "phantoms"},
@@ -99,3 +100,17 @@ class Endless:
 
     def stopped(self) -> int:
         return len(list(self.folder.glob("*.SIGTERM")))
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Stands for a ``Task`` whose cells all fail with long problems: more text than a pipe holds."""
+
+    folder: Path
+    cells: int = 10
+
+    def __call__(self) -> dict[str, str]:
+        problem = "It broke. " * 2000
+        for number in range(self.cells):
+            write_json(self.folder / "failed" / f"{number}.json", {"label": f"cell-{number}", "problem": problem})
+        return {f"cell-{number}": problem for number in range(self.cells)}

@@ -15,7 +15,7 @@ from pathlib import Path
 import curves
 import nibabel as nib
 import pytest
-from curves import SHORT, Endless, content, curve, drawn
+from curves import SHORT, Endless, Failing, content, curve, drawn
 
 from medae.errors import ConfigError, DataError, Interrupted, TrainingError
 from medae.tracking.client import open_client
@@ -303,6 +303,13 @@ def test_a_fault_here_leaves_no_worker_behind(empty: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="is gone"):
         curve_jobs.side_by_side(task, 1, look, Screen())
     until(lambda: task.stopped() == 1)
+
+
+@pytest.mark.timeout(120)
+def test_many_failures_are_all_told_and_hold_no_worker_up(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_jobs, "LOOK", 0.1)
+    told = curve_jobs.side_by_side(Failing(empty), 1, lambda: None, Screen())
+    assert set(told) == {f"cell-{number}" for number in range(10)}
 
 
 def test_workers_end_when_the_process_that_started_them_is_killed(empty: Path) -> None:
