@@ -32,7 +32,7 @@ from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
 from pipelines.curve_config import Written
 from pipelines.data import DataConfig, Dataset, open_dataset
-from pipelines.files import read_json, source_digest, write_json, write_text
+from pipelines.files import append_line, read_json, source_digest, write_json, write_text
 from pipelines.outcome import Finished
 from pipelines.stage import StageConfig, program_of, run_stage
 
@@ -226,9 +226,7 @@ class Worker:
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a line, with what the code and the machine are."""
-        self.results.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "locks" / "results"), self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row | _facts(), allow_nan=False) + "\n")
+        append_line(self.results, json.dumps(row | _facts(), allow_nan=False))
 
     def plan(self, cell: Cell) -> Path:
         """The plan for the training subjects: one file for all arms that ask for the same data set, split and hints.

@@ -1,4 +1,7 @@
-"""Small files of a run: written beside and renamed, so that a reader sees the old or the new one, never half."""
+"""Small files of a run: written beside and renamed, so that a reader sees the old or the new one, never half.
+
+A file of lines, which several processes add to, only grows.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,6 +27,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically. Raises ValueError on NaN: a result has numbers or null."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that several processes write to. Half a line, which one left that was killed, is cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> dict[str, Any]:

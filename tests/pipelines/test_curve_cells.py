@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from curves import SHORT, content, curve, design, drawn, known, searched
+from filelock import FileLock
 
 from medae.config import validate
 from medae.errors import ConfigError, DataError
@@ -231,6 +233,32 @@ def test_a_part_that_the_curve_has_not_is_refused(tmp_path: Path) -> None:
         part_of(written, draws=[0, 7])
     with pytest.raises(ConfigError, match="no 3 labels"):
         part_of(written, counts=["3"])
+
+
+def test_a_line_is_not_joined_to_half_of_another(empty: Path) -> None:
+    """A process that was killed, or a full disk, leaves half a line."""
+    worker = Worker(curve(empty), empty / "work", empty / "repository" / "rows.jsonl", Screen())
+    worker.add({"digest": "a"})
+    with worker.results.open("a", encoding="utf-8") as file:
+        file.write('{"digest": "b", "cas')
+    worker.add({"digest": "c"})
+    worker.add({"digest": "d"})
+    assert list(read_rows(worker.results)) == ["a", "c", "d"]
+
+
+def test_curves_that_share_their_results_wait_for_each_other(empty: Path) -> None:
+    """Runs in other folders, and their locks with them."""
+    results = empty / "rows.jsonl"
+    one, other = (Worker(curve(empty), empty / name, results, Screen()) for name in ("one", "other"))
+    one.add({"digest": "a"})
+    (lock,) = empty.glob(".rows.jsonl*")
+    adding = Thread(target=other.add, args=({"digest": "b"},))
+    with FileLock(lock):
+        adding.start()
+        adding.join(0.3)
+        assert list(read_rows(results)) == ["a"]
+    adding.join()
+    assert list(read_rows(results)) == ["a", "b"]
 
 
 def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> None:
