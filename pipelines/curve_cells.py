@@ -77,7 +77,7 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
             raise DataError(
                 "This line is no result of a cell.",
                 where=f"{path}, line {number}",
-                remedy="Remove it: its cell is run again.",
+                remedy="Remove it: its cell is measured again, or its row taken from its run.",
             ) from error
     return rows
 

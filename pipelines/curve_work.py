@@ -28,13 +28,16 @@ from medae.metrics.segmentation import case_dice
 from medae.tracking.client import open_client
 from medae.tracking.provenance import provenance
 from medae.training.checkpoint import Checkpoint, load
-from pipelines.console import Screen
+from pipelines.console import Screen, shown
 from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
 from pipelines.curve_config import Written
 from pipelines.data import DataConfig, Dataset, open_dataset
-from pipelines.files import append_line, read_json, source_digest, write_json, write_text
+from pipelines.files import append_line, read_json, set_aside, source_digest, write_json, write_text
 from pipelines.outcome import Finished
 from pipelines.stage import StageConfig, program_of, run_stage
+
+ROW = "row.json"
+"""In a run's folder: its row. A file of results can be lost, and the checkpoints that a row is made from are not kept."""
 
 PATIENCE = 10.0
 """Seconds until it is looked again whether another process has finished what a cell waits for."""
@@ -181,12 +184,12 @@ class Worker:
         return max(found)[1] if found else None
 
     def _run(self, cell: Cell) -> None:
-        """Train, score, and add the line."""
+        """Train, score, and add the line; of a cell that is finished the line that it had, if the file has lost it."""
         load_before = os.getloadavg()[0]
         begun = any((self.folder / cell.label).rglob("run.json"))
         row: dict[str, Any] = {"kind": cell.kind, "arm": cell.name, "labelled": cell.count, "draw": cell.draw}
         try:
-            ran = self.stage(cell)
+            ran = self._trained(cell)
         except DivergedError as error:
             if cell.kind != "rate":
                 raise
@@ -194,22 +197,37 @@ class Worker:
             tried = {"rate": cell.content["fit"]["rate"], "dice_mean": 0.0, "diverged": error.what}
             self.add(row | tried | {"digest": cell.digest, "load": round(load_before, 2)})
             return
-        row |= {key: ran.config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
+        kept = ran.finished.folder / ROW
+        if not (ran.finished.skipped and kept.is_file()):
+            row |= self._measured(cell, ran) | {"seconds": None if begun else round(ran.seconds, 1)}
+            write_json(kept, row | {"digest": cell.digest, "load": round(load_before, 2)} | _facts())
+        # of a pretraining whose folder was lost, the first line stays: compute-fair arms were given their steps by it
+        if cell.kind != "encoder" or cell.digest not in read_rows(self.results):
+            append_line(self.results, json.dumps(read_json(kept), allow_nan=False))
+        for folder in ("checkpoints", *(("predictions", "validation") if cell.kind != "encoder" else ())):
+            for place in ran.finished.folder.rglob(folder):
+                shutil.rmtree(place)
+
+    def _trained(self, cell: Cell) -> Ran:
+        """Run a cell's stage. A finished run that has neither its row nor a checkpoint to make it from is run again."""
+        ran = self.stage(cell)
+        folder = ran.finished.folder
+        if not ran.finished.skipped or (folder / ROW).is_file() or any(folder.rglob("checkpoints")):
+            return ran
+        moved = set_aside(self.folder / cell.label)
+        self.screen.warn(f"{cell.label} is run again, as its row was lost. The earlier run was moved to {shown(moved)}.")
+        return self.stage(cell)
+
+    def _measured(self, cell: Cell, ran: Ran) -> dict[str, Any]:
+        """What a row says of a training: settings, scores, seconds."""
+        row = {key: ran.config.fit.model_dump()[key] for key in ("seed", "steps", "rate")}
         row |= {} if cell.kind == "encoder" else _scores(ran.finished, cell.kind)
         pace = self.design.pace(cell.name) if cell.kind == "draw" else None
         row |= {} if pace is None else {"paced_by": pace}
         trained = [checkpoint.facts for checkpoint in checkpoints_of(ran.finished.folder)]
         row |= {"training_seconds": round(sum(unpaused(facts["state"]) for facts in trained), 1)}
         row |= {"precision": trained[0]["environment"]["precision"]}
-        row |= {"seconds": None if begun else round(ran.seconds, 1)}
-        if cell.kind == "encoder":
-            row |= {"data": _trained_on(ran.finished.folder / "model")}
-        # of a pretraining whose folder was lost, the first line stays: compute-fair arms were given their steps by it
-        if cell.kind != "encoder" or cell.digest not in read_rows(self.results):
-            self.add(row | {"digest": cell.digest, "load": round(load_before, 2)})
-        for folder in ("checkpoints", *(("predictions", "validation") if cell.kind != "encoder" else ())):
-            for place in ran.finished.folder.rglob(folder):
-                shutil.rmtree(place)
+        return row | ({"data": _trained_on(ran.finished.folder / "model")} if cell.kind == "encoder" else {})
 
     def stage(self, cell: Cell) -> Ran:
         """Run a cell's stage, or go on with it."""

@@ -110,6 +110,28 @@ def test_a_cell_that_fails_is_told_at_the_end_and_the_others_are_run(
     assert (empty / "runs" / "tiny" / "report.html").is_file()
 
 
+def test_a_row_that_was_lost_is_that_of_the_run_or_the_cell_is_run_again(empty: Path) -> None:
+    arms = {"scratch": {"rate": 1e-3}}
+    (empty / "curve.yaml").write_text(json.dumps(content(labelled=[2], draws=1, arms=arms, encoders={}, pretrain=None)))
+    folder, results = empty / "runs" / "tiny", empty / "elsewhere.jsonl"
+
+    def run(**keys: Path) -> None:
+        program.run(str(empty / "curve.yaml"), [], empty / "runs", **keys)
+
+    run()
+    (ended,) = folder.glob("draw-scratch-*/finetune-*/run.json")
+    before, first = ended.stat().st_mtime_ns, (folder / "results.jsonl").read_text()
+    run(results=results)
+    assert results.read_text() == first and ended.stat().st_mtime_ns == before, "nothing was trained"
+
+    (ended.parent / "row.json").unlink()
+    results.unlink()
+    run(results=results)
+    (again,) = read_rows(results).values()
+    assert ended.stat().st_mtime_ns > before and again["dice_mean"] == json.loads(first)["dice_mean"]
+    assert len(list(folder.glob("draw-scratch-*-old1/finetune-*/run.json"))) == 1, "nothing is thrown away"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
