@@ -18,7 +18,7 @@ from pipelines.curve_budget import in_words, seconds_of
 from pipelines.curve_cells import Design, Part, Rows, part_of, read_rows
 from pipelines.curve_checks import check
 from pipelines.curve_config import Written, read_curve
-from pipelines.curve_jobs import Task, on_slurm, side_by_side
+from pipelines.curve_jobs import LOST, Task, on_slurm, side_by_side
 from pipelines.curve_planning import plan_curve
 from pipelines.curve_report import summary, write_results
 from pipelines.curve_results import Found, evaluate
@@ -93,10 +93,14 @@ def run(
 
 
 def failed_cells(failed: dict[str, str]) -> TrainingError:
-    """What went wrong in some cells."""
+    """What went wrong, in some cells or with some processes."""
+    lost = sum(label.startswith(LOST) for label in failed)
+    cells = len(failed) - lost
+    said = [f"{cells} cells failed{'' if lost else ', the others were run'}"] if cells else []
+    said += [f"{lost} processes ended with a fault"] if lost else []
     lines = "\n".join(f"    {label}: {problem.splitlines()[0]}" for label, problem in failed.items())
     return TrainingError(
-        f"{len(failed)} cells failed, the others were run:\n{lines}",
+        f"{' and '.join(said)}:\n{lines}",
         remedy="Mend what they say, and run the same command again.",
     )
 

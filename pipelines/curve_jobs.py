@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from medae.errors import ConfigError, Interrupted, TrainingError
+from medae.errors import ConfigError, Interrupted
 from medae.parallel import usable_cores
 from medae.training.faults import Interrupts
 from pipelines.console import Screen, shown
@@ -27,6 +27,9 @@ from pipelines.curve_work import Worker, failures_in
 
 CLUSTER = "slurm"
 INTERRUPTED = 130
+LOST = "process "
+"""Before the name of a process or job that ended with a fault, among the labels of cells that failed."""
+
 LOOK = 2.0
 """Seconds between two looks at what the workers have done."""
 
@@ -80,6 +83,7 @@ def side_by_side(task: Task, jobs: int, look: Callable[[], None], screen: Screen
     """Run in several processes with a share of the cores each; their notes go to files. look: called from time to time.
 
     Ctrl-C and SIGTERM are passed on, once: the processes end after a step, with a checkpoint. None outlives this one.
+    Returns what went wrong, by the label of the cell or, after LOST, the name of a process that ended with a fault.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     context = get_context("spawn")
@@ -104,9 +108,18 @@ def side_by_side(task: Task, jobs: int, look: Callable[[], None], screen: Screen
     look()
     if stopping or any(worker.exitcode == INTERRUPTED for worker in workers):
         raise Interrupted("The curve was interrupted. The same command goes on with it.")
-    if lost := [worker.name for worker in workers if worker.exitcode]:
-        raise _lost(lost, task.folder / f"{lost[0]}.log")
-    return failures_in(task.folder)
+    ended = {worker.name: worker.exitcode for worker in workers if worker.exitcode}
+    return failures_in(task.folder) | {
+        f"{LOST}{name}": f"{_ended(code)} The last lines of {shown(task.folder / f'{name}.log')} say more."
+        for name, code in ended.items()
+    }
+
+
+def _ended(code: int) -> str:
+    """What a process' exit status says. code: as ``multiprocessing`` has it, negative for a signal."""
+    if code == -9:
+        return "It was killed, as a system does whose memory is exhausted."
+    return f"It ended with a fault (exit status {code})."
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
@@ -139,8 +152,9 @@ def _end_with_who_started_this() -> None:
 def on_slurm(task: Task, jobs: int, parameters: Sequence[str], look: Callable[[], None], screen: Screen) -> dict[str, str]:
     """Run as so many jobs of Slurm. parameters: ``key=value`` of submitit or sbatch, such as ``partition=gpu``.
 
-    Jobs that are not needed, because nothing is left to run or because this process ends, are cancelled. Raises ConfigError
-    without submitit or Slurm, and for parameters that these do not take; TrainingError if a job was lost.
+    Jobs that are not needed, because nothing is left to run or because this process ends, are cancelled. Returns what
+    went wrong, as ``side_by_side`` does. Raises ConfigError without submitit or Slurm, and for parameters that these do not
+    take.
     """
     executor = _executor(task.folder / "slurm", parameters)
     from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
@@ -166,15 +180,12 @@ def on_slurm(task: Task, jobs: int, parameters: Sequence[str], look: Callable[[]
             if job not in ended:
                 job.cancel(check=False)
     look()
-    failed: dict[str, str] = {}
-    lost = []
+    failed = failures_in(task.folder)
     for job in ended:
         try:
             failed |= job.result()
         except (FailedJobError, UncompletedJobError):
-            lost.append(job)
-    if lost:
-        raise _lost([job.job_id for job in lost], lost[0].paths.stderr)
+            failed[f"{LOST}{job.job_id}"] = f"It ended with a fault. The last lines of {shown(job.paths.stderr)} say more."
     return failed
 
 
@@ -225,11 +236,3 @@ def _parameters(given: Sequence[str]) -> dict[str, Any]:
         else:
             others[name] = text
     return own | ({"slurm_additional_parameters": others} if others else {})
-
-
-def _lost(names: Sequence[str], log: Path) -> TrainingError:
-    return TrainingError(
-        f"Worker {', '.join(names)} ended with a fault.",
-        where=log,
-        remedy="Its last lines say why. The same command goes on with the curve.",
-    )

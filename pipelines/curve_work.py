@@ -12,6 +12,7 @@ import os
 import shutil
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -116,14 +117,23 @@ class Worker:
         """Run a cell. If it fails, that is added to what failed, and told to the other processes."""
         try:
             self._run(cell)
-            if done is not None:
-                done(self.design, cell)
         except Interrupted:
             raise
         except MedaeError as error:
-            self.screen.warn(f"{cell.label}: {error}")
-            failed[cell.digest] = {"label": cell.label, "problem": str(error)}
-            write_json(self._failure_of(cell), failed[cell.digest])
+            self._tell(cell, str(error), failed)
+        except Exception as error:  # whatever a library raises: else one process after another would end at this cell
+            traceback.print_exc()
+            self._tell(cell, f"This is a fault of medae, not of yours: {type(error).__name__}: {error}", failed)
+            if "CUDA error" in str(error):  # after it, every cell of this process would fail
+                raise
+        else:
+            if done is not None:
+                done(self.design, cell)
+
+    def _tell(self, cell: Cell, problem: str, failed: dict[str, dict[str, str]]) -> None:
+        self.screen.warn(f"{cell.label}: {problem}")
+        failed[cell.digest] = {"label": cell.label, "problem": problem}
+        write_json(self._failure_of(cell), failed[cell.digest])
 
     def _has_failed(self, cell: Cell, known: dict[str, dict[str, str]]) -> bool:
         """Whether a cell failed in any process. known: the failures that were met before, by digest; this one is added."""

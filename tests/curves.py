@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,3 +115,15 @@ class Failing:
         for number in range(self.cells):
             write_json(self.folder / "failed" / f"{number}.json", {"label": f"cell-{number}", "problem": problem})
         return {f"cell-{number}": problem for number in range(self.cells)}
+
+
+@dataclass(frozen=True)
+class Killed:
+    """Stands for a ``Task`` of a process that the system kills, and that has told of a cell before."""
+
+    folder: Path
+
+    def __call__(self) -> dict[str, str]:
+        Failing(self.folder, cells=1)()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}

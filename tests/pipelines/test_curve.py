@@ -15,7 +15,7 @@ from pathlib import Path
 import curves
 import nibabel as nib
 import pytest
-from curves import SHORT, Endless, Failing, content, curve, drawn
+from curves import SHORT, Endless, Failing, Killed, content, curve, drawn
 
 from medae.errors import ConfigError, DataError, Interrupted, TrainingError
 from medae.tracking.client import open_client
@@ -245,18 +245,22 @@ def test_arms_that_share_a_search_share_its_lock(empty: Path) -> None:
         assert free and not shared
 
 
-class Pretended(Worker):
-    """A worker that trains nothing. tried: the cells that it ran. broken: digests of those that fail."""
+BROKE = TrainingError("It broke.", remedy="Mend it.")
 
-    def __init__(self, written: Written, folder: Path, broken: tuple[str, ...] = ()) -> None:
+
+class Pretended(Worker):
+    """A worker that trains nothing. tried: the cells that it ran. broken: digests of those that fail, with ``fault``."""
+
+    def __init__(self, written: Written, folder: Path, broken: tuple[str, ...] = (), fault: Exception = BROKE) -> None:
         super().__init__(written, folder, folder / "rows.jsonl", Screen())
         self.tried: list[Cell] = []
         self.broken = broken
+        self.fault = fault
 
     def _run(self, cell: Cell) -> None:
         self.tried.append(cell)
         if cell.digest in self.broken:
-            raise TrainingError("It broke.", remedy="Mend it.")
+            raise self.fault
         self.add(drawn(cell, {"a": 0.5}))
 
 
@@ -290,6 +294,33 @@ def test_a_cell_that_failed_is_tried_by_one_process_and_told_by_all_of_them_alik
     again = Pretended(written, empty / "work")
     again.forget_failures()
     assert again.measure(part) == {} and again.tried == [broken]
+
+
+def two_draws(folder: Path) -> Written:
+    return curve(folder, arms={"scratch": {"rate": 1e-3}}, encoders={}, pretrain=None, labelled=[2], draws=2)
+
+
+def test_a_fault_that_nobody_foresaw_is_one_cells(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = two_draws(empty)
+    part = part_of(written)
+    broken, other = Worker(written, empty / "work", empty / "rows.jsonl", Screen()).left(part)
+    worker = Pretended(written, empty / "work", (broken.digest,), IndexError("list index out of range"))
+    told = worker.measure(part)
+    assert worker.tried == [broken, other]
+    assert told == {broken.label: "This is a fault of medae, not of yours: IndexError: list index out of range"}
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_process_without_its_gpu_leaves_the_other_cells_to_others(empty: Path) -> None:
+    written = two_draws(empty)
+    part = part_of(written)
+    broken, other = Worker(written, empty / "work", empty / "rows.jsonl", Screen()).left(part)
+    fault = RuntimeError("CUDA error: device-side assert triggered")
+    worker = Pretended(written, empty / "work", (broken.digest, other.digest), fault)
+    with pytest.raises(RuntimeError, match="device-side"):
+        worker.measure(part)
+    again = Pretended(written, empty / "work")
+    assert list(again.measure(part)) == [broken.label] and again.tried == [other]
 
 
 # --- Several processes ---
@@ -332,6 +363,24 @@ def test_many_failures_are_all_told_and_hold_no_worker_up(empty: Path, monkeypat
     monkeypatch.setattr(curve_jobs, "LOOK", 0.1)
     told = curve_jobs.side_by_side(Failing(empty), 1, lambda: None, Screen())
     assert set(told) == {f"cell-{number}" for number in range(10)}
+
+
+def test_a_worker_that_was_killed_is_told_beside_what_failed(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_jobs, "LOOK", 0.1)
+    told = curve_jobs.side_by_side(Killed(empty), 1, lambda: None, Screen())
+    assert list(told) == ["cell-0", "process worker-1"]
+    assert "killed" in told["process worker-1"] and "worker-1.log" in told["process worker-1"]
+
+
+def test_the_report_is_written_although_workers_were_lost(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = content(labelled=[2], draws=2, arms={"scratch": {"rate": 1e-3}}, encoders={}, pretrain=None)
+    written = curve(empty, **made)
+    worker = Worker(written, empty / "runs" / "tiny", empty / "runs" / "tiny" / "results.jsonl", Screen())
+    worker.add(drawn(worker.left(part_of(written))[0], {"a": 0.5, "b": 0.6}))
+    monkeypatch.setattr(program, "side_by_side", lambda *_: {"process worker-1": "It was killed.", "draw": "It broke."})
+    with pytest.raises(TrainingError, match="1 cells failed and 1 processes ended with a fault:\n    process worker-1: It"):
+        program.run(str(empty / "curve.yaml"), [], empty / "runs", jobs=2)
+    assert (empty / "runs" / "tiny" / "report.html").is_file()
 
 
 def test_workers_end_when_the_process_that_started_them_is_killed(empty: Path) -> None:
