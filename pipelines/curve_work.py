@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from medae.artifact import RECORD
 from medae.config import digest, validate
-from medae.errors import DivergedError, Interrupted, MedaeError, TrainingError
+from medae.errors import DivergedError, Interrupted, MedaeError, TrackingError, TrainingError
 from medae.metrics.segmentation import case_dice
 from medae.tracking.client import open_client
 from medae.tracking.provenance import provenance
@@ -42,6 +42,9 @@ ROW = "row.json"
 
 PATIENCE = 10.0
 """Seconds until it is looked again whether another process has finished what a cell waits for."""
+
+AWAY = 600.0
+"""Seconds for which a cell waits for an MLflow server that does not answer, before the process ends."""
 
 PAUSED = 5.0
 """How many times as long as the median epoch one takes only because its process was stopped, or its machine asleep."""
@@ -116,8 +119,8 @@ class Worker:
     def _attempt(self, cell: Cell, done: Callable[[Design, Cell], None] | None, failed: dict[str, dict[str, str]]) -> None:
         """Run a cell. If it fails, that is added to what failed, and told to the other processes."""
         try:
-            self._run(cell)
-        except Interrupted:
+            self._run_when_tracked(cell)
+        except (Interrupted, TrackingError):
             raise
         except MedaeError as error:
             self._tell(cell, str(error), failed)
@@ -129,6 +132,23 @@ class Worker:
         else:
             if done is not None:
                 done(self.design, cell)
+
+    def _run_when_tracked(self, cell: Cell) -> None:
+        """Run a cell, once MLflow answers: a server that is away is no fault of the cell, and would fail them all.
+
+        Raises TrackingError when it has been away for AWAY.
+        """
+        end: float | None = None
+        while True:
+            try:
+                return self._run(cell)
+            except TrackingError as error:
+                if end is None:
+                    end = time.monotonic() + AWAY
+                    self.screen.warn(f"{cell.label} waits for MLflow, {AWAY / 60:.0f} min at the most: {error}")
+                elif time.monotonic() > end:
+                    raise
+                time.sleep(PATIENCE)
 
     def _tell(self, cell: Cell, problem: str, failed: dict[str, dict[str, str]]) -> None:
         self.screen.warn(f"{cell.label}: {problem}")

@@ -17,11 +17,11 @@ import nibabel as nib
 import pytest
 from curves import SHORT, Endless, Failing, Killed, content, curve, drawn
 
-from medae.errors import ConfigError, DataError, Interrupted, TrainingError
+from medae.errors import ConfigError, DataError, Interrupted, TrackingError, TrainingError
 from medae.tracking.client import open_client
 from medae.training.faults import Interrupts
 from pipelines import curve as program
-from pipelines import curve_jobs
+from pipelines import curve_jobs, curve_work
 from pipelines.console import Screen
 from pipelines.curve_cells import Cell, Design, Part, part_of, read_rows
 from pipelines.curve_checks import check
@@ -321,6 +321,42 @@ def test_a_process_without_its_gpu_leaves_the_other_cells_to_others(empty: Path)
         worker.measure(part)
     again = Pretended(written, empty / "work")
     assert list(again.measure(part)) == [broken.label] and again.tried == [other]
+
+
+class Untracked(Pretended):
+    """A worker whose MLflow server is away for the first so many tries of a cell."""
+
+    away = 3
+
+    def _run(self, cell: Cell) -> None:
+        self.away -= 1
+        if self.away >= 0:
+            raise TrackingError("The tracking server does not answer.")
+        super()._run(cell)
+
+
+def test_a_cell_waits_for_the_tracking_server(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curve_work, "PATIENCE", 0.01)
+    written = two_draws(empty)
+    worker = Untracked(written, empty / "work")
+    assert worker.measure(part_of(written)) == {} and len(worker.tried) == 2
+    assert capsys.readouterr().err.count("waits for MLflow, 10 min") == 1
+
+
+def test_a_tracking_server_that_stays_away_ends_the_worker_and_fails_no_cell(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curve_work, "PATIENCE", 0.01)
+    monkeypatch.setattr(curve_work, "AWAY", 0.1)
+    written = two_draws(empty)
+    worker = Untracked(written, empty / "work")
+    worker.away = 1000
+    with pytest.raises(TrackingError, match="does not answer"):
+        worker.measure(part_of(written))
+    again = Pretended(written, empty / "work")
+    assert again.measure(part_of(written)) == {} and len(again.tried) == 2
 
 
 # --- Several processes ---
