@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medae.config import flatten, to_dict, validate
+from medae.data.case import Manifest
 from medae.data.split import labelled_subset
 from medae.errors import ConfigError, DataError
 from medae.plan import Plan
@@ -13,7 +14,7 @@ from pipelines.curve_cells import Cell, read_rows
 from pipelines.curve_config import ALL
 from pipelines.curve_work import Worker
 from pipelines.data import Dataset
-from pipelines.segmenting import with_target
+from pipelines.segmenting import reference, with_target
 from pipelines.stage import program_of
 
 
@@ -22,13 +23,14 @@ def check(worker: Worker) -> Dataset:
     must not be trained on, and arms that are compared must be alike but for what they are named after.
 
     Returns the fine-tuning's. Raises DataError, with the cases' names, where a scan is on two sides, where no validation
-    or test subject has the target, and for rows of other data; ConfigError for what cannot be trained or compared.
+    or test subject has a voxel of the target, and for rows of other data; ConfigError for what cannot be trained or
+    compared.
     """
     finetune = worker.written.finetune
     dataset = worker.open("finetune", finetune)
     sides = {name: dataset.subset(getattr(dataset.split, name)) for name in ("train", "validation", "test")}
     for name in ("validation", "test"):
-        with_target(sides[name], str(finetune.get("target", "label")))
+        _refuse_empty(sides[name], str(finetune.get("target", "label")), name)
     keep_apart({"training": sides["train"], "validation": sides["validation"], "test": sides["test"]})
     _check_rows(worker)
     _check_cells(worker, dataset)
@@ -39,6 +41,17 @@ def check(worker: Worker) -> Dataset:
         keep_apart({"pretraining": pretrained, "validation": sides["validation"], "test": sides["test"]})
         _check_plans(worker)
     return dataset
+
+
+def _refuse_empty(side: Manifest, target: str, name: str) -> None:
+    """Raises DataError where no subject to choose by or to test on has the target, or where it is empty in all of them."""
+    cases = with_target(side, target).cases
+    if not any(reference(side, case, target)[0].any() for case in cases):
+        raise DataError(
+            f"The label maps '{target}' of all {len(cases)} {name} cases hold nothing but background: no Dice is defined.",
+            where="split",
+            remedy=f"Give {name} subjects that have it, such as by split.stratify or another split.salt.",
+        )
 
 
 def _check_rows(worker: Worker) -> None:

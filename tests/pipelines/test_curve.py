@@ -14,6 +14,7 @@ from pathlib import Path
 
 import curves
 import nibabel as nib
+import numpy as np
 import pytest
 from curves import SHORT, Endless, Failing, Killed, content, curve, drawn
 
@@ -150,6 +151,18 @@ def test_what_cannot_be_trained_or_compared_is_refused_before_anything_is_traine
     written = curve(empty, **{"search": search, **changes})
     with pytest.raises(ConfigError, match=message):
         check(Worker(written, empty / "work", empty / "rows.jsonl", Screen()))
+
+
+@pytest.mark.parametrize("side", ["validation", "test"])
+def test_a_side_on_which_no_dice_is_defined_is_refused(empty: Path, side: str) -> None:
+    worker = Worker(curve(empty), empty / "work", empty / "rows.jsonl", Screen())
+    dataset = worker.open("finetune", worker.written.finetune)
+    for case in dataset.subset(getattr(dataset.split, side)).cases:
+        file = Path(dataset.manifest.root) / case.targets[worker.written.finetune["target"]].files[0]
+        scan = nib.load(file)
+        nib.save(nib.Nifti1Image(np.zeros(scan.shape, dtype="uint8"), scan.affine), file)
+    with pytest.raises(DataError, match=f"all [23] {side} cases hold nothing but background"):
+        check(worker)
 
 
 def test_rows_of_other_data_are_not_mixed_in(empty: Path) -> None:
