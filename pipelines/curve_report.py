@@ -152,7 +152,7 @@ def _caption(found: Found, choosing: int) -> str:
         f"({searched}); a rate that is fixed needs none. oracle: the best on the test "
         "subjects, which nobody can choose. Intervals and p are over draws of labelled cases from these training "
         "subjects, and over test subjects; with all labels the draws differ in their seeds alone, and each encoder was "
-        f"trained once, with one seed. p is corrected for all {found.planned} comparisons that were planned (Holm). "
-        "seconds: of a training, median over "
+        f"trained once, with one seed. p is corrected for all {found.planned} comparisons that were planned (Holm), "
+        "intervals are not. seconds: of a training, median over "
         "draws, whatever else the machine did; the pretraining comes on top."
     )

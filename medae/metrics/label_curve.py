@@ -21,6 +21,8 @@ Tables = Mapping[int, Sequence[Sequence[float]]]
 FEWEST = 3
 """Draws without which there is no interval: what two of them differ by says next to nothing of others."""
 
+UNCORRECTED = "by a 95 % interval that is not corrected for the other comparisons"
+
 
 class LabelsEqual(Config):
     """At how many labels the baseline equals an arm of ``labels`` labels.
@@ -43,9 +45,9 @@ class LabelsEqual(Config):
         """A sentence for a report. fewest, most: labels that the baseline was measured with."""
         start = f"{arm} at {_named(self.labels)}"
         if self.apart and self.side == "below":
-            return f"{start} scores less than {baseline} at {_named(fewest)}, the fewest that were measured."
+            return f"{start} scores less than {baseline} at {_named(fewest)}, the fewest that were measured, {UNCORRECTED}."
         if self.apart:
-            return f"{start} scores more than {baseline} at {_named(most)}, the most that were measured."
+            return f"{start} scores more than {baseline} at {_named(most)}, the most that were measured, {UNCORRECTED}."
         said = {"within": f"{self.equal or 0:.1f}", "below": f"fewer than {fewest}", "above": f"more than {most}"}[self.side]
         said = f"{start} equals {baseline} at {said} labels"
         if not self.certain:
