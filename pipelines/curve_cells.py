@@ -11,11 +11,13 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from medae.config import digest
 from medae.errors import ConfigError, DataError
+from medae.plan import Plan
 from pipelines.configs import merge
 from pipelines.curve_config import ALL, Count, Written
 
@@ -46,7 +48,7 @@ class Cell:
     @property
     def digest(self) -> str:
         """A cell whose configuration changed is another one."""
-        content = {"kind": self.kind, "content": self.content, "needs": self.needs and self.needs.digest}
+        content = {"kind": self.kind, "content": decisive(self.content), "needs": self.needs and self.needs.digest}
         return digest(content)[:12]
 
     @property
@@ -59,6 +61,21 @@ class Cell:
         """For the name of a folder."""
         parts = (self.kind, self.name, self.count, self.draw, self.digest)
         return "-".join(str(part) for part in parts if part is not None)
+
+
+def decisive(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage's configuration with what its plan file says in the place of the file: one that is edited is another plan."""
+    plan = content.get("plan")
+    if not isinstance(plan, Mapping) or plan.get("file") is None:
+        return content
+    file = Path(plan["file"])
+    return {**content, "plan": {**plan, "file": _choices(file, file.stat().st_mtime_ns if file.is_file() else 0)}}
+
+
+@lru_cache
+def _choices(file: Path, _changed: int) -> dict[str, Any]:
+    """Read again when the file was changed. Raises ConfigError if it is no plan."""
+    return Plan.read(file).choices()
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
@@ -166,7 +183,8 @@ class Design:
         if other is None:
             return None
         encoder = self.encoder(str(self.written.curve.arms[other].encoder)).digest
-        return digest({"arm": self._configured(name), "other": self._configured(other), "encoder": encoder})[:12]
+        arm, than = (decisive(self._configured(each)) for each in (name, other))
+        return digest({"arm": arm, "other": than, "encoder": encoder})[:12]
 
     def _configured(self, name: str) -> dict[str, Any]:
         return dict(merge(self.written.finetune, self.written.curve.arms[name].set))

@@ -296,6 +296,9 @@ def written_of(content: Mapping[str, Any], path: Path) -> Written:
     finetune = _base(curve.finetune, "finetune", path)
     for kind, base in (("pretrain", pretrain or {}), ("finetune", finetune)):
         _refuse_no_blocks(base, kind, path)
+        _refuse_memory(base, f"{path}: {kind}, plan.memory")
+    for name, arm in curve.arms.items():
+        _refuse_memory(arm.set, f"{path}: arms.{name}, plan.memory")
     if not finetune.get("split", {}).get("validation"):
         raise ConfigError(
             "The curve has no validation subjects: rates and arms would be chosen on the test subjects.",
@@ -315,6 +318,18 @@ def _refuse_no_blocks(base: Mapping[str, Any], kind: str, path: Path) -> None:
                 where=f"{path}: {kind}, {key}",
                 remedy=f"Write keys below it, or leave {key} out.",
             )
+
+
+def _refuse_memory(content: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError for a memory target: arms that share a plan take more or less than each other with it."""
+    plan = content.get("plan")
+    if isinstance(plan, Mapping) and plan.get("memory") is not None:
+        raise ConfigError(
+            "A curve has one plan for all its arms, and cannot make it to fit the memory that one of them takes.",
+            where=where,
+            remedy=f"Make the plan once (medae plan DATA --memory {plan['memory']} --out plan.yaml), and name it by plan: "
+            "{file: plan.yaml}; or set plan.patch and plan.batch.",
+        )
 
 
 def _one_training_a_cell(curve: Curve, pretrain: Mapping[str, Any], finetune: Mapping[str, Any], path: Path) -> None:

@@ -30,7 +30,7 @@ from medae.tracking.client import open_client
 from medae.tracking.provenance import provenance
 from medae.training.checkpoint import Checkpoint, load
 from pipelines.console import Screen, shown
-from pipelines.curve_cells import Cell, Design, Part, Rows, read_rows
+from pipelines.curve_cells import Cell, Design, Part, Rows, decisive, read_rows
 from pipelines.curve_config import Written
 from pipelines.data import DataConfig, Dataset, open_dataset
 from pipelines.files import append_line, read_json, set_aside, source_digest, write_json, write_text
@@ -281,7 +281,9 @@ class Worker:
 
         Scans that have changed are another data set.
         """
-        file = self.folder / "plans" / f"{_short(cell.content, 'data', 'split', 'plan')}-{self._state_of(cell)}.yaml"
+        file = (
+            self.folder / "plans" / f"{_short(decisive(cell.content), 'data', 'split', 'plan')}-{self._state_of(cell)}.yaml"
+        )
         with FileLock(self.folder / "locks" / "plan"):
             if not file.is_file():
                 config = validate(program_of(cell.stage).Config, {**cell.content, "name": "plan"}, where=cell.label)
@@ -327,7 +329,7 @@ def _trained_on(model: Path) -> str | None:
     return None if data is None else _in_rows(data)
 
 
-def _short(content: dict[str, Any], *keys: str) -> str:
+def _short(content: Mapping[str, Any], *keys: str) -> str:
     """For the name of a file that stands for these parts of a configuration."""
     return digest({key: content.get(key) for key in keys})[:12]
 

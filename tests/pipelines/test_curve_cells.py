@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from threading import Thread
 
@@ -14,9 +16,9 @@ from medae.config import validate
 from medae.errors import ConfigError, DataError
 from pipelines.configs import shipped_folder
 from pipelines.console import Screen
-from pipelines.curve_cells import Design, Part, part_of, read_rows
+from pipelines.curve_cells import Cell, Design, Part, part_of, read_rows
 from pipelines.curve_checks import check
-from pipelines.curve_config import Curve, order_of, read_curve
+from pipelines.curve_config import Curve, Written, order_of, read_curve
 from pipelines.curve_work import Worker
 from pipelines.stage import program_of
 
@@ -233,6 +235,52 @@ def test_a_part_that_the_curve_has_not_is_refused(tmp_path: Path) -> None:
         part_of(written, draws=[0, 7])
     with pytest.raises(ConfigError, match="no 3 labels"):
         part_of(written, counts=["3"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"finetune": {"config": "phantoms", "set": {**SHORT, "plan": {"memory": "4G"}}}}, "finetune, plan.memory"),
+        ({"pretrain": {"config": "phantoms", "set": {**SHORT, "plan": {"memory": "4G"}}}}, "pretrain, plan.memory"),
+        ({"arms": {"scratch": {}, "small": {"set": {"plan": {"memory": "4G"}}}}}, "arms.small, plan.memory"),
+    ],
+)
+def test_a_memory_target_is_refused_where_the_curve_is_read(empty: Path, changes: dict, key: str) -> None:
+    with pytest.raises(ConfigError, match="one plan for all") as refusal:
+        curve(empty, **changes)
+    assert key in str(refusal.value) and "medae plan DATA --memory 4G" in str(refusal.value.remedy)
+
+
+def test_what_a_plan_file_says_decides_and_not_where_it_is(empty: Path) -> None:
+    def with_plan(file: Path) -> Written:
+        hints = dict.fromkeys(("batch", "patch", "spatial_dims", "stem", "widths"))
+        base = {**SHORT, "plan": {**hints, "file": str(file)}}
+        arms = {"scratch": {}, "masked": {"encoder": "masked"}, "long": {"as_long_as": "masked"}}
+        bases = {kind: {"config": "phantoms", "set": base} for kind in ("pretrain", "finetune")}
+        return curve(empty, arms=arms, **bases)
+
+    def made(written: Written) -> tuple[Cell, str | None, Path]:
+        design = Design(written, {})
+        cell = design.drawn("scratch", 1, 0, 1e-3)
+        return cell, design.pace("long"), Worker(written, empty / "work", empty / "rows.jsonl", Screen()).plan(cell)
+
+    plain = curve(empty)
+    own = Worker(plain, empty / "other", empty / "rows.jsonl", Screen()).plan(Design(plain, {}).drawn("scratch", 1, 0, 1e-3))
+    file, moved = empty / "plan.yaml", empty / "moved.yaml"
+    shutil.copy(own, file)
+    shutil.copy(own, moved)
+    written = with_plan(file)
+    elsewhere, same, _ = made(with_plan(moved))
+    before, pace, plan = made(written)
+    known = before.digest
+    assert (known, pace) == (elsewhere.digest, same)
+    text = file.read_text()
+    assert "batch: 2" in text
+    file.write_text(text.replace("batch: 2", "batch: 3"))
+    os.utime(file, (1, 1))
+    after, changed, again = made(written)
+    assert after.digest != known and changed != pace
+    assert again != plan and "batch: 3" in again.read_text()
 
 
 def test_a_line_is_not_joined_to_half_of_another(empty: Path) -> None:
