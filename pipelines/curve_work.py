@@ -215,7 +215,7 @@ class Worker:
 
     def _run(self, cell: Cell) -> None:
         """Train, score, and add the line; of a cell that is finished the line that it had, if the file has lost it."""
-        load_before = os.getloadavg()[0]
+        load = _load()
         begun = any((self.folder / cell.label).rglob("run.json"))
         row: dict[str, Any] = {"kind": cell.kind, "arm": cell.name, "labelled": cell.count, "draw": cell.draw}
         try:
@@ -225,12 +225,12 @@ class Worker:
                 raise
             # a rate that is too high has been tried: that is an answer, and the search goes on
             tried = {"rate": cell.content["fit"]["rate"], "dice_mean": 0.0, "diverged": error.what}
-            self.add(row | tried | {"digest": cell.digest, "load": round(load_before, 2)})
+            self.add(row | tried | {"data": self._state_of(cell), "digest": cell.digest, "load": load})
             return
         kept = ran.finished.folder / ROW
         if not (ran.finished.skipped and kept.is_file()):
             row |= self._measured(cell, ran) | {"seconds": None if begun else round(ran.seconds, 1)}
-            write_json(kept, row | {"digest": cell.digest, "load": round(load_before, 2)} | _facts())
+            write_json(kept, row | {"digest": cell.digest, "load": load} | _facts())
         # of a pretraining whose folder was lost, the first line stays: compute-fair arms were given their steps by it
         if cell.kind != "encoder" or cell.digest not in read_rows(self.results):
             append_line(self.results, json.dumps(read_json(kept), allow_nan=False))
@@ -371,6 +371,11 @@ def checkpoints_of(folder: Path) -> list[Checkpoint]:
             "The run is finished, but its checkpoint is gone.", where=folder, remedy="Remove it, to run the cell again."
         )
     return [checkpoint for checkpoint in found if checkpoint is not None]
+
+
+def _load() -> float | None:
+    """How many processes the machine is at, over the last minute; None where it does not say (Windows)."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _facts() -> dict[str, Any]:
