@@ -21,7 +21,8 @@ from medae.plan import Plan
 from pipelines.configs import merge
 from pipelines.curve_config import ALL, Count, Written
 
-Rows = Mapping[str, Mapping[str, Any]]
+Row = Mapping[str, Any]
+Rows = Mapping[str, Row]
 """What has been measured, by the digest of its cell."""
 
 SEARCH, SEARCH_SEED = "search", 1000
@@ -170,12 +171,21 @@ class Design:
         for row in self.rows.values():
             if row.get("paced_by") == pace:
                 return row["steps"], True
-        encoder = self.rows.get(self.encoder(str(curve.arms[other].encoder)).digest)
-        mine, theirs = (self._step_seconds(arm) for arm in (name, other))
-        if encoder is None or mine is None or theirs is None:
+        if (rows := self.pacing(name)) is None:
             return None, False
-        seconds = encoder["training_seconds"] + theirs * self._configured(other)["fit"]["steps"]
-        return max(ROUND, round(seconds / mine / ROUND) * ROUND), True
+        encoder, mine, theirs = rows
+        seconds = encoder["training_seconds"] + _step_seconds(theirs) * self._configured(other)["fit"]["steps"]
+        return max(ROUND, round(seconds / _step_seconds(mine) / ROUND) * ROUND), True
+
+    def pacing(self, name: str) -> tuple[Row, Row, Row] | None:
+        """The rows by whose seconds an arm with ``as_long_as`` is trained: of the encoder, and of the fastest search of
+        either arm, its own first. None until all of them are there, and for another arm."""
+        other = self.written.curve.arms[name].as_long_as
+        if other is None:
+            return None
+        encoder = self.rows.get(self.encoder(str(self.written.curve.arms[other].encoder)).digest)
+        mine, theirs = (self._fastest(arm) for arm in (name, other))
+        return None if encoder is None or mine is None or theirs is None else (encoder, mine, theirs)
 
     def pace(self, name: str) -> str | None:
         """Digest of what decides how long an arm with ``as_long_as`` is trained: itself, the other arm and its encoder."""
@@ -189,15 +199,15 @@ class Design:
     def _configured(self, name: str) -> dict[str, Any]:
         return dict(merge(self.written.finetune, self.written.curve.arms[name].set))
 
-    def _step_seconds(self, name: str) -> float | None:
-        """Of the fastest of an arm's searches; None until all of them are there."""
+    def _fastest(self, name: str) -> Row | None:
+        """The fastest of an arm's searches; None until all of them are there."""
         curve = self.written.curve
         name = curve.arms[name].rate_of or name
         places = dict.fromkeys(curve.search_count(count) for count in curve.counts_of(name))
         cells = [self.searched(name, place, rate) for place in places for rate in curve.search.rates]
         found = [self.rows.get(cell.digest) for cell in cells]
-        seconds = [row["training_seconds"] / row["steps"] for row in found if row is not None and "diverged" not in row]
-        return min(seconds) if seconds and None not in found else None
+        whole = [row for row in found if row is not None and "diverged" not in row]
+        return min(whole, key=_step_seconds) if whole and None not in found else None
 
     def cell(self, name: str, count: Count, draw: int) -> Cell | None:
         """An arm on a draw; None while its rate or its length is not known."""
@@ -205,7 +215,7 @@ class Design:
         steps, known = self.steps(name)
         return None if rate is None or not known else self.drawn(name, count, draw, rate, steps)
 
-    def row(self, name: str, count: Count, draw: int) -> Mapping[str, Any] | None:
+    def row(self, name: str, count: Count, draw: int) -> Row | None:
         """What an arm scored on a draw; None if it was not measured yet."""
         cell = self.cell(name, count, draw)
         return None if cell is None else self.rows.get(cell.digest)
@@ -271,6 +281,11 @@ class Design:
         own = [row["seconds"] for row in found if row.get("arm") == name]
         every = own or [row["seconds"] for row in found]
         return statistics.mean(every) if every else None
+
+
+def _step_seconds(row: Row) -> float:
+    """Of a training. One that stopped early (``fit.patience``) has done fewer steps than it was given."""
+    return float(row["training_seconds"] / row.get("steps_done", row["steps"]))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
 from pipelines.curve_config import ALL, Count
-from pipelines.curve_results import Found, Point, markdown, mixed_processors, processors, sentences, states
+from pipelines.curve_results import Found, Point, markdown, mixed_paces, mixed_processors, processors, sentences, states
 from pipelines.files import write_json, write_text
 
 Interval = tuple[float | None, float | None]
@@ -94,6 +94,7 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
             f"Measured on more than one processor: {', '.join(draws)}. seconds are those of the first. Of {pairs} pairs of "
             f"an arm and its twin on a draw {crossed} mix them."
         ]
+    words += mixed_paces(found)
     write_text(folder / "table.md", "\n".join([table, "", *(f"- {line}" for line in words), ""]))
     write_json(folder / "result.json", summary(found))
     report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled scans, beside {curve.baseline}")

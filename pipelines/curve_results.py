@@ -6,14 +6,11 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from medae.metrics.label_curve import LabelsEqual, labels_equal
 from medae.metrics.statistics import CrossedDifference, CrossedMean, crossed_difference, crossed_mean, holm
-from pipelines.curve_cells import Design, Part
+from pipelines.curve_cells import Design, Part, Row
 from pipelines.curve_config import ALL, Count, Curve
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -299,6 +296,23 @@ def mixed_processors(found: Found) -> tuple[int, int]:
         if draw in twin.rows
     ]
     return sum(_processor(one) != _processor(other) for one, other in pairs), len(pairs)
+
+
+def mixed_paces(found: Found) -> list[str]:
+    """In words: the arms with ``as_long_as`` whose steps hang on seconds of unlike processors or numbers of threads."""
+    said = []
+    for name, arm in found.design.written.curve.arms.items():
+        rows = found.design.pacing(name)
+        if rows is None:
+            continue
+        encoder, mine, theirs = (f"{_processor(row)} ({row.get('threads', 'some')} threads)" for row in rows)
+        if len({encoder, mine, theirs}) > 1:
+            said.append(
+                f"{name} is not trained as long as {arm.as_long_as} for certain, as the seconds were taken on unlike "
+                f"processors: of the pretraining on {encoder}, of its own search on {mine}, of that of {arm.as_long_as} on "
+                f"{theirs}."
+            )
+    return said
 
 
 def _processor(row: Row) -> str:

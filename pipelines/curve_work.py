@@ -255,6 +255,7 @@ class Worker:
         pace = self.design.pace(cell.name) if cell.kind == "draw" else None
         row |= {} if pace is None else {"paced_by": pace}
         trained = [checkpoint.facts for checkpoint in checkpoints_of(ran.finished.folder)]
+        row |= {"steps_done": round(statistics.mean(facts["state"]["step"] for facts in trained))}
         row |= {"training_seconds": round(sum(unpaused(facts["state"]) for facts in trained), 1)}
         row |= {"precision": trained[0]["environment"]["precision"]}
         return row | ({"data": _trained_on(ran.finished.folder / "model")} if cell.kind == "encoder" else {})
@@ -355,11 +356,12 @@ def _cases(metrics: dict[str, Any]) -> dict[str, float]:
 def unpaused(state: Mapping[str, Any]) -> float:
     """Seconds in a training loop, all parts of a resumed one together, without those in which its process was stopped.
 
-    state: of ``TrainingState``. An epoch that took PAUSED times as long as the median one counts as the median one: the
-    steps of a compute-fair arm hang on these seconds. The first one may be that slow by itself, as it reads the scans.
+    state: of ``TrainingState``. An epoch that took PAUSED times as long as the median one (of two epochs the shorter) counts
+    as that one: the steps of a compute-fair arm hang on these seconds. The first one may be that slow by itself, as it reads
+    the scans.
     """
     epochs = [epoch["seconds"] for epoch in state["history"][1:]]
-    usual = statistics.median(epochs) if epochs else 0.0
+    usual = statistics.median_low(epochs) if epochs else 0.0
     return float(state["seconds"]) - sum(seconds - usual for seconds in epochs if seconds > PAUSED * usual)
 
 

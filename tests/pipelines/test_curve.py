@@ -38,6 +38,8 @@ def test_seconds_in_which_a_training_was_stopped_do_not_count() -> None:
     state = {"seconds": 1125.0, "history": [{"step": 50, "seconds": seconds} for seconds in epochs]}
     assert unpaused(state) == 1125.0 - 1000.0 + 11.0
     assert unpaused({"seconds": 7.0, "history": []}) == 7.0
+    few = {"seconds": 1070.0, "history": [{"step": 50, "seconds": seconds} for seconds in (60.0, 10.0, 1000.0)]}
+    assert unpaused(few) == 80.0, "of two epochs the shorter is as usual"
 
 
 @pytest.mark.slow
@@ -130,6 +132,7 @@ def test_a_row_that_was_lost_is_that_of_the_run_or_the_cell_is_run_again(empty: 
     results.unlink()
     run(results=results)
     (again,) = read_rows(results).values()
+    assert again["steps_done"] == again["steps"] == 2
     assert ended.stat().st_mtime_ns > before and again["dice_mean"] == json.loads(first)["dice_mean"]
     assert len(list(folder.glob("draw-scratch-*-old1/finetune-*/run.json"))) == 1, "nothing is thrown away"
 

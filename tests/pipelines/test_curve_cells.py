@@ -198,6 +198,19 @@ def test_as_long_as_takes_the_seconds_of_pretraining_and_fine_tuning(tmp_path: P
     assert cell is not None and cell.content["fit"]["steps"] == 1600 and cell.needs is None
 
 
+def test_a_search_that_stopped_early_is_no_faster_for_it(tmp_path: Path) -> None:
+    arms = {"scratch": {}, "masked": {"encoder": "masked"}, "long": {"as_long_as": "masked"}}
+    short = {**SHORT, "fit": {"steps": 500, "epoch_steps": 50, "schedule": {"warmup": 1}}}
+    written = curve(tmp_path, arms=arms, finetune={"config": "phantoms", "set": short})
+    encoder = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "training_seconds": 300.0}
+    rows = [*searched(written, "masked", 2, {1e-3: 0.5, 2e-3: 0.6}, seconds=250.0), encoder]
+    rows += searched(written, "scratch", 2, {1e-3: 0.6, 2e-3: 0.5}, seconds=125.0)
+    whole = [row | {"steps": 250, "steps_done": 250} for row in rows]
+    assert design(written, *whole).steps("long") == (1600, True)
+    early = {**whole[-1], "training_seconds": 50.0, "steps_done": 100}
+    assert design(written, *whole[:-1], early).steps("long") == (1600, True)
+
+
 def test_what_is_left_is_searched_first_and_then_run_draw_by_draw(tmp_path: Path) -> None:
     written = curve(tmp_path)
     everything = part_of(written)

@@ -11,7 +11,7 @@ from curves import curve, design, drawn, known, rows_of, searched
 from pipelines.console import Screen
 from pipelines.curve_cells import part_of
 from pipelines.curve_report import write_results
-from pipelines.curve_results import evaluate, markdown, sentences
+from pipelines.curve_results import evaluate, markdown, mixed_paces, sentences
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
@@ -161,3 +161,19 @@ def test_seconds_are_those_of_one_processor(tmp_path: Path) -> None:
     write_results(found, tmp_path, Screen(as_json=True))
     words = "Measured on more than one processor: 2 draws on 2 CPU cores, 1 draws on NVIDIA H200. seconds"
     assert words in (tmp_path / "table.md").read_text()
+
+
+def test_an_arm_that_was_paced_on_unlike_processors_is_named(tmp_path: Path) -> None:
+    arms = {"scratch": {}, "masked": {"encoder": "masked"}, "long": {"as_long_as": "masked", "rate_of": "scratch"}}
+    written = curve(tmp_path, labelled=[2], draws=3, arms=arms, shared_rates=True)
+    encoder = {"digest": design(written).encoder("masked").digest, "kind": "encoder", "training_seconds": 9.0}
+    rows = rows_of(written, {("scratch", 2, draw): {"a": 0.5, "b": 0.6} for draw in range(3)}, {"scratch": 0.5})
+    paces = [row | {"cores": 2, "threads": 1} for row in (*known(written), encoder)]
+    found = evaluate(design(written, *paces, *rows), part_of(written))
+    assert mixed_paces(found) == []
+    paces[-1] |= {"threads": 2}
+    found = evaluate(design(written, *paces, *rows), part_of(written))
+    write_results(found, tmp_path, Screen(as_json=True))
+    words = "long is not trained as long as masked for certain"
+    assert words in (tmp_path / "table.md").read_text() and words in (tmp_path / "report.html").read_text()
+    assert "pretraining on 2 CPU cores (2 threads), of its own search on 2 CPU cores (1 threads)" in mixed_paces(found)[0]
