@@ -131,6 +131,8 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 def _process(task: Task, log: Path) -> None:
     """A process that runs cells; what went wrong is told by files in the curve's folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes: who started this one answers it
+    if hasattr(os, "setpgid"):  # and a manager of jobs SIGTERM to the group: passed on, a second one would kill at once
+        os.setpgid(0, 0)
     Thread(target=_end_with_who_started_this, daemon=True).start()
     with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), sys.stderr.fileno())

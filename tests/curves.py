@@ -84,15 +84,17 @@ def rows_of(
 
 @dataclass(frozen=True)
 class Endless:
-    """Stands for a ``Task``: a training without end, that is stopped as every training is."""
+    """Stands for a ``Task``: a training without end, that is stopped as every training is. seconds: of its last step."""
 
     folder: Path
+    seconds: float = 0.0
 
     def __call__(self) -> dict[str, str]:
         with Interrupts() as interrupts:
             (self.folder / f"{os.getpid()}.begun").touch()
             while interrupts.received is None:
                 time.sleep(0.02)
+            time.sleep(self.seconds)
         (self.folder / f"{os.getpid()}.{interrupts.received.name}").touch()
         raise Interrupted("Stopped.")
 

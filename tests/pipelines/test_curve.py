@@ -436,22 +436,42 @@ def test_the_report_is_written_although_workers_were_lost(empty: Path, monkeypat
     assert (empty / "runs" / "tiny" / "report.html").is_file()
 
 
-def test_workers_end_when_the_process_that_started_them_is_killed(empty: Path) -> None:
+def started(folder: Path, seconds: float = 0.0) -> subprocess.Popen:
+    """Another process, in a group of its own, with a worker without end."""
     program = (
-        "import sys; from pathlib import Path; from curves import Endless; from pipelines.console import Screen\n"
-        "from pipelines.curve_jobs import side_by_side\n"
+        "import sys; from pathlib import Path; from curves import Endless; from pipelines import curve_jobs\n"
+        "from pipelines.console import Screen\n"
         "if __name__ == '__main__':\n"
-        "    side_by_side(Endless(Path(sys.argv[1])), 1, lambda: None, Screen())\n"
+        "    curve_jobs.LOOK = 0.1\n"
+        "    task = Endless(Path(sys.argv[1]), float(sys.argv[2]))\n"
+        "    curve_jobs.side_by_side(task, 1, lambda: None, Screen())\n"
     )
-    (empty / "start.py").write_text(program)
+    (folder / "start.py").write_text(program)
     paths = os.pathsep.join([str(Path(curves.__file__).parent), str(Path(curve_jobs.__file__).parents[1])])
-    process = subprocess.Popen([sys.executable, "start.py", str(empty)], cwd=empty, env={**os.environ, "PYTHONPATH": paths})
+    command = [sys.executable, "start.py", str(folder), str(seconds)]
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, start_new_session=True)
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(empty: Path) -> None:
+    process = started(empty)
     try:
         until(lambda: Endless(empty).begun() == 1)
     finally:
         process.kill()
         process.wait()
     until(lambda: Endless(empty).stopped() == 1)
+
+
+def test_a_signal_to_the_whole_group_is_one_signal_to_a_worker(empty: Path) -> None:
+    process = started(empty, seconds=1.0)
+    try:
+        until(lambda: Endless(empty).begun() == 1)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    assert Endless(empty).stopped() == 1, "it had time to write a checkpoint"
 
 
 def until(holds: Callable[[], bool]) -> None:
