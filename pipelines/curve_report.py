@@ -97,7 +97,7 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
     words += mixed_paces(found)
     write_text(folder / "table.md", "\n".join([table, "", *(f"- {line}" for line in words), ""]))
     write_json(folder / "result.json", summary(found))
-    report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled scans, beside {curve.baseline}")
+    report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled subjects, beside {curve.baseline}")
     for count, arm in found.chosen.items():
         point = found.points[arm, count]
         searched = _searching(found, arm, count)

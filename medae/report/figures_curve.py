@@ -43,7 +43,7 @@ def label_curves(panels: Mapping[str, Arms], path: Path, *, baseline: str, diffe
     figure = canvas.chart(5.4 * min(COLUMNS, len(panels)) + 0.2, 3.9 * rows + 0.5)
     for number, (title, arms) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, min(COLUMNS, len(panels)), number)
-        canvas.tidy(axes, title, x="labelled scans")
+        canvas.tidy(axes, title, x="labelled subjects")
         if title in differences:
             axes.axhline(0, color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for place, name in enumerate(order):
