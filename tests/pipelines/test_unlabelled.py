@@ -79,9 +79,9 @@ def run(request, root, tmp_path_factory):
             drawn[bool(batch.target)].update(batch.keys)
             return batch
 
-    def record(manifest, case, target):
+    def record(manifest, case, *others):
         opened.add(case.id)
-        return reading(manifest, case, target)
+        return reading(manifest, case, *others)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
