@@ -126,7 +126,7 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
 def _overview(found: Found, arm: str) -> list[Any]:
     """An arm's Dice at every number of labels."""
     points = [found.points.get((arm, count)) for count in found.design.written.curve.labelled]
-    return [arm, *(None if point is None else round(point.dice.mean, 4) for point in points)]
+    return [arm, *(None if point is None else point.dice.mean for point in points)]
 
 
 def _searching(found: Found, arm: str, count: Count) -> str:
