@@ -23,6 +23,10 @@ SHORT = {
 }
 
 
+TOO_HIGH = 1e35
+"""A rate at which the second step's loss is no number."""
+
+
 def content(**changes) -> dict:
     return {
         "name": "tiny",
