@@ -30,6 +30,7 @@ OWN = (
     "transfer",
     "tuning",
     "unlabelled",
+    "registration",
     "members",
     "flips",
     "plan",

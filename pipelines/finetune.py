@@ -4,8 +4,9 @@
 
 Both arms have the same labelled cases, plan, initial decoder, batches and steps; only the encoder's first weights differ,
 and how the rate is spread over steps and weights (``tuning``, ``rates``). With ``unlabelled`` there is one arm more, which
-also learns from unlabelled scans. Test subjects are read after training only, in their own space. An arm of several members
-is trained from as many seeds and is one model afterwards.
+also learns from unlabelled scans; with ``registration`` all arms see their labelled cases in further shapes. Test subjects
+are read after training only, in their own space. An arm of several members is trained from as many seeds and is one model
+afterwards.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from medae.errors import ConfigError
 from medae.plan import Plan
 from medae.preprocessing.store import Store
 from pipelines.data import preprocess, refuse_idle_masks
+from pipelines.deformed import open_deformed
 from pipelines.files import write_text
 from pipelines.finetune_config import Config
 from pipelines.finetune_report import make_report
@@ -58,7 +60,7 @@ def _prepare(config: Config, stage: Stage) -> Setting:
         config.labelled,
         salt,
         config.selection,
-        unlabelled=config.unlabelled is not None,
+        unlabelled=config.unlabelled is not None or config.registration is not None,
         scored=config.scored,
         folds=config.folds is not None,
     )
@@ -80,7 +82,10 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     unlabelled = None
     if config.unlabelled is not None:
         unlabelled = open_unlabelled(config.unlabelled, config, stage, sides.unlabelled, plan)
-    return Setting(config, stage, sides, plan, labels, store, unlabelled)
+    deformed = None
+    if config.registration is not None:
+        deformed = open_deformed(config.registration, config, stage, sides, plan, store)
+    return Setting(config, stage, sides, plan, labels, store, unlabelled, deformed)
 
 
 def _say_of_the_arms(config: Config, stage: Stage, sides: Sides) -> None:

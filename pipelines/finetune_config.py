@@ -10,6 +10,7 @@ from medae.config import Config as BaseConfig
 from medae.objectives.registry import SEGMENTERS
 from medae.objectives.segmentation import SegmentationConfig
 from medae.plan import Plan
+from medae.preprocessing.deformed import RegistrationConfig
 from medae.training.config import FitConfig
 from medae.training.finetuning import Together, TuningConfig
 from medae.transfer import TransferConfig
@@ -42,9 +43,11 @@ class Config(TrainingConfig):
     without one fold of the labelled subjects and scored on it, averaged afterwards; where the split has no test subject
     these scores are the run's. unlabelled: one arm more, begun and
     tuned like the pretrained one (without an encoder, like scratch), that also learns from the images of all training
-    subjects; null for none. flips: average predictions over mirror images along the axes of ``augmentation.flip``. scored:
-    who is scored at the end: ``test`` subjects, ``validation`` subjects alone (what is to be chosen by them must not see a
-    test subject), or ``both``, apart from each other. tolerance: mm, of the surface Dice. baseline: a fixed rule to compare
+    subjects; null for none. registration: every arm is also trained on its labelled scans deformed into the shapes of other
+    training subjects' scans, whose label maps are not read; null for none. flips: average predictions over mirror images
+    along the axes of ``augmentation.flip``. scored: who is scored at the end: ``test`` subjects, ``validation`` subjects
+    alone (what is to be chosen by them must not see a test subject), or ``both``, apart from each other. tolerance: mm, of
+    the surface Dice. baseline: a fixed rule to compare
     with.
     """
 
@@ -62,6 +65,7 @@ class Config(TrainingConfig):
     network: NetworkChoice = Field(default_factory=lambda: {"kind": "unet"})
     objective: SegmentationConfig = SegmentationConfig()
     unlabelled: UnlabelledConfig | None = None
+    registration: RegistrationConfig | None = None
     flips: bool = False
     scored: Literal["test", "validation", "both"] = "test"
     tolerance: float = Field(default=1.0, gt=0)

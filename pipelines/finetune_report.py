@@ -27,6 +27,7 @@ from medae.training.loop import FitResult
 from medae.transfer import TransferReport
 from pipelines.augmenting import show_augmentation
 from pipelines.data import description
+from pipelines.deformed import describe as describe_deformed
 from pipelines.finetune_config import CHOOSER, Config
 from pipelines.finetune_members import TrainedArm
 from pipelines.finetune_results import Results
@@ -107,6 +108,8 @@ def make_report(
     if (beside := setting.unlabelled) is not None:
         first = trained[beside.config.kind].members[0]
         describe_unlabelled(report, stage, beside, config.objective, first, setting.labels)
+    if setting.deformed is not None:
+        describe_deformed(report, stage, setting.deformed, setting.store, config.target, setting.labels)
     patches = setting.sampler(config.fit.seed)
     show_augmentation(report, stage, setting.augmentation, patches, setting.plan, setting.labels)
     return report

@@ -177,7 +177,8 @@ def keep(setting: Setting, arm: TrainedArm, metrics: Mapping[str, Any]) -> Path:
     """Save an arm's segmenter with what it was made from; returns its folder."""
     config, stage, sides = setting.config, setting.stage, setting.sides
     pretrained = config.arms()[arm.name]
-    shown = sides.labelled if arm.name in (PRETRAINED, SCRATCH) else sides.trainable
+    alone = arm.name in (PRETRAINED, SCRATCH) and config.registration is None
+    shown = sides.labelled if alone else sides.trainable
     seen = set(image_digests(shown))
     facts = arm.facts() | {"labelled": sides.labelled_subjects, "pretrained": pretrained}
     if config.selection:

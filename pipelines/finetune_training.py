@@ -28,6 +28,7 @@ from medae.training.loop import FitResult, fit
 from medae.training.run import Augment
 from medae.training.source import BatchSource
 from medae.transfer import TransferReport, transfer
+from pipelines.deformed import Deformed
 from pipelines.files import write_text
 from pipelines.finetune_config import CHOOSER, Config
 from pipelines.finetune_members import Member, Share, TrainedArm, shares_of
@@ -41,7 +42,8 @@ from pipelines.unlabelled import Unlabelled
 
 @dataclass(frozen=True)
 class Setting:
-    """What the arms of a fine-tuning have in common. labels: value -> name. store: of the labelled cases."""
+    """What the arms of a fine-tuning have in common. labels: value -> name. store: of the labelled cases. deformed: of them,
+    too, in other shapes."""
 
     config: Config
     stage: Stage
@@ -50,6 +52,7 @@ class Setting:
     labels: Mapping[int, str]
     store: Store
     unlabelled: Unlabelled | None
+    deformed: Deformed | None = None
 
     @property
     def augmentation(self) -> Augmentation:
@@ -65,16 +68,23 @@ class Setting:
         """With its first weights, before anything is transferred."""
         return seeded_network(network_config(self.config.network, self.plan, classes=len(self.labels)), seed)
 
-    def sampler(self, seed: int, cases: Manifest | None = None) -> PatchSampler:
-        """The labelled patches of a training of this seed (cases: of these only), as large as augmentation needs them."""
+    def sampler(self, seed: int, cases: Manifest | None = None, held: Manifest | None = None) -> PatchSampler:
+        """The labelled patches of a training of this seed, as large as augmentation needs them.
+
+        cases: of these only, with their deformed cases. held: in whose shapes there is none.
+        """
+        labelled = [case.id for case in (cases or self.sides.training).cases]
+        others = [case.id for case in held.cases] if held else []
         return PatchSampler(
-            self.store,
-            [case.id for case in (cases or self.sides.training).cases],
+            self.store if self.deformed is None else self.deformed.beside(self.store),
+            labelled,
             self.plan.space,
             self.config.drawing.sampler(self.plan),
             seed,
             target=self.config.target,
             margin=self.augmentation.margin,
+            beside=() if self.deformed is None else self.deformed.of(labelled, others),
+            share=0.0 if self.deformed is None else self.deformed.config.share,
         )
 
     def score(
@@ -141,7 +151,7 @@ def _train(setting: Setting, network: Network, arm: str, share: Share) -> FitRes
     objective: Objective = build_objective(goal, network.config)
     augmentation = setting.augmentation
     augment: Augment = augmentation
-    drawn = setting.sampler(seed, share.training)
+    drawn = setting.sampler(seed, share.training, share.held)
     source: BatchSource = drawn
     if (beside := setting.unlabelled) is not None and arm == beside.config.kind:
         objective, augment = beside.objective(objective, network, seed), augment_streams(augment)

@@ -56,6 +56,8 @@ class PatchSampler:
     ``foreground`` has no effect on slices that it leaves out.
     margin: voxels along the spatial dimensions that are read beyond the patch on each side, for augmentation to move in;
     the batch is so much larger, and its patches are those that are drawn without.
+    beside: further cases, such as deformed ones, from which ``share`` of the samples are drawn, evenly over the samples; the
+    others are drawn as if there were fewer of them.
     case_ids: the cases that are drawn from. left_out: those without an eligible slice.
     """
 
@@ -70,6 +72,8 @@ class PatchSampler:
         target: str | None = None,
         exclude_target: str | None = None,
         margin: Sequence[int] | None = None,
+        beside: Sequence[str] = (),
+        share: float = 0.0,
     ) -> None:
         """Raises ConfigError for settings that contradict each other, DataError if nothing can be drawn."""
         if len(config.patch) != space.spatial_dims:
@@ -92,9 +96,11 @@ class PatchSampler:
         self._seen = space.slices
         self._size = self._spatial(config.patch, 1)
         self._margin = self._spatial(margin or (0,) * len(config.patch), 0)
-        self._slices = {case_id: self._eligible(case_id, exclude_target) for case_id in case_ids}
-        self.case_ids = tuple(case_id for case_id, slices in self._slices.items() if len(slices))
-        self.left_out = tuple(case_id for case_id, slices in self._slices.items() if not len(slices))
+        self._slices = {case_id: self._eligible(case_id, exclude_target) for case_id in (*case_ids, *beside)}
+        self.case_ids = tuple(case_id for case_id in case_ids if len(self._slices[case_id]))
+        self.left_out = tuple(case_id for case_id in case_ids if not len(self._slices[case_id]))
+        self._beside = tuple(case_id for case_id in beside if len(self._slices[case_id]))
+        self._share = share if self._beside else 0.0
         if not self.case_ids:
             raise DataError(
                 f"None of {len(case_ids)} cases has a slice to draw from."
@@ -176,9 +182,7 @@ class PatchSampler:
         return np.flatnonzero(keep)
 
     def _sample(self, step: int, place: int) -> Batch:
-        lap, turn = divmod(step * self.config.batch + place, len(self.case_ids))
-        order = numpy_generator(self.seed, "cases", lap).permutation(len(self.case_ids))
-        case_id = self.case_ids[order[turn]]
+        case_id = self._case(step * self.config.batch + place)
         entry = self.store[case_id]
         start = self._start(entry, numpy_generator(self.seed, "patch", step, place))
         target = {} if self.target is None else {self.target: self._cut(entry.targets[self.target], start, np.int64)}
@@ -190,6 +194,16 @@ class PatchSampler:
             keys=(case_id,),
             slices=self._seen,
         )
+
+    def _case(self, number: int) -> str:
+        """The case of a sample, by its number in the whole training."""
+        before, after = int(number * self._share), int((number + 1) * self._share)
+        cases, turn, purpose = (
+            (self._beside, before, "beside") if after > before else (self.case_ids, number - before, "cases")
+        )
+        lap, turn = divmod(turn, len(cases))
+        order = numpy_generator(self.seed, purpose, lap).permutation(len(cases))
+        return cases[order[turn]]
 
     def _start(self, entry: Entry, generator: np.random.Generator) -> np.ndarray:
         """The first voxel of the patch along I, J, K; negative where the image is smaller than the patch."""

@@ -94,7 +94,7 @@ def build_store(
     """
     keys = {case.id: (case.subject, entry_key(case, space, targets, brain)) for case in manifest.cases}
     store = Store(folder, space, tuple(targets), keys)
-    _sweep(folder)
+    sweep(folder)
     to_do = _missing(manifest, store, workers)
     done = len(manifest.cases) - len(to_do)
     if not to_do:
@@ -108,7 +108,7 @@ def build_store(
         starting(len(to_do), needed)
     slow = space.bias_correction != "none" or brain is not None
     processes = min(workers, max(1, needed * (SLOW if slow else 1) // WORTH_A_PROCESS))
-    with _temporary(folder) as beside:
+    with temporary_in(folder) as beside:
         prepare = partial(_ensure, manifest.model_copy(update={"cases": ()}), store, brain, Path(beside))
         with closing(unordered(prepare, to_do, processes)) as results:
             for count, (_, failure) in enumerate(results, start=1):
@@ -149,15 +149,15 @@ def _missing(manifest: Manifest, store: Store, workers: int) -> list[Case]:
     return [case for case, whole in zip(cases.values(), intact, strict=True) if not whole]
 
 
-def _temporary(folder: Path) -> tempfile.TemporaryDirectory[str]:
+def temporary_in(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """A folder in the store for what is being written, also by other processes; removed with all that these left."""
     try:
         return tempfile.TemporaryDirectory(prefix=".new-", dir=folder, ignore_cleanup_errors=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Make the folder and remove what killed processes left in it long ago."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _sweep(folder: Path) -> None:
                 if time.time() - leftover.stat().st_mtime > ABANDONED:
                     shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def _ensure(manifest: Manifest, store: Store, brain: BrainExtraction | None, beside: Path, case: Case) -> MedaeError | None:
@@ -182,11 +182,11 @@ def _ensure(manifest: Manifest, store: Store, brain: BrainExtraction | None, bes
             new = Path(own) / "entry"
             new.mkdir()
             write_entry(new, prepared, contents, store.space.slice_axis)
-            _put(new, store.folder / key, Path(own) / "replaced")
+            put_entry(new, store.folder / key, Path(own) / "replaced")
     except MedaeError as error:
         return error
     except OSError as error:
-        return _unwritable(store.folder, error)
+        return unwritable(store.folder, error)
     finally:
         torch.set_num_threads(threads)
     return None
@@ -208,7 +208,7 @@ def _reading(case: Case, folder: str) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _put(new: Path, entry: Path, aside: Path) -> None:
+def put_entry(new: Path, entry: Path, aside: Path) -> None:
     """Rename a written entry to its place. Another process may have done the same in the meantime: either will do.
 
     An entry in the place is moved aside only if it is damaged, so that none is taken from those who read it.
@@ -227,7 +227,8 @@ def _put(new: Path, entry: Path, aside: Path) -> None:
                 raise
 
 
-def _unwritable(folder: Path, error: OSError) -> DataError:
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """What the system says of the store's folder, in a user's words."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DataError(
         "The disk is full." if full else f"The store of prepared cases cannot be written: {error.strerror or error}.",

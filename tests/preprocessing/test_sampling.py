@@ -389,3 +389,31 @@ def test_slices_that_see_an_excluded_one_are_left_out_too(store):
     drawn = sampler(store, space=space, patch=(8, 8), batch=30, exclude="label", slice_foreground=0.0)
     numbers = {int(places(sample[1].max())[2]) for step in range(6) for sample in drawn.batch(step).image}
     assert numbers and not numbers & {1, 2, 3, 4}, "labels are in the slices 2 and 3"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.9, 1 / 3])
+def test_a_share_of_the_samples_is_drawn_from_the_cases_beside(store, share):
+    """Evenly over the samples; and each group in passes of its own, so that within it every case is seen equally often."""
+    own, beside = store.case_ids[:2], store.case_ids[2:]
+    config = SamplerConfig(patch=(8, 8, 4), batch=4)
+    drawn = PatchSampler(store, own, SPACE, config, 0, target="label", beside=beside, share=share)
+    keys = [key for batch in drawn.batches(0, 90) for key in batch.keys]
+    from_beside = np.array([key in beside for key in keys])
+    assert np.abs(np.cumsum(from_beside) - share * np.arange(1, len(keys) + 1)).max() <= 1
+    for group in (own, beside):
+        counts = Counter(key for key in keys if key in group)
+        assert set(counts) == set(group) and max(counts.values()) - min(counts.values()) <= 1
+    halves = [drawn.batch(7, process, 2).keys for process in (0, 1)]
+    assert halves[0] + halves[1] == drawn.batch(7).keys
+    assert drawn.case_ids == own, "the cases beside are not among the training cases"
+
+
+def test_the_own_cases_come_in_the_order_that_they_have_alone(store):
+    own, beside = store.case_ids[:3], store.case_ids[3:]
+    config = SamplerConfig(patch=(8, 8, 4), batch=4)
+    alone = PatchSampler(store, own, SPACE, config, 5)
+    mixed = PatchSampler(store, own, SPACE, config, 5, beside=beside, share=0.5)
+    keys = [key for batch in mixed.batches(0, 12) for key in batch.keys if key in own]
+    assert keys == [key for batch in alone.batches(0, 6) for key in batch.keys]
+    without = PatchSampler(store, own, SPACE, config, 5, beside=(), share=0.5)
+    assert all(equal(a, b) for a, b in zip(without.batches(0, 4), alone.batches(0, 4), strict=True))

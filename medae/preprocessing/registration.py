@@ -1,0 +1,182 @@
+"""A scan in another one's shape: registration of two prepared scans, and the first resampled along what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from pydantic import Field
+
+from medae.config import Config
+from medae.errors import DataError
+from medae.formats.raw import rows_of
+from medae.preprocessing.entry import Entry
+from medae.preprocessing.prepare import Prepared
+from medae.volume import NativeGrid
+
+AFFINE_LEVELS = (4, 2, 1)
+"""By how much both scans are made coarser, one affine registration after the other."""
+
+DEMONS_LEVELS = ((4, 100), (2, 100), (1, 50))
+"""The same for the deformation, with its iterations."""
+
+SMALLEST = 8
+"""Voxels of an axis that a level leaves at least."""
+
+ENOUGH = 200_000
+"""Voxels above which the affine registration does not look at the finest level: 12 numbers need no more."""
+
+Transform = sitk.Transform
+
+
+class Deformation(Config):
+    """How one scan is registered to another.
+
+    spacing: mm of the voxels that the deformation is found on, the plan's where it is null; coarser is faster. smooth:
+    standard deviation, in these voxels, of the Gaussian that every update's field is smoothed with: smaller follows finer
+    shapes.
+    """
+
+    spacing: float | None = Field(default=None, gt=0)
+    smooth: float = Field(default=1.0, ge=0.5, le=10)
+
+
+def register(
+    fixed_IJK: np.ndarray,
+    moving_IJK: np.ndarray,
+    fixed_spacing: Sequence[float],
+    moving_spacing: Sequence[float],
+    config: Deformation = Deformation(),  # noqa: B008 (frozen)
+) -> Transform:
+    """From millimetres of the fixed scan to those of the moving one, both counted from the first voxel along I, J, K.
+
+    fixed, moving: one channel each on nearest-RAS axes, normalised. An affine registration (correlation) that starts from
+    the middles of both, then diffeomorphic demons with histograms matched, from coarse to fine. In one thread, so that the
+    same scans give the same bits. Where the affine registration fails, the middles stay on each other.
+    Raises DataError for a scan that is too thin. Source of the demons: Vercauteren et al. 2009 (as in SimpleITK).
+    """
+    if min(*fixed_IJK.shape, *moving_IJK.shape) < SMALLEST:
+        raise DataError(
+            f"A scan with fewer than {SMALLEST} voxels along an axis cannot be registered.",
+            remedy="Leave it out, or choose a finer plan.spacing.",
+        )
+    with _one_thread():
+        fixed = _coarsened(_image(fixed_IJK, fixed_spacing), config)
+        moving = _coarsened(_image(moving_IJK, moving_spacing), config)
+        affine = _affine(fixed, moving)
+        lowest = float(sitk.GetArrayViewFromImage(moving).min())
+        placed = sitk.Resample(moving, fixed, affine, sitk.sitkLinear, lowest)
+        field = _demons(fixed, sitk.HistogramMatching(placed, fixed, 128, 7, True), config.smooth)
+    whole = sitk.CompositeTransform(3)
+    whole.AddTransform(affine)
+    whole.AddTransform(sitk.DisplacementFieldTransform(field))  # the last that is added is the first that is applied
+    return whole
+
+
+def deform(moving: Entry, fixed: Entry, transform: Transform, case_id: str) -> Prepared:
+    """The moving case, image and label maps alike, in the shape of the fixed one and on its grid.
+
+    Its intensities stay its own. The image is interpolated linearly, label maps label by label: the voxel takes the label
+    whose interpolated share is the largest. What comes from beyond the moving scan is outside the mask, and 0.
+    """
+    grid = _image(np.zeros(fixed.shape, np.float32), fixed.spacing)
+
+    def resampled(array_CIJK: np.ndarray, interpolator: int) -> torch.Tensor:
+        channels = [
+            sitk.Resample(_image(channel, moving.spacing), grid, transform, interpolator, 0) for channel in array_CIJK
+        ]
+        return torch.from_numpy(np.stack([sitk.GetArrayFromImage(channel).transpose(2, 1, 0) for channel in channels]))
+
+    mask = resampled(moving.mask.astype(np.uint8), sitk.sitkNearestNeighbor) > 0
+    image = torch.where(mask, resampled(moving.image, sitk.sitkLinear), 0.0)
+    targets = {name: resampled(values, sitk.sitkLabelLinear) for name, values in moving.targets.items()}
+    native = NativeGrid(shape=fixed.shape, affine=rows_of(fixed.affine, Path(case_id)))
+    return Prepared(case_id, image, torch.from_numpy(moving.present.copy()), mask, targets, native, fixed.affine)
+
+
+def likeness(first_IJK: np.ndarray, second_IJK: np.ndarray, where_IJK: np.ndarray) -> float:
+    """Pearson's correlation of two images over the voxels of a mask; 0 where one of them is constant."""
+    one, two = (each[where_IJK].astype(np.float64) for each in (first_IJK, second_IJK))
+    if one.size < 2 or not one.std() or not two.std():
+        return 0.0
+    return float(np.corrcoef(one, two)[0, 1])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """SimpleITK's filters, also those that others are made of, take one thread each: more sum in another order."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def _image(array_IJK: np.ndarray, spacing: Sequence[float]) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array_IJK.transpose(2, 1, 0)))
+    image.SetSpacing([float(step) for step in spacing])
+    return image
+
+
+def _coarsened(image: sitk.Image, config: Deformation) -> sitk.Image:
+    """On voxels of at least ``config.spacing``, by a whole factor an axis."""
+    if config.spacing is None:
+        return image
+    steps = [max(1, round(config.spacing / step)) for step in image.GetSpacing()]
+    return _shrunk(image, [min(step, max(1, size // SMALLEST)) for step, size in zip(steps, image.GetSize(), strict=True)])
+
+
+def _shrunk(image: sitk.Image, factors: Sequence[int]) -> sitk.Image:
+    """Means of blocks of voxels."""
+    return image if max(factors) == 1 else sitk.BinShrink(image, list(factors))
+
+
+def _affine(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
+    middle = sitk.CenteredTransformInitializerFilter.GEOMETRY
+    start = sitk.AffineTransform(sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(3), middle))
+    found = sitk.AffineTransform(start)
+    thinnest = min(*fixed.GetSize(), *moving.GetSize())
+    levels = [level for level in AFFINE_LEVELS if thinnest // level >= SMALLEST] or [1]
+    if len(levels) > 1 and fixed.GetNumberOfPixels() > ENOUGH:
+        levels.remove(1)
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsCorrelation()
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetShrinkFactorsPerLevel(levels)
+    method.SetSmoothingSigmasPerLevel([level / 2 if level > 1 else 0 for level in levels])
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 100)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(found, inPlace=True)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError:  # ITK's word for images without contrast, or that have moved apart
+        return start
+    determinant = float(np.linalg.det(np.array(found.GetMatrix()).reshape(3, 3)))
+    return found if np.isfinite(determinant) and 0.3 < determinant < 3 else start
+
+
+def _demons(fixed: sitk.Image, moving: sitk.Image, smooth: float) -> sitk.Image:
+    """The displacement field, mm, on the fixed scan's grid."""
+    field: sitk.Image | None = None
+    for level, iterations in DEMONS_LEVELS:
+        factors = [min(level, max(1, size // SMALLEST)) for size in fixed.GetSize()]
+        if level > 1 and max(factors) == 1:
+            continue  # no axis is long enough
+        here, there = _shrunk(fixed, factors), _shrunk(moving, factors)
+        demons = sitk.DiffeomorphicDemonsRegistrationFilter()
+        demons.SetNumberOfIterations(iterations)
+        demons.SetSmoothDisplacementField(True)
+        demons.SetStandardDeviations(smooth)
+        if field is None:
+            field = demons.Execute(here, there)
+        else:
+            nowhere = sitk.Transform(3, sitk.sitkIdentity)
+            field = demons.Execute(
+                here, there, sitk.Resample(field, here, nowhere, sitk.sitkLinear, 0.0, field.GetPixelID())
+            )
+    return sitk.Cast(field, sitk.sitkVectorFloat64)

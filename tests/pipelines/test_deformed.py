@@ -1,0 +1,152 @@
+"""Fine-tuning on deformed scans from end to end: whose shapes are taken, whose label maps are read, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medae.artifact import load_artifact
+from medae.config import validate
+from medae.data.split import ordered
+from medae.errors import ConfigError
+from medae.preprocessing import prepare
+from medae.preprocessing.sampling import PatchSampler
+from pipelines import finetune_training, segmenting
+from pipelines.configs import read_config
+from pipelines.console import Screen
+from pipelines.curve_config import Curve
+from pipelines.data import image_digests, open_dataset
+from pipelines.finetune import Config
+from pipelines.stage import run_stage
+
+NAMES = tuple(f"scan{number}" for number in range(9))
+ORDER = ordered(NAMES, "medae-0:")
+TEST, VALIDATION, TRAIN = ORDER[:2], ORDER[2:3], ORDER[3:]
+LABELLED, CHOOSING = TRAIN[:1], TRAIN[1:2]
+OTHERS = TRAIN[2:]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Noise with a bright cube, of another size in each."""
+    folder = tmp_path_factory.mktemp("deformed") / "data"
+    for place, name in enumerate(NAMES):
+        label = np.zeros((16, 16, 12), np.uint8)
+        label[4 : 8 + place % 3, 4:10, 3:8] = 1
+        noise = np.random.default_rng(place).normal(100, 5, label.shape).astype(np.float32)
+        for kind, array in (("image", noise + 30 * label), ("mask", label)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / kind / f"{name}.nii.gz")
+    return folder
+
+
+def config(root: Path, *overrides: str) -> Config:
+    given = [
+        f"data={{format: folder, root: '{root}', images: image, labels: mask, ids: names, label_names: {{1: cube}}}}",
+        "split={test: 2, validation: 1}",
+        "target=label",
+        "labelled=2",
+        "encoder=none",
+        "plan={spatial_dims: 3, widths: [4, 8], patch: [8, 8, 8], batch: 2}",
+        "fit={steps: 4, epoch_steps: 2, ema: 0.9}",
+        "registration={}",
+        *overrides,
+    ]
+    return validate(Config, read_config("phantoms", "finetune", given))
+
+
+def finished(root: Path, runs: Path, *overrides: str):
+    """A finished stage, what its trainings drew from, by seed, and of which cases label maps were prepared."""
+    drawn: dict[int, list[str]] = {}
+    opened: set[str] = set()
+    reading, scoring = prepare.read_array, segmenting.reference
+
+    class Recording(PatchSampler):
+        def batch(self, step, process=0, processes=1):
+            batch = super().batch(step, process, processes)
+            drawn.setdefault(self.seed, []).extend(batch.keys)
+            return batch
+
+    def prepared(manifest, ref):
+        if ref.kind == "labels":
+            opened.add(Path(ref.files[0]).name.removesuffix(".nii.gz"))
+        return reading(manifest, ref)
+
+    def scored(manifest, case, *others):
+        opened.add(case.id)
+        return scoring(manifest, case, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(runs)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(finetune_training, "PatchSampler", Recording)
+        patch.setattr(prepare, "read_array", prepared)
+        patch.setattr(segmenting, "reference", scored)
+        stage = run_stage("finetune", config(root, *overrides), runs / "runs", Screen())
+    return stage, drawn, opened
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory):
+    return finished(root, tmp_path_factory.mktemp("run"), "selection=1", "fit.monitor=dice_mean")
+
+
+def test_half_of_the_labelled_patches_come_from_the_labelled_scan_in_other_shapes(run):
+    _, drawn, _ = run
+    (keys,) = drawn.values()
+    shapes = {f"{LABELLED[0]} as {other}" for other in OTHERS}
+    assert set(keys) <= {LABELLED[0], *shapes}, "the cases that choose lend no shape"
+    training = keys[: 4 * 2]
+    assert sum(key == LABELLED[0] for key in training) == 4 and len(set(training) & shapes) == 4
+
+
+def test_no_label_map_is_read_but_those_of_labelled_choosing_and_scored_cases(run):
+    assert run[2] <= {*LABELLED, *CHOOSING, *TEST}
+
+
+def test_the_report_shows_them_and_the_model_remembers_the_scans(root, run):
+    stage = run[0]
+    report = (stage.folder / "report.html").read_text()
+    assert "Deformed scans" in report and f"{len(OTHERS)} deformed scans" in report and "50% of the labelled" in report
+    assert (stage.folder / "figures" / "deformed.png").stat().st_size > 5000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root.parent)
+        manifest = open_dataset(config(root), Screen()).manifest
+    assert load_artifact(stage.folder / "model-scratch").meta.seen == image_digests(manifest.of_subjects(TRAIN))
+
+
+def test_a_member_sees_neither_the_label_map_nor_the_shape_of_its_fold(root, tmp_path):
+    """Three labelled scans, three folds: every deformed case that a member draws is of the two others."""
+    three = TRAIN[:3]
+    _, drawn, _ = finished(root, tmp_path, "labelled=3", "folds=3", "registration.share=0.9", "fit.steps=12")
+    members = [set(keys[: 12 * 2]) for keys in drawn.values()]  # the report draws from all of them, later
+    held = []
+    for keys in members:
+        moving = {key.split(" as ")[0] for key in keys}
+        (left_out,) = set(three) - moving
+        held.append(left_out)
+        assert not [key for key in keys if key.endswith(f" as {left_out}")]
+        assert any(" as " in key for key in keys)
+    assert sorted(held) == sorted(three)
+
+
+def test_only_so_many_scans_lend_their_shapes(root, tmp_path):
+    _, drawn, _ = finished(root, tmp_path, "registration={scans: 2, share: 0.9}", "fit.steps=10")
+    (keys,) = drawn.values()
+    assert len({key.split(" as ")[1] for key in keys if " as " in key}) == 2
+
+
+def test_a_single_training_scan_has_no_other_shape_to_take(root, tmp_path):
+    with pytest.raises(ConfigError, match="None of 1 training scans can lend its shape"):
+        finished(root, tmp_path, "split={test: 7, validation: 1}", "labelled=1")
+
+
+def test_it_is_another_run_and_an_arm_may_have_it(root):
+    assert config(root).decisive() != config(root, "registration=null").decisive()
+    arms = {"scratch": {}, "deformed": {"set": {"registration": {"share": 0.25}}}}
+    search = {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3]}
+    curve = {"name": "c", "finetune": {"config": "phantoms"}, "labelled": [1], "arms": arms, "search": search}
+    assert validate(Curve, curve).arms["deformed"].set == {"registration": {"share": 0.25}}
