@@ -31,15 +31,16 @@ def _shared(first: Manifest, second: Manifest) -> list[tuple[Case, Case]]:
     """Cases of the second that share something with the first, each with the case that it shares it with."""
     known: dict[tuple[str, str], Case] = {}
     for case in first.cases:
-        for mark in _marks(case):
+        for mark in marks(case):
             known.setdefault(mark, case)
     found = []
     for case in second.cases:
-        match = next((known[mark] for mark in _marks(case) if mark in known), None)
+        match = next((known[mark] for mark in marks(case) if mark in known), None)
         if match is not None:
             found.append((case, match))
     return found
 
 
-def _marks(case: Case) -> list[tuple[str, str]]:
+def marks(case: Case) -> list[tuple[str, str]]:
+    """What two cases must not share if they are to be on two sides: the files of their images, and their subject."""
     return [*(("image", ref.sha256) for ref in case.images.values()), ("subject", case.subject)]

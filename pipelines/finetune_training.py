@@ -74,7 +74,6 @@ class Setting:
         cases: of these only, with their deformed cases. held: in whose shapes there is none.
         """
         labelled = [case.id for case in (cases or self.sides.training).cases]
-        others = [case.id for case in held.cases] if held else []
         return PatchSampler(
             self.store if self.deformed is None else self.deformed.beside(self.store),
             labelled,
@@ -83,7 +82,7 @@ class Setting:
             seed,
             target=self.config.target,
             margin=self.augmentation.margin,
-            beside=() if self.deformed is None else self.deformed.of(labelled, others),
+            beside=() if self.deformed is None else self.deformed.of(labelled, held.cases if held else ()),
             share=0.0 if self.deformed is None else self.deformed.config.share,
         )
 

@@ -61,11 +61,12 @@ def pairs_of(labelled: Store, shapes: Store) -> list[Pair]:
 
     A case does not take its own shape, nor one that it cannot be registered to, for want of a channel or of slices.
     """
-    moving = {case: labelled[case] for case in labelled.case_ids}
+    moving = {case: _facts(labelled[case]) for case in labelled.case_ids}  # not the entries: each holds open files
     pairs: list[Pair] = []
     for shape in shapes.case_ids:
-        fixed = shapes[shape]
-        able = [case for case, entry in moving.items() if case != shape and _can_take(entry, fixed)]
+        fixed = _facts(shapes[shape])
+        able = [case for case, facts in moving.items() if case != shape and (facts.present & fixed.present).any()]
+        able = [case for case in able if min(moving[case].thinnest, fixed.thinnest) >= SMALLEST]
         if able:
             pairs.append(Pair(able[len(pairs) % len(able)], shape))
     return pairs
@@ -112,7 +113,7 @@ def build_deformed(
 
 def alike(deformed: Entry, fixed: Entry) -> float:
     """Correlation of a deformed case with the one whose shape it took, in the channel that they were registered by."""
-    channel = _channel(deformed, fixed)
+    channel = shared_channel(deformed, fixed)
     return likeness(deformed.image[channel], fixed.image[channel], deformed.mask[0] & fixed.mask[0])
 
 
@@ -133,7 +134,7 @@ def _make(labelled: Store, shapes: Store, store: Store, config: Deformation, bes
     key = store.keys[pair.case_id][1]
     try:
         moving, fixed = labelled[pair.moving], shapes[pair.fixed]
-        channel = _channel(moving, fixed)
+        channel = shared_channel(moving, fixed)
         found = register(fixed.image[channel], moving.image[channel], fixed.spacing, moving.spacing, config)
         deformed = deform(moving, fixed, found, pair.case_id)
         with tempfile.TemporaryDirectory(dir=beside, ignore_cleanup_errors=True) as own:
@@ -143,20 +144,27 @@ def _make(labelled: Store, shapes: Store, store: Store, config: Deformation, bes
             put_entry(new, store.folder / key, Path(own) / "replaced")
     except MedaeError as error:
         return error if error.where else DataError(error.what, where=pair.case_id, remedy=error.remedy)
+    except RuntimeError as error:  # ITK's
+        what = f"The scan cannot be registered: {str(error).strip().splitlines()[-1]}"
+        remedy = "Most often memory ran out: set registration.spacing to a coarser one. Or leave the scan out."
+        return DataError(what, where=pair.case_id, remedy=remedy)
     except OSError as error:
         return unwritable(store.folder, error)
     return None
 
 
-def _channel(moving: Entry, fixed: Entry) -> int:
+@dataclass(frozen=True)
+class _Facts:
+    """What decides whether a case can be registered. present: bool, a channel. thinnest: its fewest voxels along an axis."""
+
+    present: np.ndarray
+    thinnest: int
+
+
+def _facts(entry: Entry) -> _Facts:
+    return _Facts(entry.present.copy(), min(entry.shape))
+
+
+def shared_channel(moving: Entry, fixed: Entry) -> int:
     """The channel that two cases are registered by: the first that both have."""
-    return int(_common(moving, fixed)[0])
-
-
-def _common(moving: Entry, fixed: Entry) -> np.ndarray:
-    """The numbers of the channels that both have."""
-    return np.flatnonzero(moving.present & fixed.present)
-
-
-def _can_take(moving: Entry, fixed: Entry) -> bool:
-    return len(_common(moving, fixed)) > 0 and min(*moving.shape, *fixed.shape) >= SMALLEST
+    return int(np.flatnonzero(moving.present & fixed.present)[0])

@@ -21,7 +21,7 @@ from medae.volume import NativeGrid
 AFFINE_LEVELS = (4, 2, 1)
 """By how much both scans are made coarser, one affine registration after the other."""
 
-DEMONS_LEVELS = ((4, 100), (2, 100), (1, 50))
+DEMONS_LEVELS = ((4, 100), (2, 50), (1, 25))
 """The same for the deformation, with its iterations."""
 
 SMALLEST = 8
@@ -36,9 +36,9 @@ Transform = sitk.Transform
 class Deformation(Config):
     """How one scan is registered to another.
 
-    spacing: mm of the voxels that the deformation is found on, the plan's where it is null; coarser is faster. smooth:
-    standard deviation, in these voxels, of the Gaussian that every update's field is smoothed with: smaller follows finer
-    shapes.
+    spacing: mm of the voxels that the deformation is found on, about; null takes the plan's. Coarser is faster. smooth:
+    standard deviation of the Gaussian that the displacements are smoothed with after every iteration, in voxels of the level
+    (four times and twice as coarse at first): smaller follows finer shapes.
     """
 
     spacing: float | None = Field(default=None, gt=0)
@@ -64,24 +64,26 @@ def register(
             f"A scan with fewer than {SMALLEST} voxels along an axis cannot be registered.",
             remedy="Leave it out, or choose a finer plan.spacing.",
         )
-    with _one_thread():
-        fixed = _coarsened(_image(fixed_IJK, fixed_spacing), config)
-        moving = _coarsened(_image(moving_IJK, moving_spacing), config)
+    with _quiet_and_in_one_thread():
+        whole_fixed, whole_moving = _image(fixed_IJK, fixed_spacing), _image(moving_IJK, moving_spacing)
+        fixed, moving = _coarsened(whole_fixed, config), _coarsened(whole_moving, config)
         affine = _affine(fixed, moving)
         lowest = float(sitk.GetArrayViewFromImage(moving).min())
         placed = sitk.Resample(moving, fixed, affine, sitk.sitkLinear, lowest)
         field = _demons(fixed, sitk.HistogramMatching(placed, fixed, 128, 7, True), config.smooth)
-    whole = sitk.CompositeTransform(3)
-    whole.AddTransform(affine)
-    whole.AddTransform(sitk.DisplacementFieldTransform(field))  # the last that is added is the first that is applied
-    return whole
+        field = _onto(field, whole_fixed)
+    found = sitk.CompositeTransform(3)
+    found.AddTransform(affine)
+    found.AddTransform(sitk.DisplacementFieldTransform(field))  # the last that is added is the first that is applied
+    return found
 
 
 def deform(moving: Entry, fixed: Entry, transform: Transform, case_id: str) -> Prepared:
     """The moving case, image and label maps alike, in the shape of the fixed one and on its grid.
 
-    Its intensities stay its own. The image is interpolated linearly, label maps label by label: the voxel takes the label
-    whose interpolated share is the largest. What comes from beyond the moving scan is outside the mask, and 0.
+    Its intensities stay its own. The image is interpolated linearly within the foreground, label maps label by label: the
+    voxel takes the label whose interpolated share is the largest. What comes from beyond the moving scan's foreground is
+    outside the mask, and 0.
     """
     grid = _image(np.zeros(fixed.shape, np.float32), fixed.spacing)
 
@@ -91,8 +93,10 @@ def deform(moving: Entry, fixed: Entry, transform: Transform, case_id: str) -> P
         ]
         return torch.from_numpy(np.stack([sitk.GetArrayFromImage(channel).transpose(2, 1, 0) for channel in channels]))
 
-    mask = resampled(moving.mask.astype(np.uint8), sitk.sitkNearestNeighbor) > 0
-    image = torch.where(mask, resampled(moving.image, sitk.sitkLinear), 0.0)
+    inside = resampled(moving.mask.astype(np.float32), sitk.sitkLinear)
+    mask = inside > 0.5
+    # what is interpolated between the foreground and the zeros around it is made up for
+    image = torch.where(mask, resampled(moving.image, sitk.sitkLinear) / inside.clamp(min=0.5), 0.0)
     targets = {name: resampled(values, sitk.sitkLabelLinear) for name, values in moving.targets.items()}
     native = NativeGrid(shape=fixed.shape, affine=rows_of(fixed.affine, Path(case_id)))
     return Prepared(case_id, image, torch.from_numpy(moving.present.copy()), mask, targets, native, fixed.affine)
@@ -107,14 +111,17 @@ def likeness(first_IJK: np.ndarray, second_IJK: np.ndarray, where_IJK: np.ndarra
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """SimpleITK's filters, also those that others are made of, take one thread each: more sum in another order."""
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+def _quiet_and_in_one_thread() -> Iterator[None]:
+    """SimpleITK's filters, also those that others are made of, take one thread each: more sum in another order. What ITK
+    would print of scans that do not overlap is what the affine registration goes back from."""
+    threads, shown = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(), sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
     finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _image(array_IJK: np.ndarray, spacing: Sequence[float]) -> sitk.Image:
@@ -124,59 +131,57 @@ def _image(array_IJK: np.ndarray, spacing: Sequence[float]) -> sitk.Image:
 
 
 def _coarsened(image: sitk.Image, config: Deformation) -> sitk.Image:
-    """On voxels of at least ``config.spacing``, by a whole factor an axis."""
+    """On voxels of about ``config.spacing``, by a whole factor an axis."""
     if config.spacing is None:
         return image
-    steps = [max(1, round(config.spacing / step)) for step in image.GetSpacing()]
-    return _shrunk(image, [min(step, max(1, size // SMALLEST)) for step, size in zip(steps, image.GetSize(), strict=True)])
+    return _shrunk(image, [round(config.spacing / step) for step in image.GetSpacing()])
 
 
 def _shrunk(image: sitk.Image, factors: Sequence[int]) -> sitk.Image:
-    """Means of blocks of voxels."""
-    return image if max(factors) == 1 else sitk.BinShrink(image, list(factors))
+    """Means of blocks of voxels; of an axis as many as leave it long enough."""
+    able = [max(1, min(factor, size // SMALLEST)) for factor, size in zip(factors, image.GetSize(), strict=True)]
+    return image if max(able) == 1 else sitk.BinShrink(image, able)
+
+
+def _onto(field: sitk.Image, grid: sitk.Image) -> sitk.Image:
+    """A displacement field on another grid of the same place; at its rim the nearest voxel's displacement goes on."""
+    nowhere = sitk.Transform(3, sitk.sitkIdentity)
+    return sitk.Resample(field, grid, nowhere, sitk.sitkLinear, 0.0, sitk.sitkVectorFloat64, True)
 
 
 def _affine(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
     middle = sitk.CenteredTransformInitializerFilter.GEOMETRY
     start = sitk.AffineTransform(sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(3), middle))
     found = sitk.AffineTransform(start)
-    thinnest = min(*fixed.GetSize(), *moving.GetSize())
-    levels = [level for level in AFFINE_LEVELS if thinnest // level >= SMALLEST] or [1]
-    if len(levels) > 1 and fixed.GetNumberOfPixels() > ENOUGH:
-        levels.remove(1)
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsCorrelation()
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetShrinkFactorsPerLevel(levels)
-    method.SetSmoothingSigmasPerLevel([level / 2 if level > 1 else 0 for level in levels])
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 100)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(found, inPlace=True)
-    try:
-        method.Execute(fixed, moving)
-    except RuntimeError:  # ITK's word for images without contrast, or that have moved apart
-        return start
-    determinant = float(np.linalg.det(np.array(found.GetMatrix()).reshape(3, 3)))
-    return found if np.isfinite(determinant) and 0.3 < determinant < 3 else start
+    for level in AFFINE_LEVELS:
+        here, there = _shrunk(fixed, [level] * 3), _shrunk(moving, [level] * 3)
+        if level == AFFINE_LEVELS[-1] and fixed.GetNumberOfPixels() > ENOUGH:
+            break
+        method = sitk.ImageRegistrationMethod()
+        method.SetMetricAsCorrelation()
+        method.SetInterpolator(sitk.sitkLinear)
+        method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 100)
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.SetInitialTransform(found, inPlace=True)
+        try:
+            method.Execute(here, there)
+        except RuntimeError:  # ITK's word for images without contrast, or that have moved apart
+            return start
+    stretch = abs(float(np.linalg.det(np.array(found.GetMatrix()).reshape(3, 3))))
+    # a scan whose distance of slices is not known has a wrong size, which the registration makes up for
+    sizes = [np.prod(np.multiply(image.GetSize(), image.GetSpacing())) for image in (fixed, moving)]
+    usual = any(0.3 < stretch / of < 3 for of in (1.0, float(sizes[1] / sizes[0])))
+    return found if usual else start
 
 
 def _demons(fixed: sitk.Image, moving: sitk.Image, smooth: float) -> sitk.Image:
     """The displacement field, mm, on the fixed scan's grid."""
     field: sitk.Image | None = None
     for level, iterations in DEMONS_LEVELS:
-        factors = [min(level, max(1, size // SMALLEST)) for size in fixed.GetSize()]
-        if level > 1 and max(factors) == 1:
-            continue  # no axis is long enough
-        here, there = _shrunk(fixed, factors), _shrunk(moving, factors)
+        here, there = _shrunk(fixed, [level] * 3), _shrunk(moving, [level] * 3)
         demons = sitk.DiffeomorphicDemonsRegistrationFilter()
         demons.SetNumberOfIterations(iterations)
         demons.SetSmoothDisplacementField(True)
         demons.SetStandardDeviations(smooth)
-        if field is None:
-            field = demons.Execute(here, there)
-        else:
-            nowhere = sitk.Transform(3, sitk.sitkIdentity)
-            field = demons.Execute(
-                here, there, sitk.Resample(field, here, nowhere, sitk.sitkLinear, 0.0, field.GetPixelID())
-            )
+        field = demons.Execute(here, there) if field is None else demons.Execute(here, there, _onto(field, here))
     return sitk.Cast(field, sitk.sitkVectorFloat64)

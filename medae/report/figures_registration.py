@@ -47,7 +47,7 @@ def deformed_cases(
         places = (largest_slice(labels != 0, axis) for labels in example.labels)
         cuts = [scene.cut(axis, place) for scene, place in zip(scenes, places, strict=True)]
         shown = ((cuts[0], before, example.labels[0]), (cuts[1], shape, None), (cuts[1], after, example.labels[1]))
-        titles = (f"{example.names[0]}, labelled", example.names[1], f"{example.names[0]} in that shape, {example.detail}")
+        titles = (f"{example.names[0]}, labelled", example.names[1], f"deformed, {example.detail}")
         windows = windows_of([cut.of(image) for cut, image, _ in shown])
         panels = []
         for (cut, image, labels), title, limits in zip(shown, titles, windows, strict=True):

@@ -10,15 +10,20 @@ import pytest
 
 from medae.artifact import load_artifact
 from medae.config import validate
+from medae.data.case import Case, ImageRef, Manifest
 from medae.data.split import ordered
 from medae.errors import ConfigError
+from medae.plan import SpacePlan
 from medae.preprocessing import prepare
+from medae.preprocessing.deformed import Pair, RegistrationConfig
 from medae.preprocessing.sampling import PatchSampler
+from medae.preprocessing.store import Store
 from pipelines import finetune_training, segmenting
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.curve_config import Curve
 from pipelines.data import image_digests, open_dataset
+from pipelines.deformed import Deformed
 from pipelines.finetune import Config
 from pipelines.stage import run_stage
 
@@ -81,7 +86,8 @@ def finished(root: Path, runs: Path, *overrides: str):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(runs)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in ("MLFLOW_TRACKING_URI", "MEDAE_CACHE"):
+            patch.delenv(name, raising=False)
         patch.setattr(finetune_training, "PatchSampler", Recording)
         patch.setattr(prepare, "read_array", prepared)
         patch.setattr(segmenting, "reference", scored)
@@ -104,7 +110,7 @@ def test_half_of_the_labelled_patches_come_from_the_labelled_scan_in_other_shape
 
 
 def test_no_label_map_is_read_but_those_of_labelled_choosing_and_scored_cases(run):
-    assert run[2] <= {*LABELLED, *CHOOSING, *TEST}
+    assert run[2] == {*LABELLED, *CHOOSING, *TEST}
 
 
 def test_the_report_shows_them_and_the_model_remembers_the_scans(root, run):
@@ -133,6 +139,34 @@ def test_a_member_sees_neither_the_label_map_nor_the_shape_of_its_fold(root, tmp
     assert sorted(held) == sorted(three)
 
 
+def test_nor_does_it_see_a_further_scan_of_a_subject_in_its_fold(root):
+    """A follow-up without a label map, and a copy of a held scan under another name: both are the fold's."""
+
+    def case(name: str, subject: str, content: str) -> Case:
+        ref = ImageRef(files=(f"{name}.nii",), sha256=content, kind="intensity")
+        return Case(id=name, subject=subject, images={"image": ref})
+
+    cases = [case("a", "s1", "1"), case("a later", "s1", "2"), case("b", "s2", "3"), case("copy of a", "s3", "1")]
+    manifest = Manifest(source="test", root=root, channels=("image",), cases=(*cases, case("c", "s4", "4")))
+    pairs = tuple(Pair("b", fixed) for fixed in ("a", "a later", "copy of a", "c"))
+    store = Store(root, SpacePlan(), ("label",), {})
+    deformed = Deformed(RegistrationConfig(), pairs, manifest, store, store)
+    assert deformed.of(["b"], [manifest.case("a")]) == ["b as c"]
+    assert deformed.of(["b"]) == [pair.case_id for pair in pairs]
+    with pytest.raises(ConfigError, match="Without a fold none of 4 deformed scans"):
+        deformed.of(["b"], manifest.cases)
+
+
+def test_slices_of_deformed_scans_teach_in_2d_and_beside_unlabelled_ones(root, tmp_path):
+    """With a mean teacher too: both arms have the same labelled batches."""
+    slices = "plan={spatial_dims: 2, slice_axis: 2, widths: [4, 8], patch: [16, 16], batch: 2}"
+    stage, drawn, _ = finished(root, tmp_path, slices, "unlabelled={kind: mean_teacher}", "registration={scans: 3}")
+    (keys,) = drawn.values()
+    assert keys[:8] == keys[8:16] and sum(" as " in key for key in keys[:8]) == 4
+    assert list(stage.result.metrics) == ["scratch", "mean_teacher"]
+    assert (stage.folder / "figures" / "deformed.png").is_file()
+
+
 def test_only_so_many_scans_lend_their_shapes(root, tmp_path):
     _, drawn, _ = finished(root, tmp_path, "registration={scans: 2, share: 0.9}", "fit.steps=10")
     (keys,) = drawn.values()
@@ -140,7 +174,7 @@ def test_only_so_many_scans_lend_their_shapes(root, tmp_path):
 
 
 def test_a_single_training_scan_has_no_other_shape_to_take(root, tmp_path):
-    with pytest.raises(ConfigError, match="None of 1 training scans can lend its shape"):
+    with pytest.raises(ConfigError, match="None of 0 other training scans can lend its shape"):
         finished(root, tmp_path, "split={test: 7, validation: 1}", "labelled=1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import nibabel as nib
@@ -46,6 +47,33 @@ def stores(root: Path, present: dict[str, tuple[str, ...]] | None = None) -> tup
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory) -> tuple[Store, Store]:
     return stores(tmp_path_factory.mktemp("scans"))
+
+
+def test_choosing_pairs_holds_no_file_open(opened, monkeypatch):
+    """An entry holds several, of which a process may have a thousand."""
+    there: list[weakref.ref] = []
+    real = Store.__getitem__
+
+    def opening(store: Store, case: str):
+        alive = [each for each in there if each() is not None]
+        assert len(alive) <= 2
+        found = real(store, case)
+        there.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Store, "__getitem__", opening)
+    assert len(pairs_of(*opened)) == 4 and len(there) == 7
+
+
+def test_what_itk_says_becomes_a_sentence_with_the_pair(tmp_path, monkeypatch):
+    labelled, shapes = stores(tmp_path)
+
+    def failing(*given):
+        raise RuntimeError("Exception thrown in SimpleITK\nitk::ERROR: Failed to allocate memory for image.")
+
+    monkeypatch.setattr(module, "register", failing)
+    with pytest.raises(DataError, match=r"Failed to allocate memory(.|\n)*b as a(.|\n)*registration\.spacing"):
+        build_deformed(labelled, shapes, pairs_of(labelled, shapes), RegistrationConfig())
 
 
 def folders(store: Store) -> dict[str, int]:

@@ -73,10 +73,23 @@ def test_labels_lie_on_those_of_the_scan_whose_shape_was_taken():
         assert dice(labels, truth, label) < 0.75
         assert dice(now, truth, label) > 0.9
     assert likeness(deformed.image[0].numpy(), fixed, deformed.mask[0].numpy()) > 0.97
-    jacobian = sitk.DisplacementFieldJacobianDeterminant(
-        sitk.TransformToDisplacementField(found, sitk.sitkVectorFloat64, SHAPE, (0.0, 0.0, 0.0), SPACING)
-    )
-    assert sitk.GetArrayViewFromImage(jacobian).min() > 0, "nothing is folded"
+
+
+@pytest.mark.parametrize("spacing", [None, 3.0, 4.5])
+def test_nothing_is_folded_or_torn_up_to_the_rim(spacing):
+    """The coarser grids do not divide the scan's 37 x 21 x 27 voxels, and everything moves at the rim too."""
+    shape = (37, 21, 27)
+    fixed, _ = body(shape)
+    moving, _ = body(shape, shift=(2.0, -3.0, 2.0), stretch=(0.7, 1.2, 0.8))
+    waves = [np.sin(np.indices(shape).sum(axis=0) / 3 + phase).astype(np.float32) for phase in (0.0, 1.0)]
+    found = register(fixed + waves[0], moving + waves[1], SPACING, SPACING, Deformation(spacing=spacing))
+    field = sitk.TransformToDisplacementField(found, sitk.sitkVectorFloat64, shape, (0.0, 0.0, 0.0), SPACING)
+    assert sitk.GetArrayViewFromImage(sitk.DisplacementFieldJacobianDeterminant(field)).min() > 0
+    moved = sitk.GetArrayFromImage(field)
+    for axis, (steps, size) in enumerate(zip((27, 21, 37), reversed(SPACING), strict=True)):
+        jumps = np.abs(np.diff(moved, axis=axis)).max(axis=-1)
+        last = np.take(jumps, steps - 2, axis=axis)
+        assert np.median(last) < 0.5 * size, "the last voxels move with their neighbours"
 
 
 def test_nothing_is_changed_where_nothing_moves():
@@ -101,6 +114,28 @@ def test_what_comes_from_beyond_the_scan_is_outside_the_mask():
     assert not moved.mask[0, :, :2].any() and not moved.image[0, :, :2].any()
     assert torch.equal(moved.image[0, :-5, 2:], torch.from_numpy(case.image[0, 5:, 2:]))
     assert torch.equal(moved.targets["label"][0, :-5], torch.from_numpy(labels[5:]))
+
+
+def test_the_foreground_keeps_its_intensities_up_to_its_edge():
+    """A block of -2 in a background of 0, moved by 0.4 of a voxel: every voxel of the mask is -2, none fades."""
+    image = np.zeros(SHAPE, np.float32)
+    image[8:20, 5:14, 6:18] = -2
+    whole = entry(image, (image != 0).astype(np.int16))
+    case = replace(whole, mask=(image != 0)[None])
+    moved = deform(case, whole, sitk.TranslationTransform(3, (0.4, 0.8, -0.6)), "moved")
+    inside = moved.image[moved.mask]
+    assert len(inside) == pytest.approx(12 * 9 * 12, rel=0.03), "corners are rounded"
+    assert torch.allclose(inside, torch.tensor(-2.0)) and not moved.image[~moved.mask].any()
+
+
+def test_a_scan_whose_distance_of_slices_is_wrong_is_stretched_to_fit():
+    """Slices said to be 5 mm apart that are 1.5: five thirds of three times too long, and registered all the same."""
+    fixed, truth = body()
+    moving, labels = body(shift=(2.0, -3.0, 2.0))
+    wrong = (1.0, 2.0, 5.0)
+    found = register(fixed, moving, SPACING, wrong)
+    now = deform(entry(moving, labels, wrong), entry(fixed, truth), found, "x").targets["label"][0].numpy()
+    assert dice(now, truth, 1) > 0.85
 
 
 def test_an_absent_channel_stays_absent():
