@@ -10,21 +10,16 @@ Labels of test subjects are used for scoring only; those of training and validat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
-
-from medae.anomaly.calibration import FEWEST, Calibration, Normals
-from medae.anomaly.detector import DETECTOR, Rows, Scoring
+from medae.anomaly.calibration import Calibration
+from medae.anomaly.detector import DETECTOR, Rows
 from medae.anomaly.diagnosis import DiagnosisConfig
 from medae.anomaly.maps.base import AnomalyMap
 from medae.anomaly.maps.registry import learns
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.config import to_dict
-from medae.data.case import Case, ImageRef, Manifest
-from medae.data.digests import sha256_of_files
-from medae.data.split import Split, fold_subjects
+from medae.data.case import Manifest
 from medae.errors import ConfigError, DataError
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import save_evaluation
@@ -33,10 +28,10 @@ from medae.plan import Plan
 from medae.preprocessing.domain import Domain, domain_of
 from medae.preprocessing.store import Store
 from medae.report.html import Report
-from pipelines.apart import keep_apart
-from pipelines.data import Dataset, image_digests, preprocess, refuse_idle_masks, refuse_learnt, refuse_seen
+from pipelines.data import image_digests, preprocess, refuse_idle_masks, refuse_learnt, refuse_seen
 from pipelines.detect_checks import name_empty, that_count
-from pipelines.detect_diagnosis import check_lesions, describe_failed, diagnosed, references, run_diagnosis
+from pipelines.detect_config import Config
+from pipelines.detect_diagnosis import check_lesions, describe_failed, run_diagnosis
 from pipelines.detect_diagnosis import describe as describe_diagnosis
 from pipelines.detect_diagnosis import facts as diagnosis_facts
 from pipelines.detect_given import check_given, describe_unlike, given_in_words, origin_of, unlike
@@ -47,71 +42,13 @@ from pipelines.detect_report import make_report
 from pipelines.detect_results import evaluation_file, row_metrics, with_intervals
 from pipelines.detect_scoring import Scorer
 from pipelines.detect_scratch import check_disk, scratch
+from pipelines.detect_sides import enough_to_learn_scores, sides
 from pipelines.files import write_text
 from pipelines.memory import estimator_of, refuse_beyond_memory
 from pipelines.networks import network_config
 from pipelines.outcome import Outcome
-from pipelines.pretrain import Autoencoding, train
-from pipelines.segmenting import reference, with_target
+from pipelines.pretrain import train
 from pipelines.stage import Stage
-
-
-class Config(Autoencoding):
-    """The configuration of a detection.
-
-    target: label map of the lesions; null where all scans are normal, and only a diagnosis can say what is found. normals:
-    what a model that is trained here learns from, and what the threshold is set on: whole scans without a lesion, or, where
-    only patients are at hand, their slices without one (2D). false_positive_rate: share of the mask of normal scans in which
-    the threshold is to be reached. model: a trained autoencoder or detector to score with; None trains.
-    diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found. folds:
-    test every subject once, in so many trainings. fold: of these, the one that a training is for.
-    """
-
-    target: str | None = "label"
-    normals: Normals = "lesion_free_scans"
-    scoring: Scoring = Scoring()
-    false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
-    model: str | None = None
-    diagnosis: DiagnosisConfig | None = None
-    folds: int | None = Field(default=None, ge=2)
-    fold: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Config:
-        if self.normals == "lesion_free_slices" and self.plan.placeholder().space.spatial_dims != 2:
-            raise ValueError("normals: lesion_free_slices needs a plan of slices (plan.spatial_dims: 2)")
-        if self.normals == "lesion_free_slices" and self.target is None:
-            raise ValueError("normals: lesion_free_slices needs a target, to know which slices have a lesion")
-        if not self.scoring.asks():
-            raise ValueError("scoring: features are named by a model's address or a file of weights, not by their shape")
-        if self.fold is not None and not self.fold < (self.folds or 0):
-            raise ValueError("fold: is one of folds, counted from 0")
-        if self.folds is not None and self.model is not None:
-            raise ValueError("folds: each fold trains a model of its own; leave model out")
-        if self.scoring.flips and self.model is None and not self.augmentation.mirrored:
-            raise ValueError(
-                "scoring.flips averages over mirror images, and the network is shown none: set augmentation.flip, a "
-                "probability for each spatial axis, such as [0.5, 0] for left-right, or leave scoring.flips out"
-            )
-        return self
-
-    def check_network(self, plan: Plan) -> None:
-        """Raises ConfigError if network, objective or scoring do not fit a plan, or each other."""
-        super().check_network(plan)
-        if self.model is None:
-            self.scoring.check(network_config(self.network, plan))
-
-    def decisive(self) -> dict[str, Any]:
-        """A file of weights counts by what it holds."""
-        files = [Path(name).expanduser() for name in self.scoring.weight_files()]
-        found = [digest for digest in sha256_of_files(files).values() if isinstance(digest, str)]
-        return super().decisive() | ({"weights": found} if found else {})
-
-    def divide(self, manifest: Manifest) -> Split:
-        """The sides of a fold, else of the split."""
-        if self.folds is None or self.fold is None:
-            return super().divide(manifest)
-        return fold_subjects(manifest, self.split, self.folds, self.fold)
 
 
 def inputs(config: Config) -> dict[str, str]:
@@ -181,41 +118,6 @@ def run(config: Config, stage: Stage) -> Outcome:
     return Outcome(report, {"detector": folder}, metrics, facts)
 
 
-def sides(
-    config: Config, dataset: Dataset, known: dict[str, bool] | None = None
-) -> tuple[dict[str, Manifest], Manifest, Manifest | None]:
-    """The normal scans that are learnt from and that thresholds are set on, the test scans, and those of a diagnosis.
-
-    known: by case, whether it is normal; takes in what is found, for splits of the same data set that are asked for later.
-    Raises DataError and ConfigError if the split does not give them.
-    """
-    known = {} if known is None else known
-    split = dataset.split
-    keep_apart(
-        {
-            "training": dataset.subset(split.train),
-            "validation": dataset.subset(split.validation),
-            "test": dataset.subset(split.test),
-        }
-    )
-    learning = dataset.subset(split.train)
-    if config.model is None:
-        learning = _normal(learning, config, known)
-    elif learning.cases:  # only baselines learn from them
-        learning = learning.select(lambda case: _is_normal(learning, case, config, known))
-    cohort = {
-        "train": learning,
-        "validation": _normal(dataset.subset(split.validation), config, known),
-    }
-    test = _scored(dataset.subset(split.test), config)
-    _enough_to_learn_scores(cohort["validation"], config)
-    examined = None
-    if config.diagnosis is not None:
-        examined = diagnosed(test, config.target, config.normals)
-        references(examined, config.diagnosis)
-    return cohort, test, examined
-
-
 def _kept(
     stage: Stage,
     evaluations: Mapping[str, AnomalyEvaluation],
@@ -264,55 +166,6 @@ def _refuse_seen_by_features(stage: Stage) -> None:
             refuse_learnt(dataset.subset(dataset.split.validation), artifact, name)
 
 
-def _enough_to_learn_scores(calibration: Manifest, config: Config) -> None:
-    subjects = {case.subject for case in calibration.cases}
-    if config.scoring.scan_score.kind == "learned" and len(subjects) < FEWEST:
-        raise ConfigError(
-            f"{len(subjects)} normal validation subjects do not say how much normal scans differ.",
-            where="scoring.scan_score",
-            remedy=f"Give {FEWEST} or more (split.validation), or take kind: top.",
-        )
-
-
-def _scored(manifest: Manifest, config: Config) -> Manifest:
-    """The scans that take part: those with a label map of lesions, or all if there is to be none. Raises DataError."""
-    if config.target is not None:
-        return with_target(manifest, config.target)
-    if not manifest.cases:
-        raise DataError(
-            "A part of the split has no subject.", where="split", remedy="Give test and validation at least one subject."
-        )
-    return manifest
-
-
-def _normal(manifest: Manifest, config: Config, known: dict[str, bool]) -> Manifest:
-    """The scans that normal anatomy is learnt from: all of them when slices are left out, else those without lesion."""
-    scans, target = _scored(manifest, config), config.target
-    if target is None or config.normals == "lesion_free_slices":
-        return scans
-    kept = scans.select(lambda case: _is_normal(scans, case, config, known))
-    if not kept.cases:
-        raise DataError(
-            f"None of {len(scans.cases)} scans is without a lesion.",
-            where="normals",
-            remedy="Add normal scans, or use normals: lesion_free_slices with a plan of slices.",
-        )
-    return kept
-
-
-def _is_normal(manifest: Manifest, case: Case, config: Config, known: dict[str, bool]) -> bool:
-    """Whether a case takes part in what is normal: all of its slices, or those without a lesion. known: see ``sides``."""
-    if config.target is None:
-        return True
-    if not isinstance(case.targets.get(config.target), ImageRef):
-        return False
-    if config.normals == "lesion_free_slices":
-        return True
-    if case.id not in known:
-        known[case.id] = not reference(manifest, case, config.target)[0].any()
-    return known[case.id]
-
-
 def _maps(config: Config, plan: Plan, training: Manifest, stage: Stage) -> dict[str, AnomalyMap]:
     """The maps of all rows. Without training scans those that would learn from them are left out, and that is said."""
     maps = config.scoring.build(len(plan.space.channels))
@@ -344,7 +197,7 @@ def _model(
         store = preprocess(everyone, plan.space, targets, stage.screen, config.workers)
         filters, left_out = config.scoring.postprocessing, _left_out(config)
         normal = that_count(cohort["validation"], store, plan, filters, left_out, stage.screen)
-        _enough_to_learn_scores(normal, config)
+        enough_to_learn_scores(normal, config)
         name_empty(test, store, plan, filters, stage.screen)
         check_disk(stage.folder, {**cohort, "test": test}, store, config.scoring, network, stage.screen)
         if config.diagnosis is not None and examined is not None:

@@ -18,9 +18,10 @@ from medae.report.html import Report
 from pipelines import stage
 from pipelines.console import Screen, shown
 from pipelines.data import open_dataset
-from pipelines.detect import Config, sides
+from pipelines.detect_config import Config
 from pipelines.detect_report import describe_groups, describe_scores, describe_thresholds, scoring_in_words
 from pipelines.detect_results import evaluation_file, row_metrics
+from pipelines.detect_sides import sides
 from pipelines.detect_titles import title_of
 from pipelines.files import write_json
 from pipelines.outcome import Finished, open_mlflow

@@ -11,7 +11,7 @@ from pictures import leave_blank
 from medae.artifact import load_artifact, save_artifact
 from medae.config import validate
 from medae.errors import ArtifactError, DataError
-from pipelines import detect, diagnose
+from pipelines import detect, diagnose, segmenting
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.data import image_digests, open_dataset
@@ -88,7 +88,7 @@ def test_patients_are_left_out_and_a_test_without_normal_scans_is_refused_before
     config = small(CELLS, "split={salt: 'b:', test: 1, validation: 2}")
     dataset = open_dataset(config, Screen())
     (only,) = dataset.split.test
-    lesions = detect.reference(dataset.manifest, dataset.manifest.case(only), "lesion")[0]
+    lesions = segmenting.reference(dataset.manifest, dataset.manifest.case(only), "lesion")[0]
     assert lesions.any(), "the one test scan has a lesion"
     with pytest.raises(DataError, match="No test scan is without a lesion"):
         run_stage("detect", config, tmp_path, Screen())
@@ -148,7 +148,7 @@ def test_a_detector_is_diagnosed_on_scans_that_it_has_not_seen(healthy, work, tm
     assert "What it can and cannot see" in (tmp_path / "out" / "report.html").read_text()
     left_out = diagnose.run(str(model), source, tmp_path / "healthy", {**options, "target": "lesion"}, cells, as_json=True)
     lesions = sum(found["lesions"].values()) - sum(left_out["facts"]["diagnosis"]["lesions"].values())
-    sick = [case for case in unseen if detect.reference(dataset.manifest, case, "lesion")[0].any()]
+    sick = [case for case in unseen if segmenting.reference(dataset.manifest, case, "lesion")[0].any()]
     assert lesions == 2 * len(sick)
 
 
