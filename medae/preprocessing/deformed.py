@@ -136,7 +136,7 @@ def _make(labelled: Store, shapes: Store, store: Store, config: Deformation, bes
         moving, fixed = labelled[pair.moving], shapes[pair.fixed]
         channel = shared_channel(moving, fixed)
         found = register(fixed.image[channel], moving.image[channel], fixed.spacing, moving.spacing, config)
-        deformed = deform(moving, fixed, found, pair.case_id)
+        deformed = deform(moving, fixed, found, pair.case_id, store.space.intensity)
         with tempfile.TemporaryDirectory(dir=beside, ignore_cleanup_errors=True) as own:
             new = Path(own) / "entry"
             new.mkdir()

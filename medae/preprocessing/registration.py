@@ -14,7 +14,9 @@ from pydantic import Field
 from medae.config import Config
 from medae.errors import DataError
 from medae.formats.raw import rows_of
+from medae.plan import IntensityScheme
 from medae.preprocessing.entry import Entry
+from medae.preprocessing.intensity import normalise
 from medae.preprocessing.prepare import Prepared
 from medae.volume import NativeGrid
 
@@ -42,7 +44,7 @@ class Deformation(Config):
     """
 
     spacing: float | None = Field(default=None, gt=0)
-    smooth: float = Field(default=1.0, ge=0.5, le=10)
+    smooth: float = Field(default=1.5, ge=0.5, le=10)
 
 
 def register(
@@ -78,28 +80,32 @@ def register(
     return found
 
 
-def deform(moving: Entry, fixed: Entry, transform: Transform, case_id: str) -> Prepared:
+def deform(moving: Entry, fixed: Entry, transform: Transform, case_id: str, scheme: IntensityScheme) -> Prepared:
     """The moving case, image and label maps alike, in the shape of the fixed one and on its grid.
 
-    Its intensities stay its own. The image is interpolated linearly within the foreground, label maps label by label: the
-    voxel takes the label whose interpolated share is the largest. What comes from beyond the moving scan's foreground is
-    outside the mask, and 0.
+    The image is interpolated linearly within the foreground, label maps label by label: the voxel takes the label whose
+    interpolated share is the largest. What comes from beyond the moving scan's foreground is outside the mask, and 0; where
+    the whole scan is foreground, its outermost voxels are repeated instead, as there is no background to go on with.
+    scheme: of the plan. MR is scaled again by the statistics of the new shape, as a scan of that shape would have been.
     """
     grid = _image(np.zeros(fixed.shape, np.float32), fixed.spacing)
+    repeat = bool(moving.mask.all())
 
     def resampled(array_CIJK: np.ndarray, interpolator: int) -> torch.Tensor:
-        channels = [
-            sitk.Resample(_image(channel, moving.spacing), grid, transform, interpolator, 0) for channel in array_CIJK
-        ]
-        return torch.from_numpy(np.stack([sitk.GetArrayFromImage(channel).transpose(2, 1, 0) for channel in channels]))
+        channels = (_image(channel, moving.spacing) for channel in array_CIJK)
+        found = (sitk.Resample(each, grid, transform, interpolator, 0, each.GetPixelID(), repeat) for each in channels)
+        return torch.from_numpy(np.stack([sitk.GetArrayFromImage(channel).transpose(2, 1, 0) for channel in found]))
 
     inside = resampled(moving.mask.astype(np.float32), sitk.sitkLinear)
     mask = inside > 0.5
     # what is interpolated between the foreground and the zeros around it is made up for
     image = torch.where(mask, resampled(moving.image, sitk.sitkLinear) / inside.clamp(min=0.5), 0.0)
+    present = torch.from_numpy(moving.present.copy())
+    if scheme.kind != "ct_window":
+        image[present] = normalise(image[present], mask, scheme)
     targets = {name: resampled(values, sitk.sitkLabelLinear) for name, values in moving.targets.items()}
     native = NativeGrid(shape=fixed.shape, affine=rows_of(fixed.affine, Path(case_id)))
-    return Prepared(case_id, image, torch.from_numpy(moving.present.copy()), mask, targets, native, fixed.affine)
+    return Prepared(case_id, image, present, mask, targets, native, fixed.affine)
 
 
 def likeness(first_IJK: np.ndarray, second_IJK: np.ndarray, where_IJK: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from medae.data.sources import MSDSource, open_manifest
 from medae.errors import DataError
-from medae.plan import SpacePlan
+from medae.plan import CTWindow, RobustZ, SpacePlan
 from medae.preprocessing.entry import Entry
 from medae.preprocessing.registration import Deformation, deform, likeness, register
 from medae.preprocessing.store import build_store
@@ -21,6 +21,7 @@ from medae.volume import NativeGrid
 
 SPACING = (1.0, 2.0, 1.5)
 SHAPE = (36, 20, 26)
+HU = CTWindow(mean=0, std=1)  # absolute: not scaled again
 
 
 def body(shape: tuple[int, int, int] = SHAPE, spacing=SPACING, shift=(0.0, 0.0, 0.0), stretch=(1.0, 1.0, 1.0)):
@@ -67,7 +68,7 @@ def test_labels_lie_on_those_of_the_scan_whose_shape_was_taken():
     rng = np.random.default_rng(0)
     noisy = [image + rng.normal(0, 0.1, SHAPE).astype(np.float32) for image in (fixed, moving)]
     found = register(noisy[0], noisy[1], SPACING, SPACING)
-    deformed = deform(entry(moving, labels), entry(fixed, truth), found, "moving as fixed")
+    deformed = deform(entry(moving, labels), entry(fixed, truth), found, "moving as fixed", HU)
     now = deformed.targets["label"][0].numpy()
     for label in (1, 2):
         assert dice(labels, truth, label) < 0.75
@@ -95,7 +96,7 @@ def test_nothing_is_folded_or_torn_up_to_the_rim(spacing):
 def test_nothing_is_changed_where_nothing_moves():
     image, labels = body()
     case = entry(image, labels)
-    same = deform(case, case, sitk.Transform(3, sitk.sitkIdentity), "same")
+    same = deform(case, case, sitk.Transform(3, sitk.sitkIdentity), "same", HU)
     assert torch.equal(same.image[0], torch.from_numpy(image)) and same.mask.all()
     assert torch.equal(same.targets["label"][0], torch.from_numpy(labels))
     assert same.targets["label"].dtype == torch.int16 and same.image.dtype == torch.float32
@@ -109,7 +110,7 @@ def test_what_comes_from_beyond_the_scan_is_outside_the_mask():
     masked = whole.mask.copy()
     masked[:, :, :2] = False
     case = replace(whole, mask=masked)
-    moved = deform(case, whole, sitk.TranslationTransform(3, (5.0, 0.0, 0.0)), "moved")
+    moved = deform(case, whole, sitk.TranslationTransform(3, (5.0, 0.0, 0.0)), "moved", HU)
     assert not moved.mask[0, -5:].any() and not moved.image[0, -5:].any() and not moved.targets["label"][0, -5:].any()
     assert not moved.mask[0, :, :2].any() and not moved.image[0, :, :2].any()
     assert torch.equal(moved.image[0, :-5, 2:], torch.from_numpy(case.image[0, 5:, 2:]))
@@ -122,7 +123,7 @@ def test_the_foreground_keeps_its_intensities_up_to_its_edge():
     image[8:20, 5:14, 6:18] = -2
     whole = entry(image, (image != 0).astype(np.int16))
     case = replace(whole, mask=(image != 0)[None])
-    moved = deform(case, whole, sitk.TranslationTransform(3, (0.4, 0.8, -0.6)), "moved")
+    moved = deform(case, whole, sitk.TranslationTransform(3, (0.4, 0.8, -0.6)), "moved", HU)
     inside = moved.image[moved.mask]
     assert len(inside) == pytest.approx(12 * 9 * 12, rel=0.03), "corners are rounded"
     assert torch.allclose(inside, torch.tensor(-2.0)) and not moved.image[~moved.mask].any()
@@ -134,15 +135,42 @@ def test_a_scan_whose_distance_of_slices_is_wrong_is_stretched_to_fit():
     moving, labels = body(shift=(2.0, -3.0, 2.0))
     wrong = (1.0, 2.0, 5.0)
     found = register(fixed, moving, SPACING, wrong)
-    now = deform(entry(moving, labels, wrong), entry(fixed, truth), found, "x").targets["label"][0].numpy()
+    now = deform(entry(moving, labels, wrong), entry(fixed, truth), found, "x", HU).targets["label"][0].numpy()
     assert dice(now, truth, 1) > 0.85
+
+
+def test_where_the_whole_scan_is_foreground_its_rim_is_repeated():
+    """Nothing is known beyond a crop; a block of zeros there would be an edge that no scan has."""
+    image, labels = body()
+    labels[-1] = 1
+    whole = entry(image + 10, labels)
+    moved = deform(whole, whole, sitk.TranslationTransform(3, (5.0, 0.0, 0.0)), "moved", HU)
+    assert moved.mask.all()
+    assert torch.equal(moved.image[0, -6:], torch.from_numpy(whole.image[0, -1:]).expand(6, -1, -1))
+    assert moved.targets["label"][0, -6:].eq(1).all()
+
+
+def test_mr_is_scaled_again_in_the_new_shape_and_ct_is_not():
+    """The middle of a scan fills the other's grid: more of its foreground is bright."""
+    image, labels = body()
+    masked = image > 0.5
+    case = replace(entry(np.where(masked, image - 1, 0).astype(np.float32), labels), mask=masked[None])
+    larger = sitk.ScaleTransform(3, (0.6, 0.6, 0.6))
+    larger.SetCenter([(size - 1) / 2 * step for size, step in zip(SHAPE, SPACING, strict=True)])
+    plain = deform(case, case, larger, "x", HU)
+    scaled = deform(case, case, larger, "x", RobustZ())
+    values = scaled.image[scaled.mask]
+    assert float(values.median()) == pytest.approx(0, abs=1e-6)
+    assert 1.4826 * float(values.abs().median()) == pytest.approx(1, abs=1e-5)
+    assert float(plain.image.max()) == pytest.approx(float(case.image.max()), abs=0.1)
+    assert torch.equal(plain.mask, scaled.mask) and not scaled.image[~scaled.mask].any()
 
 
 def test_an_absent_channel_stays_absent():
     image, labels = body()
     one = entry(image, labels)
     case = replace(one, image=np.stack([image, np.zeros_like(image)]), present=np.array([True, False]))
-    moved = deform(case, one, sitk.TranslationTransform(3, (0.0, 2.0, 0.0)), "moved")
+    moved = deform(case, one, sitk.TranslationTransform(3, (0.0, 2.0, 0.0)), "moved", HU)
     assert moved.present.tolist() == [True, False] and not moved.image[1].any() and moved.image[0].any()
 
 
@@ -166,7 +194,7 @@ def test_coarser_and_smoother_registrations_find_the_body_too(config):
     moving, labels = body(shift=(2.0, -3.0, 2.0), stretch=(0.85, 1.1, 0.9))
     found = register(fixed, moving, SPACING, SPACING, config)
     plain = register(fixed, moving, SPACING, SPACING)
-    now = deform(entry(moving, labels), entry(fixed, truth), found, "x").targets["label"][0].numpy()
+    now = deform(entry(moving, labels), entry(fixed, truth), found, "x", HU).targets["label"][0].numpy()
     assert dice(now, truth, 1) > 0.85
     assert found.TransformPoint((10.0, 10.0, 10.0)) != plain.TransformPoint((10.0, 10.0, 10.0)), "the setting has an effect"
 
@@ -203,8 +231,8 @@ def test_real_hippocampi_take_each_others_shapes(data_root: Path, tmp_path: Path
         there = sitk.TranslationTransform(3, (middles[1] - middles[0]).tolist())
         found = register(fixed.image[0], moving.image[0], fixed.spacing, moving.spacing)
         for transform, scores in ((there, before), (found, after)):
-            labels = deform(moving, fixed, transform, "x").targets["label"][0].numpy()
+            labels = deform(moving, fixed, transform, "x", HU).targets["label"][0].numpy()
             scores.append(np.mean([dice(labels, fixed.targets["label"][0], label) for label in (1, 2)]))
-        alike.append(likeness(deform(moving, fixed, found, "x").image[0].numpy(), fixed.image[0], fixed.mask[0]))
+        alike.append(likeness(deform(moving, fixed, found, "x", HU).image[0].numpy(), fixed.image[0], fixed.mask[0]))
     assert np.mean(after) > np.mean(before) + 0.08
     assert min(alike) > 0.8
