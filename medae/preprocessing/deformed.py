@@ -132,6 +132,8 @@ def _bytes(moving: Entry, fixed: Entry) -> int:
 def _make(labelled: Store, shapes: Store, store: Store, config: Deformation, beside: Path, pair: Pair) -> MedaeError | None:
     """Register and deform a pair and put it into the store. Returns the user's error, whole, if there is one."""
     key = store.keys[pair.case_id][1]
+    if is_intact(store.folder / key):
+        return None  # another process has made it in the meantime
     try:
         moving, fixed = labelled[pair.moving], shapes[pair.fixed]
         channel = shared_channel(moving, fixed)

@@ -160,6 +160,22 @@ def test_a_failure_names_the_pair_and_what_is_done_stays(tmp_path, monkeypatch):
     assert not list(labelled.folder.glob(".new-*"))
 
 
+def test_what_another_process_makes_in_the_meantime_is_not_made_again(tmp_path, monkeypatch):
+    labelled, shapes = stores(tmp_path)
+    pairs = pairs_of(labelled, shapes)
+    real, made = module.register, []
+
+    def registering(*given):
+        made.append(1)
+        if len(made) == 1:  # while the first is registered, another one does them all
+            build_deformed(labelled, shapes, pairs, RegistrationConfig())
+        return real(*given)
+
+    monkeypatch.setattr(module, "register", registering)
+    build_deformed(labelled, shapes, pairs, RegistrationConfig())
+    assert len(made) == 1 + len(pairs)
+
+
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path, monkeypatch):
     labelled, shapes = stores(tmp_path)
     monkeypatch.setattr(estimate, "free_bytes", lambda folder: 1000)
