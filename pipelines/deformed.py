@@ -1,7 +1,7 @@
 """The labelled scans of a fine-tuning in the shapes of other training scans: made, drawn from, and shown in the report.
 
-No label map is read but those of the labelled cases. The cases that choose the weights lend no shape, nor do validation and
-test subjects; a member that is trained without a fold sees neither its label maps nor its shapes.
+No label map of the target is read but those of the labelled cases. The cases that choose the weights lend no shape, nor do
+validation and test subjects; a member that is trained without a fold sees neither its label maps nor its shapes.
 """
 
 from __future__ import annotations

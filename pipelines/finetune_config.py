@@ -47,8 +47,7 @@ class Config(TrainingConfig):
     training subjects' scans, whose label maps are not read; null for none. flips: average predictions over mirror images
     along the axes of ``augmentation.flip``. scored: who is scored at the end: ``test`` subjects, ``validation`` subjects
     alone (what is to be chosen by them must not see a test subject), or ``both``, apart from each other. tolerance: mm, of
-    the surface Dice. baseline: a fixed rule to compare
-    with.
+    the surface Dice. baseline: a fixed rule to compare with.
     """
 
     target: str = "label"

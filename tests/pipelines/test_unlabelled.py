@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
+from cubes import NAMES, write_cubes
 
 from medae.artifact import load_artifact
 from medae.config import to_dict, validate
@@ -22,7 +21,6 @@ from pipelines.data import image_digests, open_dataset
 from pipelines.finetune import Config
 from pipelines.stage import run_stage
 
-NAMES = tuple(f"scan{number}" for number in range(9))
 ORDER = ordered(NAMES, "medae-0:")
 TEST, VALIDATION, TRAIN = ORDER[:2], ORDER[2:3], ORDER[3:]
 LABELLED, CHOOSING = TRAIN[:1], TRAIN[1:2]
@@ -31,16 +29,8 @@ UNLABELLED = tuple(name for name in TRAIN if name not in CHOOSING)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Noise with a bright cube; the scans that are unlabelled only have label maps too, which nobody may read."""
-    folder = tmp_path_factory.mktemp("semi") / "data"
-    for place, name in enumerate(NAMES):
-        label = np.zeros((16, 16, 12), np.uint8)
-        label[4 : 8 + place % 3, 4:10, 3:8] = 1
-        noise = np.random.default_rng(place).normal(100, 5, label.shape).astype(np.float32)
-        for kind, array in (("image", noise + 30 * label), ("mask", label)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / kind / f"{name}.nii.gz")
-    return folder
+    """The scans that are unlabelled only have label maps too, which nobody may read."""
+    return write_cubes(tmp_path_factory.mktemp("semi") / "data")
 
 
 def config(root: Path, *overrides: str) -> Config:
