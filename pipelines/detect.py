@@ -100,7 +100,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)
-    given = "" if config.model is None else given_in_words(origin, config.normals)
+    given = "" if config.model is None else given_in_words(origin, config.normals, model.config.encoder.norm)
     report = make_report(
         config.name, stage, plan, test, config.target, config.scoring, history, *scored, given, config.registered
     )

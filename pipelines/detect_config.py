@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medae.anomaly.calibration import Normals
 from medae.anomaly.detector import Scoring
@@ -14,7 +15,7 @@ from medae.data.case import Manifest
 from medae.data.digests import sha256_of_files
 from medae.data.split import Split, fold_subjects
 from medae.plan import Plan
-from pipelines.networks import network_config
+from pipelines.networks import NetworkChoice, network_config
 from pipelines.pretrain import Autoencoding
 
 
@@ -26,7 +27,8 @@ class Config(Autoencoding):
     only patients are at hand, their slices without one (2D). false_positive_rate: share of the mask of normal scans in which
     the threshold is to be reached. model: a trained autoencoder or detector to score with; None trains.
     diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found. folds:
-    test every subject once, in so many trainings. fold: of these, the one that a training is for.
+    test every subject once, in so many trainings. fold: of these, the one that a training is for. Where network.encoder does
+    not say its norm, it is batch norm: instance norm takes a slice's brightness out, and a lesion's with it.
     """
 
     target: str | None = "label"
@@ -37,6 +39,12 @@ class Config(Autoencoding):
     diagnosis: DiagnosisConfig | None = None
     folds: int | None = Field(default=None, ge=2)
     fold: int | None = Field(default=None, ge=0)
+
+    @field_validator("network")
+    @classmethod
+    def _sees_brightness(cls, network: NetworkChoice) -> NetworkChoice:
+        encoder = network.get("encoder", {})
+        return {**network, "encoder": {"norm": "batch", **encoder}} if isinstance(encoder, Mapping) else network
 
     @model_validator(mode="after")
     def _agrees(self) -> Config:

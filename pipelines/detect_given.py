@@ -14,6 +14,7 @@ from medae.data.case import Case, Manifest
 from medae.data.reading import read_array
 from medae.errors import ConfigError
 from medae.inference.contract import Look, differences, refuse
+from medae.models.blocks import NormKind
 from medae.preprocessing.prepare import Prepared
 from medae.report.html import Report
 from pipelines.console import Screen
@@ -58,15 +59,21 @@ def origin_of(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def given_in_words(origin: Mapping[str, Any], normals: Normals) -> str:
-    """What a given model learnt from, beside what its threshold was set on."""
+def given_in_words(origin: Mapping[str, Any], normals: Normals, norm: NormKind) -> str:
+    """What a given model learnt from, beside what its threshold was set on, and whether its norm takes brightness out."""
     words = {
         "all_scans": "all scans of its pretraining, with lesions where they have some",
         "lesion_free_scans": "scans without a lesion",
         "lesion_free_slices": "lesion-free slices of patients",
     }
     learnt = words.get(origin["learnt_from"], "scans that are not recorded")
-    return f"The model was given. It learnt from {learnt}; the threshold was set here, on {words[normals]}."
+    said = f"The model was given. It learnt from {learnt}; the threshold was set here, on {words[normals]}."
+    if norm == "instance":
+        said += (
+            " It has instance norm, which gives every image the same mean in every feature, and so hides how bright a "
+            "lesion is: one that is pretrained with network.encoder.norm batch may find more."
+        )
+    return said
 
 
 def unlike(

@@ -42,7 +42,7 @@ def inputs(config: Config) -> dict[str, str]:
 def run(config: Config, stage: Stage) -> Outcome:
     """Fine-tune each arm and compare them on the test subjects."""
     setting = _prepare(config, stage)
-    warn_before_training(config.fit, setting.sampler(config.fit.seed), stage.screen)
+    warn_before_training(config.fit, setting.sampler(config.fit.seed), setting.shape.encoder.norm, stage.screen)
     moved = try_transfer(setting)
     trained = {arm: train_arm(setting, arm) for arm in config.arms()}
     results = score_test(setting, trained)

@@ -15,7 +15,7 @@ from medae.data.case import Manifest
 from medae.errors import TransferError
 from medae.metrics.reliability import Reliability
 from medae.metrics.segmentation import LabelScore, summarise
-from medae.models.networks import Network
+from medae.models.networks import Network, NetworkConfig
 from medae.objectives.base import Objective
 from medae.objectives.registry import build_objective
 from medae.objectives.unlabelled import UNLABELLED
@@ -64,9 +64,14 @@ class Setting:
         """The axes whose mirror images predictions are averaged over."""
         return tuple(self.config.augmentation.mirrored) if self.config.flips else ()
 
+    @property
+    def shape(self) -> NetworkConfig:
+        """Of the network."""
+        return network_config(self.config.network, self.plan, classes=len(self.labels))
+
     def network(self, seed: int) -> Network:
         """With its first weights, before anything is transferred."""
-        return seeded_network(network_config(self.config.network, self.plan, classes=len(self.labels)), seed)
+        return seeded_network(self.shape, seed)
 
     def sampler(self, seed: int, cases: Manifest | None = None, held: Manifest | None = None) -> PatchSampler:
         """The labelled patches of a training of this seed, as large as augmentation needs them.

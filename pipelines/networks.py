@@ -29,7 +29,12 @@ def network_config(choice: NetworkChoice, plan: Plan, classes: int | None = None
 
     Raises ConfigError that names the keys that do not fit.
     """
-    encoder = dict(choice.get("encoder", {}))
+    given = choice.get("encoder", {})
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"The encoder is a set of keys, not {given!r}.", where="network.encoder", remedy="Write it as {norm: batch}."
+        )
+    encoder = dict(given)
     if decided := sorted(set(encoder) & set(OF_THE_PLAN)):
         raise ConfigError(
             f"The plan decides the encoder's {', '.join(decided)}.", where="network.encoder", remedy="Set them under 'plan'."

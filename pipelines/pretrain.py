@@ -160,7 +160,7 @@ def train(
     network = network_config(config.network, plan)
     objective, model = build_objective(config.objective, network), seeded_network(network, seed)
     augment, source = training_patches(config, plan, store, training, exclude_target)
-    warn_before_training(config.fit, source, stage.screen)
+    warn_before_training(config.fit, source, network.encoder.norm, stage.screen)
     validate = None
     if validation and config.validation_batches:
         held = PatchSampler(store, validation, plan.space, drawing, seed, exclude_target=exclude_target)

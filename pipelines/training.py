@@ -12,6 +12,7 @@ from torch import nn
 
 from medae.augmentation.augment import AugmentationConfig
 from medae.config import Config, digest, to_dict
+from medae.models.blocks import NormKind
 from medae.objectives.base import Objective
 from medae.plan import Plan
 from medae.preprocessing.sampling import PatchSampler, SamplerConfig
@@ -47,8 +48,16 @@ class TrainingConfig(StageConfig):
         return super().decisive() | {"plan": self.plan.decisive(), "fit": self.fit.decisive() | {"steps": self.fit.steps}}
 
 
-def warn_before_training(fit: FitConfig, sampler: PatchSampler, screen: Screen) -> None:
-    """Say what a user would not expect of the training: a rate that rises to the end, cases that are never drawn."""
+def warn_before_training(fit: FitConfig, sampler: PatchSampler, norm: NormKind, screen: Screen) -> None:
+    """Say what a user would not expect of the training.
+
+    A rate that rises to the end, cases that are never drawn, batch norm without a batch.
+    """
+    if norm == "batch" and sampler.batch_size == 1:
+        screen.warn(
+            "A batch is a single patch, and batch norm works with the statistics of many once it is trained: the model may "
+            "be much worse than its loss says. Set plan.batch, with a smaller plan.patch, or network.encoder.norm to group."
+        )
     if fit.schedule.warmup >= fit.steps:
         screen.warn(
             f"The warm-up takes {fit.schedule.warmup} steps and the whole training {fit.steps}: the rate still rises when "

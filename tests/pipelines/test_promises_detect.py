@@ -386,10 +386,21 @@ def test_what_a_given_model_learnt_from_is_its_own_record(tmp_path):
     assert origin_of(detector)["learnt_from"] == "lesion_free_slices", "not what its threshold was set on"
     pretrained = origin_of(stored_model(tmp_path / "pretrained", "autoencoder"))
     assert pretrained["learnt_from"] == "all_scans"
-    assert given_in_words(pretrained, "lesion_free_scans") == (
+    said = (
         "The model was given. It learnt from all scans of its pretraining, with lesions where they have some; the threshold "
         "was set here, on scans without a lesion."
     )
+    assert given_in_words(pretrained, "lesion_free_scans", "batch") == said
+    hidden = given_in_words(pretrained, "lesion_free_scans", "instance")
+    assert hidden.startswith(said) and "hides how bright a lesion is" in hidden
+
+
+def test_a_model_that_is_trained_here_has_batch_norm_where_no_other_is_named():
+    assert small().network["encoder"]["norm"] == "batch"
+    assert small("network.encoder.norm=group").network["encoder"] == {"norm": "group"}
+    assert small("network.encoder={block: plain}").network["encoder"] == {"norm": "batch", "block": "plain"}
+    with pytest.raises(ConfigError, match="The encoder is a set of keys, not 'batch'"):
+        small("network.encoder=batch")
 
 
 def test_slices_need_a_plan_of_slices():

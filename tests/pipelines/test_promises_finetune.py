@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import nibabel as nib
@@ -25,6 +26,7 @@ from medae.planning.strides import total_strides
 from medae.preprocessing.sampling import PatchSampler
 from medae.report.html import Report
 from medae.tracking.client import open_client
+from medae.training.config import FitConfig
 from pipelines import finetune, finetune_training
 from pipelines.cli import app
 from pipelines.configs import read_config
@@ -33,6 +35,7 @@ from pipelines.data import image_digests, open_dataset
 from pipelines.finetune import Config
 from pipelines.plan import PlanChoice
 from pipelines.stage import run_stage
+from pipelines.training import warn_before_training
 
 SMALL = (
     "experiment=promises",
@@ -213,6 +216,13 @@ def test_a_warm_up_beyond_the_training_is_said_and_so_is_a_vain_resume(smoke, wo
     assert "The warm-up takes 8 steps and the whole training 2" in said
     assert "at 25% of its peak" in said
     assert "no unfinished run" in said
+
+
+@pytest.mark.parametrize(("norm", "batch", "warned"), [("batch", 1, True), ("batch", 2, False), ("instance", 1, False)])
+def test_batch_norm_of_a_single_patch_is_said(norm, batch, warned, capsys):
+    sampler = SimpleNamespace(batch_size=batch, left_out=())
+    warn_before_training(FitConfig(steps=20), sampler, norm, Screen())
+    assert ("batch norm works with the statistics of many" in " ".join(capsys.readouterr().err.split())) == warned
 
 
 # --- cases that choose the weights ---
