@@ -32,6 +32,8 @@ class LesionShape(Config):
     from 90 to 10 %. contrast: absolute difference from its surroundings, in normalised intensity units, by channel. bright:
     share of lesions that are brighter. mottling: deviation of the contrast within a lesion, as a share of it. uniformity:
     how much of the anatomy inside gives way to its mean: 0 adds the contrast to the structures below, 1 replaces them.
+    core: share of lesions with a core, as a cyst or a necrosis has: a middle of ``core_size`` of the radius with a contrast
+    of its own, which is as often darker as brighter.
     slice_distance: from a slice to its neighbour, in voxels of a slice.
     """
 
@@ -43,17 +45,20 @@ class LesionShape(Config):
     bright: float = Field(default=0.5, ge=0, le=1)
     mottling: float = Field(default=0.3, ge=0)
     uniformity: tuple[float, float] = (0.0, 1.0)
+    core: float = Field(default=0.0, ge=0, le=1)
+    core_size: tuple[float, float] = (0.3, 0.9)
     slice_distance: tuple[float, float] = (1.0, 4.0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        for name in ("radius", "edge", "contrast", "uniformity", "slice_distance"):
+        for name in ("radius", "edge", "contrast", "uniformity", "core_size", "slice_distance"):
             low, high = getattr(self, name)
             least = 0.0 if name == "uniformity" else 1e-6
             if not least <= low <= high:
                 raise ValueError(f"{name} is two numbers above 0, the lower one first, not {low} and {high}")
-        if self.uniformity[1] > 1:
-            raise ValueError("uniformity is at most 1")
+        for name in ("uniformity", "core_size"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(f"{name} is at most 1")
         return self
 
 
@@ -65,25 +70,34 @@ def with_lesion(batch: Batch, image: Tensor, there: Tensor, shape: LesionShape, 
     ``[B, slices, *S]`` in [0, 1], 0.5 at the lesion's edge.
     """
     count, slices, dims = len(batch), batch.slices, image.ndim - 2
-    soft = there.reshape(-1, *[1] * (dims + 1)).to(image.device) * _soft(batch, shape, draw)
+    soft, core = _soft(batch, shape, draw)
+    soft = there.reshape(-1, *[1] * (dims + 1)).to(image.device) * soft
     channels = image.shape[1] // slices
     sizes = (count, 1, channels, *[1] * dims)
-    contrast = _between(shape.contrast, draw.scoped("contrast"), count, channels)
-    contrast = torch.where(draw.scoped("bright").uniform(count, (channels,)) < shape.bright, contrast, -contrast)
+    contrast = _contrast(shape.contrast, shape.bright, draw, count, channels).reshape(sizes).to(image.device)
+    if shape.core > 0:
+        other = _contrast(shape.contrast, 0.5, draw.scoped("core"), count, channels).reshape(sizes).to(image.device)
+        contrast = contrast + core[:, :, None] * (other - contrast)
     mottled = 1 + shape.mottling * coarse_noise(tuple(image.shape[2:]), count, channels, BEND, draw.scoped("mottling"))
     uniformity = _between(shape.uniformity, draw.scoped("uniformity"), count).reshape(count, *[1] * (dims + 2))
 
     own, weight = image.unflatten(1, (slices, channels)), soft[:, :, None]
     space = tuple(range(3, 3 + dims))
     mean = (own * weight).sum(space, keepdim=True) / weight.sum(space, keepdim=True).clamp_min(1e-6)
-    added = contrast.reshape(sizes) * mottled[:, None]
-    inside = own + uniformity.to(image.device) * (mean - own) + added.to(image.device)
+    added = contrast * mottled[:, None].to(image.device)
+    inside = own + uniformity.to(image.device) * (mean - own) + added
     present = batch.present.reshape(sizes)
     return (own + weight * present * (inside - own)).flatten(1, 2), soft
 
 
-def _soft(batch: Batch, shape: LesionShape, draw: Draw) -> Tensor:
-    """One lesion a sample, float32 ``[B, slices, *S]``: a bent ellipsoid, 0 outside the mask."""
+def _contrast(ends: tuple[float, float], bright: float, draw: Draw, count: int, channels: int) -> Tensor:
+    """Contrasts with their sign, ``[count, channels]``. bright: share of those above 0."""
+    size = _between(ends, draw.scoped("contrast"), count, channels)
+    return torch.where(draw.scoped("bright").uniform(count, (channels,)) < bright, size, -size)
+
+
+def _soft(batch: Batch, shape: LesionShape, draw: Draw) -> tuple[Tensor, Tensor]:
+    """One lesion a sample, and its core: float32 ``[B, slices, *S]`` each, a bent ellipsoid, 0 outside the mask."""
     size, count, device = tuple(batch.image.shape[2:]), len(batch), batch.image.device
     dims = len(size)
 
@@ -106,7 +120,11 @@ def _soft(batch: Batch, shape: LesionShape, draw: Draw) -> Tensor:
     noise = [coarse_noise(size, count, 1, cell, draw.scoped(f"bend {cell}")).to(device) for cell in (BEND, BEND // 2)]
     bend = shape.roughness * (noise[0] + 0.5 * noise[1]) * (radius / BEND).clamp(max=1)
     depth = radius * (1 + bend) - distance
-    return torch.sigmoid(depth * EDGE / between("edge", *shape.edge).reshape(-1, 1, *along)) * batch.mask
+    steepness = EDGE / between("edge", *shape.edge).reshape(-1, 1, *along)
+    soft = torch.sigmoid(depth * steepness) * batch.mask
+    cored = (draw.scoped("cored").uniform(count) < shape.core).reshape(-1, 1, *along).to(device)
+    rim = radius * (1 - between("core size", *shape.core_size).reshape(-1, 1, *along))
+    return soft, cored * torch.sigmoid((depth - rim) * steepness) * soft
 
 
 def _between(ends: tuple[float, float], draw: Draw, count: int, *extra: int) -> Tensor:

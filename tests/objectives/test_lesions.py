@@ -104,6 +104,25 @@ def test_the_contrast_is_added_to_the_structures_or_to_their_mean(bright: float,
         torch.testing.assert_close(new[core], torch.full_like(new[core], mean + sign * 2), atol=0.02, rtol=0)
 
 
+def test_a_core_is_the_middle_of_a_lesion_and_as_often_darker_as_brighter() -> None:
+    batch = scans((64, 64), count=16)
+    batch.mask[:], batch.image[:] = True, 1.0
+    given_shape = SMOOTH | {"contrast": [2, 2], "bright": 1.0, "edge": [0.2, 0.2], "radius": [12, 12], "core": 0.75}
+    dark = bright = 0
+    for step in range(10):
+        shape = validate(LesionShape, given_shape | {"core_size": [0.5, 0.5]})
+        image, soft = with_lesion(batch, batch.image, torch.ones(16, dtype=torch.bool), shape, Draw(3, step))
+        for own, weight in zip(image[:, 0], soft[:, 0], strict=True):
+            whole, low = int((weight > 0.5).sum()), int((own < 0).sum())
+            bright += low == 0
+            if whole > 0.96 * math.pi * 144 and low:
+                assert own[own < 0].median() == pytest.approx(-1), "the mean less the contrast"
+                assert own[(weight > 0.99) & (own > 0)].median() == pytest.approx(3), "the rim is brighter"
+                assert low / whole == pytest.approx(0.25, abs=0.02)
+                dark += 1
+    assert dark > 5 and 0.4 < bright / 160 < 0.85, "5 of 8: a quarter without a core, and half of the cores"
+
+
 def test_draws_are_of_their_step_and_sample_and_some_samples_have_no_lesion() -> None:
     objective = LesionsObjective(LesionsConfig(share=0.5, most=2))
     batch = scans((32, 32), count=40)
@@ -188,7 +207,15 @@ def test_the_objective_and_the_lesion_head_need_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"radius": [0, 3]}, {"edge": [3, 1]}, {"uniformity": [0, 1.5]}, {"contrast": [-1, 1]}, {"stretch": 0.5}]
+    "wrong",
+    [
+        {"radius": [0, 3]},
+        {"edge": [3, 1]},
+        {"uniformity": [0, 1.5]},
+        {"core_size": [0.5, 2]},
+        {"contrast": [-1, 1]},
+        {"stretch": 0.5},
+    ],
 )
 def test_ranges_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises((ValidationError, ConfigError)):
