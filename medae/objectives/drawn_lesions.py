@@ -32,8 +32,8 @@ class LesionShape(Config):
     from 90 to 10 %. contrast: absolute difference from its surroundings, in normalised intensity units, by channel. bright:
     share of lesions that are brighter. mottling: deviation of the contrast within a lesion, as a share of it. uniformity:
     how much of the anatomy inside gives way to its mean: 0 adds the contrast to the structures below, 1 replaces them.
-    core: share of lesions with a core, as a cyst or a necrosis has: a middle of ``core_size`` of the radius with a contrast
-    of its own, which is as often darker as brighter.
+    core: share of lesions whose middle has a contrast of its own, which is as often darker as brighter (a cyst, a necrosis).
+    core_size: its radius, as a share of the lesion's.
     slice_distance: from a slice to its neighbour, in voxels of a slice.
     """
 
