@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from medae.metrics.anomaly import AnomalyEvaluation
+from medae.metrics.evaluations import merged
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "anomaly_folds.py"
 
@@ -81,6 +82,18 @@ def test_the_table_puts_folds_and_seeds_together_and_compares_with_the_best_base
     assert "10 patients. The masks hold 66.7 % of all lesion voxels" in "\n".join(text)
     assert "896 ml (896 to 896)" in "\n".join(text), "7 of 8 slices of 64 voxels of 2 ml"
     assert "best baseline is voxelwise" in text[-1]
+
+
+def test_patients_who_settled_nothing_are_shown_alone(
+    program: ModuleType, lines: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "SETTLED_ON", {"p0", "p7"})
+    head, _, best, second, third = program.table_of_others(program.pooled(lines)).splitlines()
+    assert head.startswith("| 8 patients |") and best.startswith("| lgg | detector |") and "| – | intensity |" in third
+    parts = [evaluated(patients, 0.5) for patients in (range(1, 7), range(8, 10))]
+    value = merged(parts).pooled.average_precision()
+    assert float(second.split("|")[3].split()[0]) == pytest.approx(value, abs=0.01)
+    assert "| – | voxelwise |" in second
 
 
 def test_folds_that_are_not_complete_are_not_shown(program: ModuleType, lines: list[dict]) -> None:
