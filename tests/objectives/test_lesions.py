@@ -107,10 +107,10 @@ def test_the_contrast_is_added_to_the_structures_or_to_their_mean(bright: float,
 def test_a_core_is_the_middle_of_a_lesion_and_as_often_darker_as_brighter() -> None:
     batch = scans((64, 64), count=16)
     batch.mask[:], batch.image[:] = True, 1.0
-    given_shape = SMOOTH | {"contrast": [2, 2], "bright": 1.0, "edge": [0.2, 0.2], "radius": [12, 12], "core": 0.75}
+    given_shape = SMOOTH | {"contrast": [2, 2], "bright": 1.0, "edge": [0.2, 0.2], "radius": [12, 12]}
+    shape = validate(LesionShape, given_shape | {"core": 0.75, "core_size": [0.5, 0.5]})
     dark = bright = 0
     for step in range(10):
-        shape = validate(LesionShape, given_shape | {"core_size": [0.5, 0.5]})
         image, soft = with_lesion(batch, batch.image, torch.ones(16, dtype=torch.bool), shape, Draw(3, step))
         for own, weight in zip(image[:, 0], soft[:, 0], strict=True):
             whole, low = int((weight > 0.5).sum()), int((own < 0).sum())
