@@ -22,14 +22,19 @@ import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from platform import machine, python_version
 from typing import Any
 
+import numpy as np
 import torch
 
 from medae.anomaly.maps.registry import BASELINES
 from medae.config import digest, to_dict
+from medae.data.brain_masks import BRAIN_MASK
+from medae.data.case import Case
+from medae.formats.read import read_array
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import load_evaluation, merged, packed, tally_of, tally_text, unpacked
 from medae.metrics.pooled import Tally, floors_of, pooled_average_precision, pooled_difference
@@ -92,10 +97,22 @@ def recipe(config: Config) -> str:
 
 
 def frozen(config: Config, screen: Screen) -> dict[str, str]:
-    """Digests of the data and of the masks."""
-    dataset = open_dataset(config, screen)
-    masks = {case.id: case.targets["brain_mask"].sha256 for case in dataset.manifest.cases}  # type: ignore[union-attr]
-    return {"data": dataset.digest[:12], "masks": digest(masks)}
+    """Digests of the data set's files, and of the voxels of the masks: the same mask may be compressed to other bytes."""
+    manifest = open_dataset(config, screen).manifest
+    files = manifest.model_copy(update={"cases": tuple(map(_without_mask, manifest.cases)), "labels": {}})
+    masks = {case.id: _voxels(manifest.paths(case.targets[BRAIN_MASK])) for case in manifest.cases}  # type: ignore[arg-type]
+    return {"data": files.digest()[:12], "masks": digest(masks)[:12]}
+
+
+def _without_mask(case: Case) -> Case:
+    targets = {name: target for name, target in case.targets.items() if name != BRAIN_MASK}
+    return case.model_copy(update={"targets": targets})
+
+
+def _voxels(files: Sequence[Path]) -> str:
+    array, native = read_array(files, "mask")
+    place = f"{array.shape} {(native.matrix().round(3) + 0).tolist()}"
+    return sha256(np.packbits(array > 0).tobytes() + place.encode()).hexdigest()
 
 
 def measured(name: str, seed: int, fold: int, config: Config, given: Mapping[str, str], runs: Path, screen: Screen) -> Line:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -117,6 +118,25 @@ def test_a_cell_counts_once(program: ModuleType, lines: list[dict]) -> None:
 def test_lines_of_a_configuration_as_it_was_are_refused(program: ModuleType, lines: list[dict]) -> None:
     with pytest.raises(SystemExit, match="as it was"):
         program.pooled([*lines, {**lines[0], "recipe": "other"}])
+
+
+def test_masks_are_the_same_by_their_voxels(program: ModuleType, tmp_path: Path) -> None:
+    voxels = np.zeros((4, 5, 6), np.uint8)
+    voxels[1:3] = 1
+    other = voxels.copy()
+    other[0, 0, 0] = 1
+    images = {
+        "one.nii.gz": nib.Nifti1Image(voxels, np.eye(4)),
+        "same.nii": nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)),
+        "other.nii.gz": nib.Nifti1Image(other, np.eye(4)),
+        "elsewhere.nii.gz": nib.Nifti1Image(voxels, np.diag([1, 1, 2, 1])),
+    }
+    found = {}
+    for name, image in images.items():
+        nib.save(image, tmp_path / name)
+        found[name] = program._voxels([tmp_path / name])
+    assert found["one.nii.gz"] == found["same.nii"]
+    assert len(set(found.values())) == 3
 
 
 def test_a_recipe_is_what_the_configuration_says(program: ModuleType, tmp_path: Path) -> None:
