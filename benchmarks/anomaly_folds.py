@@ -3,15 +3,16 @@
     medae brainmask $MEDAE_DATA/lgg masks                          one mask a scan, the same for every row
     python benchmarks/anomaly_folds.py --masks masks               every cell that is not there yet, one after the other
     python benchmarks/anomaly_folds.py --masks masks --only lgg_vae --seed 1 --fold 0
+    python benchmarks/anomaly_folds.py --masks masks --only lgg_lesions --seed 0 --seed 1 --seed 2 --together
     python benchmarks/anomaly_folds.py --table                     the tables of what has been measured, as Markdown
 
 A cell is a configuration (``configs/detect/NAME.yaml``), a seed and a fold: ``medae detect NAME --set folds=5 --set fold=K
 --set fit.seed=S --set data.brain_masks=masks``. A line is added to ``results/anomaly_folds.jsonl`` for each: all that was
 measured of each test patient in each row, with the voxels counted by score (in groups of 1/512 of the fold's voxels at the
 most; without the filter for all patients of the fold together), so that the figures over all patients come from these lines
-alone. Baselines
-are the same in every configuration and are kept with ``lgg``. A lesion voxel outside the mask counts as missed. Filters,
-sides and weights are fixed in the configurations.
+alone. Baselines are the same in every configuration and are kept with ``lgg``. With ``--together`` the networks of all seeds
+are scored as one model, too, as ``medae detect --set members=3`` makes them. A lesion voxel outside the mask counts as
+missed. Filters, sides and weights are fixed in the configurations.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from platform import machine, python_version
 from typing import Any
@@ -31,6 +33,7 @@ import numpy as np
 import torch
 
 from medae.anomaly.maps.registry import BASELINES
+from medae.artifact import load_artifact, save_artifact
 from medae.config import digest, to_dict
 from medae.data.brain_masks import BRAIN_MASK
 from medae.data.case import Case
@@ -38,6 +41,7 @@ from medae.formats.read import read_array
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import load_evaluation, merged, packed, tally_of, tally_text, unpacked
 from medae.metrics.pooled import Tally, floors_of, pooled_average_precision, pooled_difference
+from medae.models.ensemble import AutoencoderEnsemble, AutoencoderEnsembleConfig
 from pipelines import stage
 from pipelines.console import Screen
 from pipelines.detect import Config
@@ -68,6 +72,8 @@ SETTLED_ON = (
 too."""
 
 Line = dict[str, Any]
+Cell = tuple[str, int, int]
+"""Configuration, seed, fold."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +121,18 @@ def _voxels(files: Sequence[Path]) -> str:
     return sha256(np.packbits(array > 0).tobytes() + place.encode()).hexdigest()
 
 
-def measured(name: str, seed: int, fold: int, config: Config, given: Mapping[str, str], runs: Path, screen: Screen) -> Line:
+def measured(cell: Cell, config: Config, given: Mapping[str, str], runs: Path, screen: Screen) -> Line:
     """Run a cell and collect what it measured. given: digests of data and masks."""
     start = time.perf_counter()
-    done = stage.run_stage("detect", config, runs / name, screen, resume=True, label=f"seed-{seed}-fold-{fold}")
+    name, seed, fold = cell
+    folder = runs / name.partition(",")[0]
+    done = stage.run_stage("detect", config, folder, screen, resume=True, label=f"seed-{seed}-fold-{fold}")
     seconds = time.perf_counter() - start
     rows = [row for row in done.result.metrics if name == WITH_BASELINES or row not in BASELINES]
     return {
         "configuration": name,
         "seed": seed,
         "fold": fold,
-        "recipe": recipe(config),
         **given,
         "seconds": round(seconds, 1),
         "rows": {row: kept(*(load_evaluation(evaluation_file(done.folder, kind, row)) for kind in KINDS)) for row in rows},
@@ -135,6 +142,22 @@ def measured(name: str, seed: int, fold: int, config: Config, given: Mapping[str
         "machine": machine(),
         "source": source_digest()[:10],
     }
+
+
+def together(name: str, seeds: Sequence[int], fold: int, masks: Path, runs: Path, screen: Screen) -> Config:
+    """A configuration that is given the networks of several seeds as one model."""
+    finished = []
+    for seed in seeds:
+        label = f"seed-{seed}-fold-{fold}"
+        config = config_of(name, seed, fold, masks)
+        finished.append(stage.run_stage("detect", config, runs / name, screen, resume=True, label=label))
+    artifacts = [load_artifact(each.folder / "model") for each in finished]
+    first = artifacts[0].meta
+    network = AutoencoderEnsembleConfig.model_validate({"member": to_dict(first.network), "members": len(artifacts)})
+    model = AutoencoderEnsemble(network, [artifact.model() for artifact in artifacts])
+    folder = runs / name / f"seeds-{'-'.join(map(str, seeds))}-fold-{fold}-model"
+    save_artifact(folder, model, first.model_copy(update={"network": network}), artifacts[0].statistics())
+    return config_of(name, seeds[0], fold, masks).model_copy(update={"model": str(folder.resolve())})
 
 
 def kept(filtered: AnomalyEvaluation, unfiltered: AnomalyEvaluation) -> dict[str, Any]:
@@ -265,7 +288,7 @@ def facts(evaluation: AnomalyEvaluation) -> str:
     )
 
 
-def _place(line: Line) -> tuple[str, int, int]:
+def _place(line: Line) -> Cell:
     return line["configuration"], line["seed"], line["fold"]
 
 
@@ -287,6 +310,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CONFIGURATIONS, help="configurations, by default all")
     parser.add_argument("--seed", type=int, action="append", help="by default 0")
     parser.add_argument("--fold", type=int, action="append", choices=range(FOLDS), help="by default all")
+    parser.add_argument("--together", action="store_true", help="the networks of all seeds as one model, too")
     parser.add_argument("--runs", type=Path, default=Path("runs/anomaly-folds"), help="where the runs are written")
     parser.add_argument("--table", action="store_true", help="print the table of the results")
     chosen = parser.parse_args()
@@ -299,22 +323,36 @@ def main() -> None:
         return
     if chosen.masks is None:
         parser.error("--masks is needed, to measure")
-    screen, given = Screen(), dict[str, str]()
-    for seed in chosen.seed or [0]:
-        for name in chosen.only or CONFIGURATIONS:
-            for fold in chosen.fold if chosen.fold is not None else range(FOLDS):
-                config = config_of(name, seed, fold, chosen.masks)
-                if any(_place(line) == (name, seed, fold) and line["recipe"] == recipe(config) for line in lines()):
-                    continue
-                given = given or frozen(config, screen)
-                if any({what: line[what] for what in given} != given for line in lines()):
-                    raise SystemExit(
-                        "The lines that are there were measured with other masks or data: use those, or begin a new file."
-                    )
-                line = measured(name, seed, fold, config, given, chosen.runs, screen)
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(f"{name}, seed {seed}, fold {fold}: {line['seconds']:.0f} s", flush=True)
+    screen, given, seeds = Screen(), dict[str, str](), chosen.seed or [0]
+    if chosen.together and len(seeds) < 2:
+        parser.error("--together needs several --seed")
+    folds = chosen.fold if chosen.fold is not None else range(FOLDS)
+
+    def measure(cell: Cell, config: Config, recorded: str) -> None:
+        nonlocal given
+        given = given or frozen(config, screen)
+        if any({what: line[what] for what in given} != given for line in lines()):
+            raise SystemExit(
+                "The lines that are there were measured with other masks or data: use those, or begin a new file."
+            )
+        line = {**measured(cell, config, given, chosen.runs, screen), "recipe": recorded}
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{cell[0]}, seed {cell[1]}, fold {cell[2]}: {line['seconds']:.0f} s", flush=True)
+
+    for name, fold in product(chosen.only or CONFIGURATIONS, folds):
+        for seed in seeds:
+            config = config_of(name, seed, fold, chosen.masks)
+            if not is_there((name, seed, fold), recipe(config)):
+                measure((name, seed, fold), config, recipe(config))
+        cell, recorded = (f"{name}, {len(seeds)} seeds together", seeds[0], fold), recipe(config)
+        if chosen.together and not is_there(cell, recorded):
+            measure(cell, together(name, seeds, fold, chosen.masks, chosen.runs, screen), recorded)
+
+
+def is_there(cell: Cell, recorded: str) -> bool:
+    """Whether the line of a cell was written, by the same recipe."""
+    return any(_place(line) == cell and line["recipe"] == recorded for line in lines())
 
 
 if __name__ == "__main__":

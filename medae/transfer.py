@@ -111,7 +111,7 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
     Tensors that are broken (not finite, constant where weights are) are rejected, and stay as they were in ``model``.
     Raises TransferError, and changes nothing, if less than ``config.minimum`` of the encoder's parameters would be moved.
     """
-    if source.meta.network.kind == "ensemble":
+    if source.meta.network.kind in ("ensemble", "autoencoder_ensemble"):
         raise TransferError(
             "The source is an ensemble: it has several encoders, and none is the one to take.",
             where=source.folder,

@@ -23,6 +23,7 @@ from medae.data.case import Manifest
 from medae.errors import ConfigError, DataError
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import save_evaluation
+from medae.models.ensemble import AutoencoderEnsemble, AutoencoderEnsembleConfig
 from medae.models.networks import Network, StoredConfig
 from medae.plan import Plan
 from medae.preprocessing.domain import Domain, domain_of
@@ -44,8 +45,8 @@ from pipelines.detect_scoring import Scorer
 from pipelines.detect_scratch import check_disk, scratch
 from pipelines.detect_sides import enough_to_learn_scores, sides
 from pipelines.files import write_text
+from pipelines.members import member_names, member_seeds
 from pipelines.memory import estimator_of, refuse_beyond_memory
-from pipelines.networks import network_config
 from pipelines.outcome import Outcome
 from pipelines.pretrain import train
 from pipelines.stage import Stage
@@ -70,11 +71,11 @@ def run(config: Config, stage: Stage) -> Outcome:
     stage.uses("training", cohort["train"])
     stage.uses("validation", cohort["validation"])
     stage.uses("testing", test)
-    plan, store, model, origin, history = _model(config, stage, cohort, test, examined)
+    plan, store, model, origin, histories = _model(config, stage, cohort, test, examined)
     remarks = _remarks(stage, (*cohort.values(), test), store)
     write_text(stage.folder / "plan.yaml", plan.as_yaml())
     model.to(stage.device).eval()
-    steps = int(history[-1]["step"]) if history else 0
+    steps = int(histories[0][-1]["step"]) if histories else 0
     maps = _maps(config, plan, cohort["train"], stage)
     with scratch(stage.folder) as place:
         rows = Rows(maps, config.scoring, model, plan, stage.device, origin["mirrored"])
@@ -102,7 +103,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     scored = (evaluations, unfiltered, calibrations)
     given = "" if config.model is None else given_in_words(origin, config.normals, model.config.encoder.norm)
     report = make_report(
-        config.name, stage, plan, test, config.target, config.scoring, history, *scored, given, config.registered
+        config.name, stage, plan, test, config.target, config.scoring, histories, *scored, given, config.registered
     )
     facts: dict[str, Any] = {"normals": config.normals, "learnt_from": origin["learnt_from"]}
     facts["calibration"] = {row: to_dict(found) for row, found in calibrations.items()}
@@ -184,8 +185,8 @@ def _maps(config: Config, plan: Plan, training: Manifest, stage: Stage) -> dict[
 
 def _model(
     config: Config, stage: Stage, cohort: dict[str, Manifest], test: Manifest, examined: Manifest | None
-) -> tuple[Plan, Store, Network, dict[str, Any], list[dict[str, float]]]:
-    """Plan, prepared scans, model, where it comes from, and the history of its training: given, else trained.
+) -> tuple[Plan, Store, Network, dict[str, Any], list[list[dict[str, float]]]]:
+    """Plan, prepared scans, model, where it comes from, and the histories of its trainings: given, else trained.
 
     examined: the scans of a diagnosis, which are looked at before a training.
     """
@@ -219,12 +220,27 @@ def _model(
     config.check_network(plan)
     config.scoring.check_features(plan.space)
     refuse_beyond_memory(plan, estimator, stage.device)
-    store = prepared(plan, network_config(config.network, plan))
-    training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
-    model, _, result = train(config, stage, plan, store, training, validation, _left_out(config))
+    store = prepared(plan, config.scored(plan))
+    model, histories = _trained(config, stage, plan, store, cohort)
     origin: dict[str, Any] = {"learnt_from": config.normals, "objective": config.objective.kind}
     origin["mirrored"] = list(config.augmentation.mirrored)
-    return plan, store, model, origin, result.history
+    return plan, store, model, origin, histories
+
+
+def _trained(
+    config: Config, stage: Stage, plan: Plan, store: Store, cohort: Mapping[str, Manifest]
+) -> tuple[Network, list[list[dict[str, float]]]]:
+    """The network, or the ensemble of its members, with the history of each training."""
+    training, validation = ([case.id for case in cohort[part].cases] for part in ("train", "validation"))
+    names = member_names("", config.members)
+    members, histories = [], []
+    for name, seed in zip(names, member_seeds(config.fit.seed, config.members), strict=True):
+        own = config.model_copy(update={"fit": config.fit.model_copy(update={"seed": seed})})
+        model, _, result = train(own, stage, plan, store, training, validation, _left_out(config), member=name)
+        members.append(model)
+        histories.append(result.history)
+    shape = config.scored(plan)
+    return (AutoencoderEnsemble(shape, members) if isinstance(shape, AutoencoderEnsembleConfig) else members[0]), histories
 
 
 def _together(stage: Stage, parts: Iterable[Manifest]) -> Manifest:

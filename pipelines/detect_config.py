@@ -11,9 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from medae.anomaly.calibration import Normals
 from medae.anomaly.detector import Scoring
 from medae.anomaly.diagnosis import DiagnosisConfig
+from medae.config import to_dict
 from medae.data.case import Manifest
 from medae.data.digests import sha256_of_files
 from medae.data.split import Split, fold_subjects
+from medae.models.ensemble import AutoencoderEnsembleConfig
+from medae.models.networks import StoredConfig
 from medae.plan import Plan
 from pipelines.networks import NetworkChoice, network_config
 from pipelines.pretrain import Autoencoding
@@ -25,7 +28,8 @@ class Config(Autoencoding):
     target: label map of the lesions; null where all scans are normal, and only a diagnosis can say what is found. normals:
     what a model that is trained here learns from, and what the threshold is set on: whole scans without a lesion, or, where
     only patients are at hand, their slices without one (2D). false_positive_rate: share of the mask of normal scans in which
-    the threshold is to be reached. model: a trained autoencoder or detector to score with; None trains.
+    the threshold is to be reached. model: a trained autoencoder or detector to score with; None trains. members: so many
+    networks are trained, from different seeds, and their reconstructions and lesion probabilities averaged.
     diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found. folds:
     test every subject once, in so many trainings. fold: of these, the one that a training is for. Where network.encoder does
     not say its norm, it is batch norm: instance norm takes a slice's brightness out, and a lesion's with it.
@@ -36,6 +40,7 @@ class Config(Autoencoding):
     scoring: Scoring = Scoring()
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     model: str | None = None
+    members: int = Field(default=1, ge=1)
     diagnosis: DiagnosisConfig | None = None
     folds: int | None = Field(default=None, ge=2)
     fold: int | None = Field(default=None, ge=0)
@@ -56,8 +61,10 @@ class Config(Autoencoding):
             raise ValueError("scoring: features are named by a model's address or a file of weights, not by their shape")
         if self.fold is not None and not self.fold < (self.folds or 0):
             raise ValueError("fold: is one of folds, counted from 0")
-        if self.folds is not None and self.model is not None:
-            raise ValueError("folds: each fold trains a model of its own; leave model out")
+        if self.folds is not None and self.fold is None and self.model is not None:
+            raise ValueError("folds: each fold trains a model of its own; leave model out, or name the fold that it is of")
+        if self.members > 1 and self.model is not None:
+            raise ValueError("members: networks are trained, and a model is given; leave one of both out")
         if self.scoring.flips and self.model is None and not self.augmentation.mirrored:
             raise ValueError(
                 "scoring.flips averages over mirror images, and the network is shown none: set augmentation.flip, a "
@@ -69,7 +76,14 @@ class Config(Autoencoding):
         """Raises ConfigError if network, objective or scoring do not fit a plan, or each other."""
         super().check_network(plan)
         if self.model is None:
-            self.scoring.check(network_config(self.network, plan))
+            self.scoring.check(self.scored(plan))
+
+    def scored(self, plan: Plan) -> StoredConfig:
+        """The network that scores: the one that is trained, or several of them."""
+        network = network_config(self.network, plan)
+        if self.members == 1:
+            return network
+        return AutoencoderEnsembleConfig.model_validate({"member": to_dict(network), "members": self.members})
 
     def decisive(self) -> dict[str, Any]:
         """A file of weights counts by what it holds."""

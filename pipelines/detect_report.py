@@ -36,7 +36,7 @@ def make_report(
     test: Manifest,
     target: str | None,
     scoring: Scoring,
-    history: Sequence[Mapping[str, float]],
+    histories: Sequence[Sequence[Mapping[str, float]]],
     evaluations: Mapping[str, AnomalyEvaluation],
     unfiltered: Mapping[str, AnomalyEvaluation],
     calibrations: Mapping[str, Calibration],
@@ -45,7 +45,8 @@ def make_report(
 ) -> Report:
     """Put the page together; figures are written into the stage's folder.
 
-    given: what is to be said of a model that was given. look_through: with scans to be leafed through.
+    histories: of each training. given: what is to be said of a model that was given. look_through: with scans to be leafed
+    through.
     """
     report = Report(f"Detection: {name}", stage.subtitle("Anomalies by reconstruction error"))
     shown = describe_scores(report, stage.figure, evaluations, unfiltered)
@@ -70,9 +71,13 @@ def make_report(
         ],
     )
     describe_groups(report, test, evaluations[DETECTOR])
-    if history:
+    if histories:
         report.section("Training")
-        report.figure(loss_curves(history, stage.figure("loss")), "Training of the autoencoder.", "chart")
+    for number, history in enumerate(histories, start=1):
+        alone = len(histories) == 1
+        figure = loss_curves(history, stage.figure("loss" if alone else f"loss-member-{number}"))
+        which = "the autoencoder" if alone else f"autoencoder {number} of {len(histories)}, whose answers are averaged"
+        report.figure(figure, f"Training of {which}.", "chart")
     report.section("Data and plan")
     report.table(["Data", ""], [[key, value] for key, value in description(stage.dataset).items()])
     report.table(["Plan", "", "Reason"], plan.rows())

@@ -14,8 +14,8 @@ from medae.data.case import Manifest
 from medae.errors import ConfigError
 from medae.models.ensemble import Ensemble, EnsembleConfig
 from medae.models.networks import Network
-from medae.seeding import seed_for
 from medae.training.loop import FitResult
+from pipelines.members import member_names, member_seeds
 
 
 @dataclass(frozen=True)
@@ -98,19 +98,6 @@ class TrainedArm:
 def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """A model's figures over all cases."""
     return {key: value for key, value in metrics.items() if key.endswith("_mean") or key == "n_test"}
-
-
-def member_seeds(seed: int, members: int) -> tuple[int, ...]:
-    """The seed of each member; the first has the configuration's own, so that it is the training without others.
-
-    The further ones are far from it: an ensemble of seed 1 shares no member with that of seed 0.
-    """
-    return (seed, *(seed_for(seed, "member", number) for number in range(2, members + 1)))
-
-
-def member_names(arm: str, members: int) -> tuple[str, ...]:
-    """The arm's name, or one a member."""
-    return (arm,) if members == 1 else tuple(f"{arm}-member-{number}" for number in range(1, members + 1))
 
 
 def of_members(members: Sequence[Member], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from medae.preprocessing.sampling import PatchSampler
 from medae.preprocessing.store import Store
 from medae.report.figures_training import loss_curves, reconstruction_grid
 from medae.report.html import Report
+from medae.tracking.base import Arm
 from medae.training.loop import FitResult, fit
 from medae.training.probes.registry import ProbeConfig
 from pipelines.apart import keep_apart
@@ -32,7 +33,7 @@ from pipelines.networks import NetworkChoice, fits_some, network_config, seeded_
 from pipelines.outcome import Outcome
 from pipelines.probe import MEASURED, Prober, kept_record, probe_metrics, probed_cases
 from pipelines.stage import Stage
-from pipelines.training import TrainingConfig, example, fixed_loss, warn_before_training
+from pipelines.training import TrainingConfig, example, fixed_loss, identity, warn_before_training
 
 
 class Autoencoding(TrainingConfig):
@@ -154,8 +155,12 @@ def train(
     validation: list[str],
     exclude_target: str | None = None,
     probe: Prober | None = None,
+    member: str = "",
 ) -> tuple[Network, Objective, FitResult]:
-    """Train an autoencoder on the given cases of a store; on slices without ``exclude_target`` if it is named."""
+    """Train an autoencoder on the given cases of a store; on slices without ``exclude_target`` if it is named.
+
+    member: of several that are trained in one stage, what its folder and its numbers are called.
+    """
     seed, drawing = config.fit.seed, config.drawing.sampler(plan)
     network = network_config(config.network, plan)
     objective, model = build_objective(config.objective, network), seeded_network(network, seed)
@@ -170,15 +175,15 @@ def train(
         objective,
         source,
         config.fit,
-        folder=stage.folder,
-        tracker=stage.tracker,
+        folder=stage.folder / member,
+        tracker=Arm(stage.tracker, member) if member else stage.tracker,
         augment=augment,
         validate=validate,
         probe=probe,
-        identity=stage.fingerprint,
+        identity=identity(stage.fingerprint, member) if member else stage.fingerprint,
         resume=stage.resume,
         cpu=stage.device.type == "cpu",
-        name=config.name,
+        name=f"{config.name} {member}".strip(),
         console=stage.screen.notes,
     )
     return model, objective, result

@@ -25,7 +25,8 @@ def stored_model(
 ) -> Artifact:
     """A model of two levels, window of 8 voxels. encoder, choice: keys of the network's; space: of the plan's.
 
-    network: a kind, or ``ensemble`` of three U-Nets. meta: further keys of the artifact, such as provenance.
+    network: a kind, or ``ensemble`` of three U-Nets, ``autoencoder_ensemble`` of as many.
+    meta: further keys of the artifact, such as provenance.
     """
     levels: dict[str, Any] = {"widths": [4, 4], "strides": [[1] * dims, [2] * dims], "kernels": [[3] * dims] * 2}
     levels |= {key: value for key, value in (encoder or {}).items() if key in (*levels, "stem", "downsampling")}
@@ -38,11 +39,12 @@ def stored_model(
     }
     slices, channels = plan["space"].get("slices", 1), len(plan["space"].get("channels", ["image"]))
     shape = {"spatial_dims": dims, "in_channels": slices * channels, "slices": slices}
-    segments = network not in ("autoencoder", "vae")
+    segments = network not in ("autoencoder", "vae", "autoencoder_ensemble")
     config: dict[str, Any] = {"kind": network, "encoder": {**levels, **(encoder or {}), **shape}, **(choice or {})}
     config |= {"classes": len(LABELS)} if segments else {}
-    if network == "ensemble":
-        config = {"kind": "ensemble", "member": {**config, "kind": "unet"}, "members": 3}
+    if network in ("ensemble", "autoencoder_ensemble"):
+        member = "unet" if network == "ensemble" else "autoencoder"
+        config = {"kind": network, "member": {**config, "kind": member}, "members": 3}
     about = {"target": "side", "labels": LABELS} if segments else {}
     kind = "segmenter" if segments else "autoencoder"
     stored = ArtifactMeta.model_validate({"kind": kind, "network": config, "plan": plan, **about, **meta})

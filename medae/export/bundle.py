@@ -21,7 +21,6 @@ from medae.export.beside import written_beside
 from medae.export.bundled.finest import has_lesion_head
 from medae.export.carry import Carried, carry
 from medae.modelcard import WHAT
-from medae.models.ensemble import EnsembleConfig
 from medae.tracking.provenance import package_version
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -185,7 +184,7 @@ def _format(meta: ArtifactMeta) -> dict[str, Any]:
 
 def _outputs(meta: ArtifactMeta) -> list[str]:
     """What the channels of the network's output are."""
-    config: Any = meta.network.member if isinstance(meta.network, EnsembleConfig) else meta.network
+    config: Any = getattr(meta.network, "member", meta.network)
     if meta.kind == "segmenter":
         return [meta.labels.get(place, f"class {place}") for place in range(config.classes)]
     channels = meta.plan.space.channels

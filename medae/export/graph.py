@@ -143,6 +143,7 @@ def _output(meta: ArtifactMeta) -> str:
 
 def _only_size(config: Any) -> tuple[int, ...] | None:
     """The one size of images that a network takes; None if it takes any."""
+    config = getattr(config, "member", config)
     bottleneck = getattr(config, "bottleneck", getattr(config, "latent", None))
     return bottleneck.input_size if isinstance(bottleneck, DenseBottleneck) else None
 

@@ -11,20 +11,28 @@ from pydantic import Field
 
 from medae.models.autoencoder import Autoencoder, AutoencoderConfig
 from medae.models.base import Network
-from medae.models.ensemble import Ensemble, EnsembleConfig
+from medae.models.ensemble import AutoencoderEnsemble, AutoencoderEnsembleConfig, Ensemble, EnsembleConfig
 from medae.models.fcn import FCN, FCNConfig
 from medae.models.segnet import SegNet, SegNetConfig
 from medae.models.unet import UNet, UNetConfig
 from medae.models.vae import VAE, VAEConfig
 
-__all__ = ["EnsembleConfig", "Network", "NetworkConfig", "StoredConfig", "build_network", "shortcuts"]
+__all__ = [
+    "AutoencoderEnsembleConfig",
+    "EnsembleConfig",
+    "Network",
+    "NetworkConfig",
+    "StoredConfig",
+    "build_network",
+    "shortcuts",
+]
 
 NetworkConfig = Annotated[
     AutoencoderConfig | VAEConfig | UNetConfig | SegNetConfig | FCNConfig,
     Field(discriminator="kind"),
 ]
 
-StoredConfig = Annotated[NetworkConfig | EnsembleConfig, Field(discriminator="kind")]
+StoredConfig = Annotated[NetworkConfig | EnsembleConfig | AutoencoderEnsembleConfig, Field(discriminator="kind")]
 """What can be stored and used: the networks that are trained, and several of them together."""
 
 NETWORKS: dict[type, Any] = {
@@ -40,6 +48,8 @@ def build_network(config: StoredConfig) -> Network:
     """The network of a configuration, with weights drawn from torch's global generator."""
     if isinstance(config, EnsembleConfig):
         return Ensemble(config, [build_network(config.member) for _ in range(config.members)])
+    if isinstance(config, AutoencoderEnsembleConfig):
+        return AutoencoderEnsemble(config, [build_network(config.member) for _ in range(config.members)])
     network: Network = NETWORKS[type(config)](config)
     return network
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from stored import stored_model
 
+from medae.artifact import load_artifact
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import merged
+from pipelines.console import Screen
+from pipelines.detect_config import Config
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "anomaly_folds.py"
 
@@ -137,6 +142,25 @@ def test_masks_are_the_same_by_their_voxels(program: ModuleType, tmp_path: Path)
         found[name] = program._voxels([tmp_path / name])
     assert found["one.nii.gz"] == found["same.nii"]
     assert len(set(found.values())) == 3
+
+
+def test_the_networks_of_several_seeds_are_scored_as_one_model(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = {seed: stored_model(tmp_path / str(seed) / "model", "autoencoder", 2, kind="detector") for seed in (0, 3)}
+
+    def finished(kind: str, config: Config, folder: Path, *given: object, **named: object) -> SimpleNamespace:
+        assert named["label"] == f"seed-{config.fit.seed}-fold-4"
+        return SimpleNamespace(folder=tmp_path / str(config.fit.seed))
+
+    monkeypatch.setattr(program.stage, "run_stage", finished)
+    config = program.together("lgg", [0, 3], 4, tmp_path, tmp_path / "runs", Screen())
+    assert (config.folds, config.fold, config.fit.seed) == (5, 4, 0)
+    model = load_artifact(Path(config.model)).model()
+    image = torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        expected = [artifact.model()(image).finest for artifact in trained.values()]
+        assert torch.allclose(model(image).finest, (expected[0] + expected[1]) / 2, atol=1e-6)
 
 
 def test_a_recipe_is_what_the_configuration_says(program: ModuleType, tmp_path: Path) -> None:

@@ -273,10 +273,11 @@ def test_names_that_monai_would_run_are_texts(tmp_path: Path) -> None:
     assert parser.get_parsed_content("_meta_::eval_metrics") == {"1/0": 0.5}
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "detector"])
+@pytest.mark.parametrize("kind", ["autoencoder", "detector", "detector of several"])
 def test_what_predicts_no_labels_is_a_network_alone(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = {"lesion_head": True} if kind == "detector" else {}
-    artifact = stored_model(tmp_path / "model", "autoencoder", 2, kind=kind, choice=choice)
+    choice = {} if kind == "autoencoder" else {"lesion_head": True}
+    network = "autoencoder_ensemble" if "several" in kind else "autoencoder"
+    artifact = stored_model(tmp_path / "model", network, 2, kind=kind.split(maxsplit=1)[0], choice=choice)
     export_bundle(artifact, tmp_path / "bundle")
     entered = _enter(tmp_path / "bundle", monkeypatch)
     next(entered)

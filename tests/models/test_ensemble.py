@@ -1,4 +1,4 @@
-"""An ensemble is the mean of probabilities, however sure its members are."""
+"""An ensemble is the mean of probabilities, however sure its members are; of autoencoders, of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from medae.models.ensemble import Ensemble, EnsembleConfig
+from medae.models.autoencoder import LESION
+from medae.models.ensemble import AutoencoderEnsemble, AutoencoderEnsembleConfig, Ensemble, EnsembleConfig
 from medae.models.networks import build_network
 from medae.models.output import Output
 
@@ -75,3 +76,69 @@ def test_coarser_maps_of_its_members_do_not_count() -> None:
 def test_one_member_or_an_autoencoder_is_none(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         EnsembleConfig.model_validate(config().model_dump() | changes)
+
+
+def autoencoders(dims: int = 2, members: int = 2, **changes: Any) -> AutoencoderEnsembleConfig:
+    member = {"kind": "autoencoder", "encoder": config(dims).member.encoder.model_dump()} | changes
+    return AutoencoderEnsembleConfig.model_validate({"member": member, "members": members})
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_an_image_and_a_lesions_probability_are_the_members_means(dims: int) -> None:
+    torch.manual_seed(0)
+    ensemble = build_network(autoencoders(dims, members=3, lesion_head=True)).eval()
+    assert isinstance(ensemble, AutoencoderEnsemble)
+    for parameter in ensemble.parameters():
+        parameter.data.mul_(3.0)  # far from even odds, where all means would agree
+    image = torch.randn(2, 1, *[8] * dims)
+    with torch.no_grad():
+        outputs = [member(image) for member in ensemble.members]
+        found = ensemble(image)
+    assert torch.allclose(found.finest, torch.stack([output.finest for output in outputs]).mean(0), atol=1e-6)
+    expected = torch.stack([output.extras[LESION].sigmoid() for output in outputs]).mean(0)
+    assert torch.allclose(found.extras[LESION].sigmoid(), expected, atol=1e-6)
+    assert not torch.allclose(
+        torch.stack([output.extras[LESION] for output in outputs]).mean(0).sigmoid(), expected, atol=1e-2
+    )
+
+
+class Finds(nn.Module):
+    """The same image and the same log-odds of a lesion everywhere."""
+
+    def __init__(self, value: float, logit: float) -> None:
+        super().__init__()
+        self.value, self.logit = value, logit
+
+    def forward(self, image: torch.Tensor, visible: torch.Tensor | None = None) -> Output:
+        return Output((torch.full_like(image, self.value),), extras={LESION: torch.full_like(image, self.logit)})
+
+
+def test_lesions_by_hand_and_without_overflow() -> None:
+    """One is sure of a lesion, one that there is none: even odds. Two that are sure of none stay sure."""
+    shape, image = autoencoders(lesion_head=True), torch.zeros(1, 1, 2, 2)
+    found = AutoencoderEnsemble(shape, [Finds(1.0, 200.0), Finds(2.0, -200.0)])(image)  # type: ignore[list-item]
+    assert torch.allclose(found.finest, torch.full_like(image, 1.5))
+    assert torch.allclose(found.extras[LESION], torch.zeros_like(image), atol=1e-5)
+    surely = AutoencoderEnsemble(shape, [Finds(0.0, -300.0)] * 2)(image)  # type: ignore[list-item]
+    assert torch.allclose(surely.extras[LESION], torch.full_like(image, -300.0))
+
+
+def test_without_lesion_heads_there_is_an_image_alone() -> None:
+    ensemble = build_network(autoencoders())
+    assert ensemble(torch.randn(1, 1, 8, 8)).extras == {}
+    assert not ensemble.config.lesion_head
+    variational = {"kind": "vae", "latent": {"kind": "dense", "size": 4, "input_size": [8, 8]}}
+    assert not autoencoders(**variational).lesion_head
+    assert build_network(autoencoders(**variational)).eval()(torch.randn(1, 1, 8, 8)).finest.shape == (1, 1, 8, 8)
+
+
+def test_autoencoders_carry_location_as_their_members_do() -> None:
+    shape = autoencoders(decoder={"skips": "concat"})
+    assert shape.shortcuts() == shape.member.shortcuts() != ()
+    assert shape.encoder == shape.member.encoder
+
+
+@pytest.mark.parametrize("changes", [{"members": 1}, {"member": {"kind": "unet"}}])
+def test_one_autoencoder_or_a_segmenter_is_no_ensemble_of_autoencoders(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AutoencoderEnsembleConfig.model_validate(autoencoders().model_dump() | changes)

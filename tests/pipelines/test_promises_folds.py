@@ -117,7 +117,7 @@ def test_folds_that_make_no_sense_are_refused(work, tmp_path):
     for wrong, words in (
         (("folds=2", "fold=2"), "one of folds"),
         (("fold=0",), "one of folds"),
-        (("folds=2", "model=somewhere"), "leave model out"),
+        (("folds=2", "model=somewhere"), "leave model out, or name the fold"),
     ):
         with pytest.raises(ConfigError, match=words):
             validate(Config, read_config("phantoms", "detect", [*SMALL, *wrong]))

@@ -29,8 +29,8 @@ from pipelines import finetune, finetune_training
 from pipelines.cli import app
 from pipelines.console import Screen
 from pipelines.finetune import Config
-from pipelines.finetune_members import member_names, member_seeds
 from pipelines.finetune_results import _own_rates
+from pipelines.members import member_names, member_seeds
 from pipelines.networks import seeded_network
 from pipelines.outcome import Finished
 from pipelines.segmenting import refuse_mirrored_sides

@@ -41,9 +41,16 @@ class PerceptualConfig(Config):
     place: PlaceConfig | None = None
 
     def check(self, network: StoredConfig) -> None:
-        """Raises ConfigError for levels that a network's own encoder does not have."""
-        if self.features is None:
-            self.check_levels(network.encoder.levels)
+        """Raises ConfigError for levels that a network's own encoder does not have, and for several encoders."""
+        if self.features is not None:
+            return
+        if network.kind == "autoencoder_ensemble":
+            raise ConfigError(
+                "An ensemble has several encoders, and none is the one that a perceptual map compares by.",
+                where="scoring.map.features",
+                remedy="Name a trained model whose encoder compares, leave the map out, or train one network (members: 1).",
+            )
+        self.check_levels(network.encoder.levels)
 
     def check_levels(self, levels: int) -> None:
         """Raises ConfigError for levels that an encoder of so many does not have."""

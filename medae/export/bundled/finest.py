@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medae.models.autoencoder import LESION, AutoencoderConfig
+from medae.models.autoencoder import LESION
 from medae.models.base import Network
 from medae.models.networks import StoredConfig
 from medae.models.output import Output
@@ -13,7 +13,7 @@ from medae.models.output import Output
 
 def has_lesion_head(config: StoredConfig) -> bool:
     """Whether the finest map of such a network ends with the logit of a lesion."""
-    return isinstance(config, AutoencoderConfig) and config.lesion_head
+    return bool(getattr(config, "lesion_head", False))
 
 
 class FinestMap(nn.Module):
