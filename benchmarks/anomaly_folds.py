@@ -11,7 +11,7 @@ A cell is a configuration (``configs/detect/NAME.yaml``), a seed and a fold: ``m
 measured of each test patient in each row, with the voxels counted by score (in groups of 1/512 of the fold's voxels at the
 most; without the filter for all patients of the fold together), so that the figures over all patients come from these lines
 alone. Baselines are the same in every configuration and are kept with ``lgg``. With ``--together`` the networks of all seeds
-are scored as one model, too, as ``medae detect --set members=3`` makes them. A lesion voxel outside the mask counts as
+are scored as one model, too, less the rows that several networks cannot have. A lesion voxel outside the mask counts as
 missed. Filters, sides and weights are fixed in the configurations.
 """
 
@@ -32,11 +32,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from medae.anomaly.maps.registry import BASELINES
+from medae.anomaly.detector import Scoring
+from medae.anomaly.maps.registry import BASELINES, MapConfig
 from medae.artifact import load_artifact, save_artifact
 from medae.config import digest, to_dict
 from medae.data.brain_masks import BRAIN_MASK
 from medae.data.case import Case
+from medae.errors import ConfigError
 from medae.formats.read import read_array
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import load_evaluation, merged, packed, tally_of, tally_text, unpacked
@@ -99,6 +101,8 @@ def recipe(config: Config) -> str:
     """What all seeds and folds of a configuration have in common, whatever is written in its file and what is a default."""
     content = to_dict(config)
     del content["fold"], content["fit"]["seed"], content["data"]["brain_masks"]
+    if content["members"] == 1:
+        del content["members"]  # lines from before there were several
     return digest(content)
 
 
@@ -126,7 +130,7 @@ def measured(cell: Cell, config: Config, given: Mapping[str, str], runs: Path, s
     start = time.perf_counter()
     name, seed, fold = cell
     folder = runs / name.partition(",")[0]
-    done = stage.run_stage("detect", config, folder, screen, resume=True, label=f"seed-{seed}-fold-{fold}")
+    done = stage.run_stage("detect", config, folder, screen, resume=True, label=label(seed, fold))
     seconds = time.perf_counter() - start
     rows = [row for row in done.result.metrics if name == WITH_BASELINES or row not in BASELINES]
     return {
@@ -144,20 +148,46 @@ def measured(cell: Cell, config: Config, given: Mapping[str, str], runs: Path, s
     }
 
 
-def together(name: str, seeds: Sequence[int], fold: int, masks: Path, runs: Path, screen: Screen) -> Config:
-    """A configuration that is given the networks of several seeds as one model."""
-    finished = []
+def together(name: str, seeds: Sequence[int], fold: int, masks: Path, runs: Path) -> Config:
+    """A configuration that is given the networks of several seeds as one model, less the rows that it cannot have.
+
+    Raises SystemExit unless the run of each seed is there.
+    """
+    artifacts = []
     for seed in seeds:
-        label = f"seed-{seed}-fold-{fold}"
-        config = config_of(name, seed, fold, masks)
-        finished.append(stage.run_stage("detect", config, runs / name, screen, resume=True, label=label))
-    artifacts = [load_artifact(each.folder / "model") for each in finished]
+        found = [path.parent for path in (runs / name).glob(f"{label(seed, fold)}-*/result.json")]
+        if len(found) != 1:
+            raise SystemExit(f"{runs / name} has {len(found)} finished runs of {label(seed, fold)}, not one.")
+        artifacts.append(load_artifact(found[0] / "model"))
     first = artifacts[0].meta
+    if any((each.meta.network, each.meta.plan) != (first.network, first.plan) for each in artifacts):
+        raise SystemExit(f"The networks of {name}, fold {fold}, are not of one configuration.")
     network = AutoencoderEnsembleConfig.model_validate({"member": to_dict(first.network), "members": len(artifacts)})
+    seen = tuple(sorted({image for each in artifacts for image in each.meta.seen}))
+    calibrated = tuple(sorted({image for each in artifacts for image in each.meta.calibrated}))
+    about = {"network": network, "seen": seen, "calibrated": calibrated, "calibration": None, "metrics": {}}
+    origin = first.provenance | {"run_id": "", "seeds": list(seeds)}
+    folder = runs / name / f"together-{'-'.join(map(str, seeds))}-fold-{fold}"
     model = AutoencoderEnsemble(network, [artifact.model() for artifact in artifacts])
-    folder = runs / name / f"seeds-{'-'.join(map(str, seeds))}-fold-{fold}-model"
-    save_artifact(folder, model, first.model_copy(update={"network": network}), artifacts[0].statistics())
-    return config_of(name, seeds[0], fold, masks).model_copy(update={"model": str(folder.resolve())})
+    save_artifact(folder, model, first.model_copy(update={**about, "provenance": origin}))
+    config = config_of(name, seeds[0], fold, masks)
+    rows = {row: each for row, each in config.scoring.compare.items() if fits(each, network)}
+    scoring = config.scoring.model_copy(update={"compare": rows})
+    return config.model_copy(update={"model": str(folder.resolve()), "scoring": scoring})
+
+
+def fits(config: MapConfig, network: AutoencoderEnsembleConfig) -> bool:
+    """Whether a network can have a map."""
+    try:
+        Scoring(map=config).check(network)
+    except ConfigError:
+        return False
+    return True
+
+
+def label(seed: int, fold: int) -> str:
+    """Of the folder of a cell's run."""
+    return f"seed-{seed}-fold-{fold}"
 
 
 def kept(filtered: AnomalyEvaluation, unfiltered: AnomalyEvaluation) -> dict[str, Any]:
@@ -324,8 +354,8 @@ def main() -> None:
     if chosen.masks is None:
         parser.error("--masks is needed, to measure")
     screen, given, seeds = Screen(), dict[str, str](), chosen.seed or [0]
-    if chosen.together and len(seeds) < 2:
-        parser.error("--together needs several --seed")
+    if len(set(seeds)) < len(seeds) or (chosen.together and len(seeds) < 2):
+        parser.error("a seed is named once, and --together needs several")
     folds = chosen.fold if chosen.fold is not None else range(FOLDS)
 
     def measure(cell: Cell, config: Config, recorded: str) -> None:
@@ -345,9 +375,9 @@ def main() -> None:
             config = config_of(name, seed, fold, chosen.masks)
             if not is_there((name, seed, fold), recipe(config)):
                 measure((name, seed, fold), config, recipe(config))
-        cell, recorded = (f"{name}, {len(seeds)} seeds together", seeds[0], fold), recipe(config)
+        cell, recorded = (f"{name}, seeds {'+'.join(map(str, seeds))} together", 0, fold), recipe(config)
         if chosen.together and not is_there(cell, recorded):
-            measure(cell, together(name, seeds, fold, chosen.masks, chosen.runs, screen), recorded)
+            measure(cell, together(name, seeds, fold, chosen.masks, chosen.runs), recorded)
 
 
 def is_there(cell: Cell, recorded: str) -> bool:

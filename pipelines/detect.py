@@ -106,6 +106,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         config.name, stage, plan, test, config.target, config.scoring, histories, *scored, given, config.registered
     )
     facts: dict[str, Any] = {"normals": config.normals, "learnt_from": origin["learnt_from"]}
+    facts |= {key: origin[key] for key in ("members", "seeds") if key in origin}
     facts["calibration"] = {row: to_dict(found) for row, found in calibrations.items()}
     if remarks:
         describe_unlike(report, remarks)
@@ -224,6 +225,8 @@ def _model(
     model, histories = _trained(config, stage, plan, store, cohort)
     origin: dict[str, Any] = {"learnt_from": config.normals, "objective": config.objective.kind}
     origin["mirrored"] = list(config.augmentation.mirrored)
+    if config.members > 1:
+        origin |= {"members": config.members, "seeds": list(member_seeds(config.fit.seed, config.members))}
     return plan, store, model, origin, histories
 
 

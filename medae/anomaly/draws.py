@@ -46,6 +46,12 @@ class DrawsConfig(Config):
 
     def check(self, network: StoredConfig) -> None:
         """Raises ConfigError for draws that a network cannot make."""
+        if network.kind == "autoencoder_ensemble" and (self.latent or self.dropout):
+            raise ConfigError(
+                "The members of an ensemble would be drawn apart, and their mean varies less than one of them.",
+                where="scoring.map.draws",
+                remedy="Take draws of noise, or train one network (members: 1).",
+            )
         if self.latent and network.kind != "vae":
             raise ConfigError(
                 f"The latent of a network of kind '{network.kind}' is not drawn.",

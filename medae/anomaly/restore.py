@@ -48,7 +48,13 @@ class RestoreConfig(Config):
     tv: float = Field(default=0.5, ge=0)
 
     def check(self, network: StoredConfig) -> None:
-        """Raises ConfigError for a network whose latent does not hold the whole image."""
+        """Raises ConfigError for a network whose latent does not hold the whole image, and for several latents."""
+        if network.kind == "autoencoder_ensemble" and (self.over == "latent" or network.member.kind == "vae"):
+            raise ConfigError(
+                "An ensemble has several latents, and none is the one to restore by.",
+                where="scoring.map.restore",
+                remedy="Take over: image, with members that are no vae, or train one network (members: 1).",
+            )
         if self.over == "latent" and (found := network.shortcuts() if hasattr(network, "shortcuts") else ("no latent",)):
             raise ConfigError(
                 f"Steps on the latent change only a part of this network's output: it has {', '.join(found)}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -16,8 +16,7 @@ from stored import stored_model
 from medae.artifact import load_artifact
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import merged
-from pipelines.console import Screen
-from pipelines.detect_config import Config
+from pipelines.detect_given import check_given
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "anomaly_folds.py"
 
@@ -144,23 +143,33 @@ def test_masks_are_the_same_by_their_voxels(program: ModuleType, tmp_path: Path)
     assert len(set(found.values())) == 3
 
 
-def test_the_networks_of_several_seeds_are_scored_as_one_model(
-    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained = {seed: stored_model(tmp_path / str(seed) / "model", "autoencoder", 2, kind="detector") for seed in (0, 3)}
-
-    def finished(kind: str, config: Config, folder: Path, *given: object, **named: object) -> SimpleNamespace:
-        assert named["label"] == f"seed-{config.fit.seed}-fold-4"
-        return SimpleNamespace(folder=tmp_path / str(config.fit.seed))
-
-    monkeypatch.setattr(program.stage, "run_stage", finished)
-    config = program.together("lgg", [0, 3], 4, tmp_path, tmp_path / "runs", Screen())
+def test_the_networks_of_several_seeds_are_scored_as_one_model(program: ModuleType, tmp_path: Path) -> None:
+    runs, trained = tmp_path / "runs", {}
+    for seed in (0, 3):
+        folder = runs / "lgg" / f"seed-{seed}-fold-4-0a1b2c"
+        known = {"kind": "detector", "seen": ("a", str(seed)), "metrics": {"auroc": 0.5}, "calibration": {"threshold": 1.0}}
+        trained[seed] = stored_model(folder / "model", "autoencoder", 2, **known)
+        (folder / "result.json").touch()
+    config = program.together("lgg", [0, 3], 4, tmp_path, runs)
     assert (config.folds, config.fold, config.fit.seed) == (5, 4, 0)
-    model = load_artifact(Path(config.model)).model()
+    assert "perceptual" in program.config_of("lgg", 0, 4, tmp_path).scoring.compare
+    assert {"ssim", "with_voxelwise"} <= config.scoring.compare.keys()
+    assert "perceptual" not in config.scoring.compare, "several encoders"
+    artifact = load_artifact(Path(config.model))
+    check_given(artifact, config.scoring, "lesion_free_scans")
+    assert artifact.meta.seen == ("0", "3", "a")
+    assert (artifact.meta.calibration, artifact.meta.metrics) == (None, {}), "what was measured of one is not theirs"
     image = torch.randn(1, 1, 8, 8)
     with torch.no_grad():
-        expected = [artifact.model()(image).finest for artifact in trained.values()]
-        assert torch.allclose(model(image).finest, (expected[0] + expected[1]) / 2, atol=1e-6)
+        expected = [each.model()(image).finest for each in trained.values()]
+        assert torch.allclose(artifact.model()(image).finest, (expected[0] + expected[1]) / 2, atol=1e-6)
+    with pytest.raises(SystemExit, match="0 finished runs of seed-1-fold-4"):
+        program.together("lgg", [0, 1], 4, tmp_path, runs)
+
+
+def test_the_lines_are_of_the_configurations_as_they_are(program: ModuleType, tmp_path: Path) -> None:
+    found = {(line["configuration"].partition(",")[0], line["recipe"]) for line in program.lines()}
+    assert found == {(name, program.recipe(program.config_of(name, 0, 0, tmp_path))) for name, _ in found}
 
 
 def test_a_recipe_is_what_the_configuration_says(program: ModuleType, tmp_path: Path) -> None:

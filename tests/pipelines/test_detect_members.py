@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from medae.artifact import load_artifact
 from medae.config import validate
 from medae.errors import ConfigError
 from medae.models.ensemble import AutoencoderEnsemble
 from medae.tracking.client import open_client
-from pipelines import detect
+from pipelines import pretrain
+from pipelines.cli import app
 from pipelines.configs import read_config
 from pipelines.console import Screen
 from pipelines.detect import Config
+from pipelines.members import member_seeds
 from pipelines.outcome import Finished
 from pipelines.stage import run_stage
 
@@ -50,42 +57,77 @@ def place(smoke: Any) -> Iterator[Path]:
         yield smoke.folder
 
 
-@pytest.fixture(scope="module")
-def several(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Stopped in its second training, and gone on with."""
-    folder, own, count = tmp_path_factory.mktemp("several"), detect.train, 0
+@dataclass(frozen=True)
+class Stopped:
+    """A detection of two that was stopped in its second training, and gone on with. first: when files of the first were
+    written, by name. reached: the step of the second's checkpoint."""
 
-    def stopped(*given: Any, **named: Any) -> Any:
+    finished: Finished
+    first: dict[str, int]
+    reached: list[str]
+
+
+@pytest.fixture(scope="module")
+def stopped(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder, own, count = tmp_path_factory.mktemp("several"), pretrain.fit, 0
+
+    def fit(*given: Any, **named: Any) -> Any:
         nonlocal count
         count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-        return own(*given, **named)
+
+        def stop(model: Any, step: int) -> None:
+            if step == 4:
+                raise KeyboardInterrupt
+
+        return own(*given, **named, on_epoch=[stop] if count == 2 else [])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detect, "train", stopped)
+        patch.setattr(pretrain, "fit", fit)
         with pytest.raises(KeyboardInterrupt):
             run_stage("detect", small("members=2"), folder, Screen())
-    return run_stage("detect", small("members=2"), folder, Screen(), resume=True)
+    (run,) = (path for path in folder.iterdir() if path.is_dir())
+    first = written(run / "member-1")
+    reached = [path.name for path in (run / "member-2" / "checkpoints").glob("step-*")]
+    return Stopped(run_stage("detect", small("members=2"), folder, Screen(), resume=True), first, reached)
 
 
-def test_the_first_member_is_the_network_that_is_trained_alone(place: Path, several: Finished, tmp_path: Path) -> None:
-    alone = run_stage("detect", small(), tmp_path, Screen())
+def written(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def several(stopped: Stopped) -> Finished:
+    return stopped.finished
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_each_member_is_the_network_that_is_trained_alone(
+    number: int, place: Path, several: Finished, tmp_path: Path
+) -> None:
+    seed = member_seeds(0, 2)[number - 1]
+    alone = run_stage("detect", small(f"fit.seed={seed}"), tmp_path, Screen())
     single = load_artifact(alone.folder / "model").model().state_dict()
     together = load_artifact(several.folder / "model").model()
     assert isinstance(together, AutoencoderEnsemble)
-    first, second = (member.state_dict() for member in together.members)
-    assert first.keys() == single.keys()
-    assert all(torch.equal(first[name], single[name]) for name in single)
-    assert not torch.equal(first["head.weight"], second["head.weight"])
+    own, other = together.members[number - 1].state_dict(), together.members[2 - number].state_dict()
+    assert own.keys() == single.keys()
+    assert all(torch.equal(own[name], single[name]) for name in single)
+    assert not torch.equal(own["head.weight"], other["head.weight"])
 
 
-def test_what_was_trained_is_not_trained_again(several: Finished) -> None:
-    folders = sorted(path.name for path in several.folder.iterdir() if path.name.startswith("member"))
-    assert folders == ["member-1", "member-2"]
-    for name in folders:
-        assert (several.folder / name / "checkpoints").is_dir()
-    assert not (several.folder / "checkpoints").exists()
+def test_what_was_trained_is_not_trained_again(stopped: Stopped) -> None:
+    folder = stopped.finished.folder
+    assert stopped.reached == ["step-00000002"], "in its middle"
+    assert stopped.first, "the first was done"
+    assert written(folder / "member-1") == stopped.first
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith("member")) == ["member-1", "member-2"]
+    assert not (folder / "checkpoints").exists()
+
+
+def test_how_it_was_made_is_kept(several: Finished) -> None:
+    seeds = list(member_seeds(0, 2))
+    assert (several.result.facts["members"], several.result.facts["seeds"]) == (2, seeds)
+    assert load_artifact(several.folder / "model").meta.provenance["seeds"] == seeds
 
 
 def test_each_training_is_logged_and_shown(place: Path, several: Finished) -> None:
@@ -109,8 +151,41 @@ def test_a_given_model_is_not_trained_several_times() -> None:
         small("members=2", "model=somewhere")
 
 
-def test_of_several_encoders_none_is_the_one_that_compares() -> None:
-    asked = "scoring.compare={seen: {kind: perceptual}}"
-    assert small(asked).members == 1
-    with pytest.raises(ConfigError, match="several encoders"):
-        small(asked, "members=2")
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"kind": "perceptual"}, "several encoders"),
+        ({"kind": "residual", "restore": {"over": "latent"}}, "several latents"),
+        ({"kind": "residual", "draws": {"dropout": True}}, "drawn apart"),
+    ],
+)
+def test_what_asks_for_one_encoder_or_latent_is_refused(asked: dict[str, Any], words: str) -> None:
+    network = 'network={"kind": "autoencoder", "encoder": {"dropout": 0.1}}'
+    plain = (
+        "objective={kind: reconstruction}",
+        "scoring.map={kind: residual}",
+        network,
+        f"scoring.compare={json.dumps({'seen': asked})}",
+    )
+    assert small(*plain).members == 1
+    with pytest.raises(ConfigError, match=words):
+        small(*plain, "members=2")
+
+
+def test_several_vaes_have_no_prior_to_restore_by() -> None:
+    vae = ('network={"kind": "vae", "latent": {"kind": "dense", "size": 4}}', "objective={kind: variational}")
+    restore = 'scoring.map={"kind": "residual", "restore": {"over": "image"}}'
+    assert small(*vae, restore).members == 1
+    assert small(*vae, "scoring.map={kind: residual}", "members=2").members == 2
+    with pytest.raises(ConfigError, match="several latents"):
+        small(*vae, restore, "members=2")
+
+
+def test_it_predicts(place: Path, several: Finished, tmp_path: Path) -> None:
+    scan = next((place / "runs" / "smoke-phantoms").glob("sub-*/anat/*_T1w.nii.gz"))
+    model = str(several.folder / "model")
+    done = CliRunner().invoke(app, ["predict", model, str(scan), str(tmp_path / "found.nii.gz"), "--anyway"])
+    assert done.exit_code == 0, done.output
+    heat = np.asarray(nib.load(next(tmp_path.glob("*heatmap.nii.gz"))).dataobj)
+    assert heat.shape == nib.load(scan).shape
+    assert heat.max() > 0

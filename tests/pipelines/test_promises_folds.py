@@ -113,6 +113,18 @@ def test_finished_folds_are_not_run_again(folded, work, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads(before)
 
 
+def test_a_given_model_scores_the_fold_that_it_has_not_seen(folded, work, tmp_path):
+    first, second = (folded / fold["folder"] for fold in result_of(folded)["folds"])
+    config = validate(Config, read_config("phantoms", "detect", [*SMALL, "folds=2", "fold=0", f"model={first / 'model'}"]))
+    given = run_stage("detect", config, tmp_path, Screen()).result.metrics["detector"]
+    own = json.loads((first / "result.json").read_text())["metrics"]["detector"]
+    assert given["cases"].keys() == own["cases"].keys()
+    assert given["average_precision_pooled"] == pytest.approx(own["average_precision_pooled"], abs=1e-6)
+    other = config.model_copy(update={"model": str(second / "model")})
+    with pytest.raises(DataError, match="test scans"):
+        run_stage("detect", other, tmp_path, Screen())
+
+
 def test_folds_that_make_no_sense_are_refused(work, tmp_path):
     for wrong, words in (
         (("folds=2", "fold=2"), "one of folds"),
