@@ -70,8 +70,8 @@ SETTLED_ON = (
     *("CS_4941", "CS_5393", "CS_5396", "CS_6665", "DU_5851", "DU_5855", "DU_5872", "DU_5874", "DU_6401"),
     *("DU_6407", "DU_6408", "DU_7014", "DU_7019", "DU_8162", "DU_8163", "DU_A5TW", "FG_6688", "HT_7855"),
 )
-"""Patients, not tested in fold 0, by whose maps there it was settled what ``lgg_lesions`` draws: the others are shown alone,
-too."""
+"""Patients, not tested in fold 0, by whose maps there it was settled what ``lgg_lesions`` draws and how long it trains: the
+others are shown alone, too."""
 
 Line = dict[str, Any]
 Cell = tuple[str, int, int]
