@@ -256,7 +256,7 @@ class Worker:
         row |= {} if pace is None else {"paced_by": pace}
         trained = [checkpoint.facts for checkpoint in checkpoints_of(ran.finished.folder)]
         row |= {"steps_done": round(statistics.mean(facts["state"]["step"] for facts in trained))}
-        row |= {"training_seconds": round(sum(unpaused(facts["state"]) for facts in trained), 1)}
+        row |= {"training_seconds": round(sum(unpaused(facts["state"]) for facts in trained), 3)}
         row |= {"precision": trained[0]["environment"]["precision"]}
         return row | ({"data": _trained_on(ran.finished.folder / "model")} if cell.kind == "encoder" else {})
 
