@@ -44,6 +44,7 @@ from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import load_evaluation, merged, packed, tally_of, tally_text, unpacked
 from medae.metrics.pooled import Tally, floors_of, pooled_average_precision, pooled_difference
 from medae.models.ensemble import AutoencoderEnsemble, AutoencoderEnsembleConfig
+from medae.training.precision import resolve_precision
 from pipelines import stage
 from pipelines.console import Screen
 from pipelines.detect import Config
@@ -130,7 +131,8 @@ def measured(cell: Cell, config: Config, given: Mapping[str, str], runs: Path, s
     start = time.perf_counter()
     name, seed, fold = cell
     folder = runs / name.partition(",")[0]
-    done = stage.run_stage("detect", config, folder, screen, resume=True, label=label(seed, fold))
+    own = label(seed, fold) if config.model is None else f"scored-{Path(config.model).name}"
+    done = stage.run_stage("detect", config, folder, screen, resume=True, label=own)
     seconds = time.perf_counter() - start
     rows = [row for row in done.result.metrics if name == WITH_BASELINES or row not in BASELINES]
     return {
@@ -141,6 +143,7 @@ def measured(cell: Cell, config: Config, given: Mapping[str, str], runs: Path, s
         "seconds": round(seconds, 1),
         "rows": {row: kept(*(load_evaluation(evaluation_file(done.folder, kind, row)) for kind in KINDS)) for row in rows},
         "threads": torch.get_num_threads(),
+        "precision": str(resolve_precision(config.fit.precision, torch.device("cpu"))).removeprefix("torch."),
         "torch": torch.__version__.split("+")[0],
         "python": python_version(),
         "machine": machine(),

@@ -31,9 +31,9 @@ class Config(Autoencoding):
     the threshold is to be reached. model: a trained autoencoder or detector to score with; None trains. members: so many
     networks are trained, from different seeds, and their reconstructions and lesion probabilities averaged.
     diagnosis: put lesions of known contrast, size and edge into normal test scans, and show which of them are found. folds:
-    test every subject once, in so many trainings. fold: of these, the one that a training or a given model
-    is for. Where network.encoder does
-    not say its norm, it is batch norm: instance norm takes a slice's brightness out, and a lesion's with it.
+    test every subject once, in so many trainings. fold: of these, the one that a training or a given model is for. Where
+    network.encoder does not say its norm, it is batch norm: instance norm takes a slice's brightness out, and a
+    lesion's with it.
     """
 
     target: str | None = "label"

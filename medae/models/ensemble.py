@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,49 +26,45 @@ from medae.models.unet import UNetConfig
 from medae.models.vae import VAEConfig
 
 
-class EnsembleConfig(Config):
+class _SeveralConfig(Config):
+    member: Any
+    members: int = Field(ge=2)
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The members' own: they take the same images."""
+        encoder: EncoderConfig = self.member.encoder
+        return encoder
+
+    def shortcuts(self) -> tuple[str, ...]:
+        """What carries location past the bottleneck, in words."""
+        found: tuple[str, ...] = self.member.shortcuts()
+        return found
+
+
+class EnsembleConfig(_SeveralConfig):
     """Of segmenters. member: what each of them is. members: how many."""
 
     kind: Literal["ensemble"] = "ensemble"
     member: Annotated[UNetConfig | SegNetConfig | FCNConfig, Field(discriminator="kind")]
-    members: int = Field(ge=2)
-
-    @property
-    def encoder(self) -> EncoderConfig:
-        """The members' own: they take the same images."""
-        return self.member.encoder
-
-    def shortcuts(self) -> tuple[str, ...]:
-        """What carries location past the bottleneck, in words."""
-        return self.member.shortcuts()
 
 
-class AutoencoderEnsembleConfig(Config):
+class AutoencoderEnsembleConfig(_SeveralConfig):
     """Of autoencoders. member: what each of them is. members: how many."""
 
     kind: Literal["autoencoder_ensemble"] = "autoencoder_ensemble"
     member: Annotated[AutoencoderConfig | VAEConfig, Field(discriminator="kind")]
-    members: int = Field(ge=2)
-
-    @property
-    def encoder(self) -> EncoderConfig:
-        """The members' own: they take the same images."""
-        return self.member.encoder
 
     @property
     def lesion_head(self) -> bool:
         """Whether the members have one."""
         return isinstance(self.member, AutoencoderConfig) and self.member.lesion_head
 
-    def shortcuts(self) -> tuple[str, ...]:
-        """What carries location past the bottleneck, in words."""
-        return self.member.shortcuts()
-
 
 class _Several(Network):
     """Networks that answer together. Member n is under ``members.n.``."""
 
-    def __init__(self, config: EnsembleConfig | AutoencoderEnsembleConfig, members: Sequence[Network]):
+    def __init__(self, config: _SeveralConfig, members: Sequence[Network]):
         nn.Module.__init__(self)  # it has its members' encoders and none of its own
         self.config = config
         self.members = nn.ModuleList(members)

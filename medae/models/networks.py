@@ -43,13 +43,14 @@ NETWORKS: dict[type, Any] = {
     FCNConfig: FCN,
 }
 
+ENSEMBLES: dict[type, Any] = {EnsembleConfig: Ensemble, AutoencoderEnsembleConfig: AutoencoderEnsemble}
+
 
 def build_network(config: StoredConfig) -> Network:
     """The network of a configuration, with weights drawn from torch's global generator."""
-    if isinstance(config, EnsembleConfig):
-        return Ensemble(config, [build_network(config.member) for _ in range(config.members)])
-    if isinstance(config, AutoencoderEnsembleConfig):
-        return AutoencoderEnsemble(config, [build_network(config.member) for _ in range(config.members)])
+    if isinstance(config, EnsembleConfig | AutoencoderEnsembleConfig):
+        together: Network = ENSEMBLES[type(config)](config, [build_network(config.member) for _ in range(config.members)])
+        return together
     network: Network = NETWORKS[type(config)](config)
     return network
 

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from detections import TINY
 from typer.testing import CliRunner
 
 from medae.artifact import load_artifact
@@ -29,13 +30,9 @@ from pipelines.outcome import Finished
 from pipelines.stage import run_stage
 
 SMALL = (
+    *TINY,
     "experiment=members",
-    "data={format: phantom, root: runs/smoke-phantoms, subjects: 10, lesions: 0.5, spacing: 6.0}",
     "split.test=2",
-    "split.validation=2",
-    "plan.widths=[4, 8]",
-    "plan.patch=[32, 40]",
-    "plan.batch=8",
     "validation_batches=0",
     "network.lesion_head=true",
     "objective={kind: lesions}",

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from detections import TINY
 from pictures import leave_blank
 from scipy.ndimage import binary_dilation
 from stored import stored_model
@@ -34,13 +35,9 @@ from pipelines.outcome import Finished
 from pipelines.stage import run_stage
 
 SMALL = (
+    *TINY,
     "experiment=promises",
-    "data={format: phantom, root: runs/smoke-phantoms, subjects: 10, lesions: 0.5, spacing: 6.0}",
     "split.test=2",
-    "split.validation=2",
-    "plan.widths=[4, 8]",
-    "plan.patch=[32, 40]",
-    "plan.batch=8",
     "validation_batches=2",
     "fit={steps: 4, epoch_steps: 4}",
 )

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from detections import TINY
 from pictures import leave_blank
 
 from medae.artifact import load_artifact, save_artifact
@@ -21,13 +22,9 @@ from pipelines.stage import run_stage
 
 CELLS = "diagnosis={contrasts: [-0.9, 0.9], radii: [9.0], blurs: [0.0], lesions: 3}"
 SMALL = (
+    *TINY,
     "experiment=promises",
-    "data={format: phantom, root: runs/smoke-phantoms, subjects: 10, lesions: 0.5, spacing: 6.0}",
     "split.test=2",
-    "split.validation=2",
-    "plan.widths=[4, 8]",
-    "plan.patch=[32, 40]",
-    "plan.batch=8",
     "validation_batches=0",
     "fit={steps: 2, epoch_steps: 2}",
 )
