@@ -13,11 +13,12 @@ from medae.anomaly.calibration import Normals
 from medae.anomaly.detector import DETECTOR, Rows
 from medae.anomaly.diagnosis import Cell, Diagnosis, DiagnosisConfig, Inserted, Probe, diagnose, no_room
 from medae.anomaly.maps.registry import BASELINES
+from medae.config import to_dict
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.reading import read_array
 from medae.errors import DataError
 from medae.inference.brainmask import extraction_of
-from medae.metrics.pooled import pooled_difference
+from medae.metrics.pooled import PooledDifference, mean_difference, pooled_difference
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction, Once
 from medae.preprocessing.prepare import prepare_case
@@ -164,11 +165,21 @@ def best_of(found: Diagnosis) -> str | None:
     return max(known, key=lambda row: known[row]) if known else None
 
 
+def compared(found: Diagnosis, row: str, other: str) -> PooledDifference:
+    """Two rows by the mean over all cells, with an interval over subjects."""
+    pairs = [(found.tallies[row][cell], found.tallies[other][cell]) for cell in found.lesions]
+    return mean_difference(pairs, found.subjects)
+
+
 def facts(found: Diagnosis) -> dict[str, Any]:
-    """Average precisions for ``result.json``."""
+    """Average precisions for ``result.json``, and by how much the rows are above the best baseline."""
     rows = {row: {cell.name: found.average_precision(row, cell) for cell in found.lesions} for row in found.tallies}
     means = {row: found.mean(row) for row in found.tallies}
-    return {"average_precision": rows, "mean": means, "lesions": {cell.name: n for cell, n in found.lesions.items()}}
+    said = {"average_precision": rows, "mean": means, "lesions": {cell.name: n for cell, n in found.lesions.items()}}
+    if (best := best_of(found)) is not None:
+        said["best_baseline"] = best
+        said["difference"] = {row: to_dict(compared(found, row, best)) for row in found.tallies if row != best}
+    return said
 
 
 def describe_failed(report: Report, error: DataError) -> str:
@@ -205,10 +216,19 @@ def describe(report: Report, figure: Path, found: Diagnosis, config: DiagnosisCo
         "chart",
     )
     columns = sorted({cell.contrast for cell in found.lesions})
-    report.table(
-        ["Mean over sizes and edges, by contrast", *(f"{contrast:+g}" for contrast in columns), "all"],
-        [[title_of(row), *(found.mean(row, contrast) for contrast in columns), found.mean(row)] for row in found.tallies],
-    )
+    heads = ["Mean over sizes and edges, by contrast", *(f"{contrast:+g}" for contrast in columns), "all"]
+    lines = [[title_of(row), *(found.mean(row, contrast) for contrast in columns), found.mean(row)] for row in found.tallies]
+    if best is not None:
+        heads.append(f"all, less {title_of(best)} [95 %]")
+        for line, row in zip(lines, found.tallies, strict=True):
+            line.append("–" if row == best else _words(compared(found, row, best)))
+    report.table(heads, lines)
+
+
+def _words(difference: PooledDifference) -> str:
+    """Such as ``+0.131 [+0.100, +0.162]``, without ends where there are too few subjects for an interval."""
+    ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return f"{difference.difference:+.3f}{ends}"
 
 
 def _verdict(found: Diagnosis, best: str) -> str:
@@ -222,7 +242,7 @@ def _verdict(found: Diagnosis, best: str) -> str:
             better, worse = better + (difference.low > 0), worse + (difference.high < 0)
     figures = (
         f"Over all kinds of lesions the detector's average precision is {found.mean(DETECTOR):.3f}, that of the best "
-        f"baseline ({title_of(best)}) {found.mean(best):.3f}"
+        f"baseline ({title_of(best)}) {found.mean(best):.3f}: {_words(compared(found, DETECTOR, best))}"
     )
     if open_ == len(found.lesions):
         return f"{figures}. On {len(found.subjects)} subjects no kind of lesion tells the two apart."

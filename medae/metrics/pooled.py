@@ -92,14 +92,33 @@ def pooled_difference(
     the jackknife's pseudo-values of the difference, each subject left out of both maps at once; see ``_reach``.
     Raises DataError if the lengths differ or no scan has a lesion.
     """
-    if not len(a) == len(b) == len(subjects):
-        raise DataError(f"{len(a)} and {len(b)} scans cannot be paired.", remedy="Score both maps on the same scans.")
+    return mean_difference([(a, b)], subjects, level)
+
+
+def mean_difference(
+    pairs: Sequence[tuple[Sequence[Tally], Sequence[Tally]]], subjects: Sequence[str], level: float = 0.95
+) -> PooledDifference:
+    """Compare two maps by the mean of their pooled average precisions over several kinds of lesions in the same scans.
+
+    pairs: one for each kind, of tallies as in `pooled_difference`. A subject is left out of all kinds at once, so that the
+    interval is over subjects and not over kinds. Degrees of freedom, and whether there are enough subjects for an interval,
+    are those of the kind that the fewest subjects have. Raises DataError if the lengths differ or there is no kind.
+    """
+    if not pairs:
+        raise DataError("There is no kind of lesion to compare maps by.", remedy="Score scans that have lesions.")
     names = sorted(set(subjects))
-    one, other = (_Table(tallies, subjects, names) for tallies in (a, b))
-    value = float(one.figure() - other.figure())
+    values, without, diseased = [], [], []
+    for a, b in pairs:
+        if not len(a) == len(b) == len(subjects):
+            raise DataError(f"{len(a)} and {len(b)} scans cannot be paired.", remedy="Score both maps on the same scans.")
+        one, other = (_Table(tallies, subjects, names) for tallies in (a, b))
+        values.append(one.figure() - other.figure())
+        without.append(one.without_each() - other.without_each())
+        diseased.append(one.diseased)
+    value, fewest = float(np.mean(values)), min(diseased)
     low = high = None
-    if one.diseased >= FEWEST:
-        reach = _reach(one.without_each() - other.without_each(), one.diseased, level)
+    if fewest >= FEWEST:
+        reach = _reach(np.mean(without, axis=0), fewest, level)
         low, high = max(value - reach, -1.0), min(value + reach, 1.0)
     return PooledDifference(difference=value, low=low, high=high, n_subjects=len(names))
 

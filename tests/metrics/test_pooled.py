@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from sklearn.metrics import average_precision_score
 
 from medae.errors import DataError
-from medae.metrics.pooled import Tally, pooled_average_precision, pooled_difference, pooled_interval
+from medae.metrics.pooled import Tally, mean_difference, pooled_average_precision, pooled_difference, pooled_interval
 from medae.metrics.voxelscores import VoxelScores
 
 SIZE = 400
@@ -101,6 +101,31 @@ def test_the_interval_of_a_difference_by_hand():
     assert (found.low, found.high) == pytest.approx((0.2 - reach, 0.2 + reach))
 
 
+def test_over_kinds_of_lesions_a_subject_is_left_out_of_all_at_once():
+    """B misses the second subject's lesions of both kinds: the mean has the interval of one kind. Where another subject is
+    missed in each kind, what two of five do to a half each spreads less."""
+    good, missed = (
+        Tally(np.array([0, 5]), np.array([9, 0]), np.array([0, 1]), 0),
+        Tally(np.array([0]), np.array([9]), np.array([0]), 1),
+    )
+    a, second, third = [good] * 5, [good, missed, good, good, good], [good, good, missed, good, good]
+    same = mean_difference([(a, second), (a, second)], list("abcde"))
+    assert same == pooled_difference(a, second, list("abcde"))
+    found = mean_difference([(a, second), (a, third)], list("abcde"))
+    assert found.difference == pytest.approx(1 / 5)
+    # Left out in turn: 1/8 without either, else 1/4 of four. Variance of two times 1/8 and three times 1/4: 3/640.
+    reach = student.ppf(0.975, 4) * np.sqrt(16 * 3 / 640 / 5)
+    assert (found.low, found.high) == pytest.approx((0.2 - reach, 0.2 + reach))
+
+
+def test_a_kind_of_lesion_that_few_subjects_have_leaves_the_mean_without_an_interval():
+    rng = np.random.default_rng(6)
+    scans = [tally(*scan(rng, 1.0)) for _ in range(8)]
+    few = [*scans[:4], *(tally(*scan(rng, 0.0, share=0.0)) for _ in range(4))]
+    assert mean_difference([(scans, scans)], list("abcdefgh")).low == 0
+    assert mean_difference([(scans, scans), (few, few)], list("abcdefgh")).low is None
+
+
 LEVELS = np.arange(24)
 
 
@@ -154,3 +179,5 @@ def test_scans_that_do_not_pair_are_refused():
     one = tally(np.ones(3, np.float32), np.array([True, False, False]))
     with pytest.raises(DataError, match="cannot be paired"):
         pooled_difference([one, one], [one], ["a", "b"])
+    with pytest.raises(DataError, match="no kind"):
+        mean_difference([], [])

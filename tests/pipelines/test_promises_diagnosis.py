@@ -68,7 +68,14 @@ def test_without_a_target_every_scan_is_normal_and_only_the_diagnosis_finds(heal
     assert facts["lesions"] == {"-0.9, 9 mm, edge 0 mm": 6, "+0.9, 9 mm, edge 0 mm": 6}
     dark, bright = (facts["average_precision"]["intensity"][f"{sign}0.9, 9 mm, edge 0 mm"] for sign in "-+")
     assert bright > 0.5 > dark, "on the bright side, the intensity finds what was made bright and not what was made dark"
+    best, differences = facts["best_baseline"], facts["difference"]
+    assert facts["mean"][best] == max(facts["mean"][row] for row in ("intensity", "equalised", "voxelwise", "blurred"))
+    assert set(differences) == rows - {best}
+    for row, found in differences.items():
+        assert found["difference"] == pytest.approx(facts["mean"][row] - facts["mean"][best], abs=2e-3)
+        assert found["low"] is found["high"] is None, "two scans have no interval"
     page = (healthy.folder / "report.html").read_text()
+    assert f": {differences['detector']['difference']:+.3f}. " in page
     assert "No test scan has a lesion" in page
     assert "What it can and cannot see" in page
     assert (healthy.folder / "figures" / "diagnosis.png").is_file()
