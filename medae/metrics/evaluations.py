@@ -83,7 +83,7 @@ def tally_text(tally: Tally) -> str:
     """A tally in letters: bins as steps from one to the next, then counts, compressed."""
     numbers = [np.array([tally.missed]), np.diff(tally.bins, prepend=0), tally.normal, tally.lesion]
     data = np.concatenate(numbers).astype("<i4").tobytes()
-    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(data)).decode("ascii")
 
 
 def tally_of(text: str) -> Tally:
