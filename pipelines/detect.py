@@ -10,6 +10,7 @@ Labels of test subjects are used for scoring only; those of training and validat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from medae.anomaly.calibration import Calibration
@@ -44,6 +45,7 @@ from pipelines.detect_results import evaluation_file, row_metrics, with_interval
 from pipelines.detect_scoring import Scorer
 from pipelines.detect_scratch import check_disk, scratch
 from pipelines.detect_sides import enough_to_learn_scores, sides
+from pipelines.detect_strata import strata
 from pipelines.files import write_text
 from pipelines.members import member_names, member_seeds
 from pipelines.memory import estimator_of, refuse_beyond_memory
@@ -97,7 +99,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         seen=seen,
         calibrated=calibrated,
         domain=_domain(stage, cohort, store),
-        metrics=with_intervals(evaluations[DETECTOR].summary()),
+        metrics=with_intervals(evaluations[DETECTOR]),
     )
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)
@@ -108,6 +110,8 @@ def run(config: Config, stage: Stage) -> Outcome:
     facts: dict[str, Any] = {"normals": config.normals, "learnt_from": origin["learnt_from"]}
     facts |= {key: origin[key] for key in ("members", "seeds") if key in origin}
     facts["calibration"] = {row: to_dict(found) for row, found in calibrations.items()}
+    if groups := strata(test, evaluations[DETECTOR]):
+        facts["groups"] = [asdict(group) for group in groups]
     if remarks:
         describe_unlike(report, remarks)
         facts["remarks"] = remarks

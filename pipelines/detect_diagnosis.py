@@ -175,7 +175,9 @@ def facts(found: Diagnosis) -> dict[str, Any]:
     """Average precisions for ``result.json``, and by how much the rows are above the best baseline."""
     rows = {row: {cell.name: found.average_precision(row, cell) for cell in found.lesions} for row in found.tallies}
     means = {row: found.mean(row) for row in found.tallies}
-    said = {"average_precision": rows, "mean": means, "lesions": {cell.name: n for cell, n in found.lesions.items()}}
+    said: dict[str, Any] = {"average_precision": rows, "mean": means}
+    said["mean_unfiltered"] = {row: found.mean_unfiltered(row) for row in found.tallies}
+    said["lesions"] = {cell.name: n for cell, n in found.lesions.items()}
     if (best := best_of(found)) is not None:
         said["best_baseline"] = best
         said["difference"] = {row: to_dict(compared(found, row, best)) for row in found.tallies if row != best}
@@ -217,7 +219,11 @@ def describe(report: Report, figure: Path, found: Diagnosis, config: DiagnosisCo
     )
     columns = sorted({cell.contrast for cell in found.lesions})
     heads = ["Mean over sizes and edges, by contrast", *(f"{contrast:+g}" for contrast in columns), "all"]
-    lines = [[title_of(row), *(found.mean(row, contrast) for contrast in columns), found.mean(row)] for row in found.tallies]
+    heads.append("all, before filters and erosion")
+    lines: list[list[object]] = [
+        [title_of(row), *(found.mean(row, each) for each in (*columns, None)), found.mean_unfiltered(row)]
+        for row in found.tallies
+    ]
     if best is not None:
         heads.append(f"all, less {title_of(best)} [95 %]")
         for line, row in zip(lines, found.tallies, strict=True):

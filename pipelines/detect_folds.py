@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ from pipelines import stage
 from pipelines.console import Screen, shown
 from pipelines.data import open_dataset
 from pipelines.detect_config import Config
+from pipelines.detect_masks import describe as describe_masks
+from pipelines.detect_masks import facts as mask_facts
+from pipelines.detect_masks import kept_doubts
 from pipelines.detect_report import describe_groups, describe_scores, describe_thresholds, scoring_in_words
 from pipelines.detect_results import evaluation_file, row_metrics
 from pipelines.detect_sides import sides
+from pipelines.detect_strata import strata
 from pipelines.detect_titles import title_of
 from pipelines.files import write_json
 from pipelines.outcome import Finished, open_mlflow
@@ -115,7 +119,10 @@ def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Scre
     describe_thresholds(page, best, [_calibrations(each) for each in finished], by_fold)
     plan = load_artifact(finished[0].folder / finished[0].result.models["detector"]).meta.plan
     page.text(scoring_in_words(config.scoring, plan))
-    describe_groups(page, open_dataset(_of_fold(config, 0), screen).manifest, filtered[DETECTOR])
+    groups = strata(open_dataset(_of_fold(config, 0), screen).manifest, filtered[DETECTOR])
+    describe_groups(page, groups)
+    doubts = [doubt for each in finished for doubt in kept_doubts(each.result.facts.get("doubtful_masks", {}))]
+    describe_masks(page, doubts)
     page.section("Folds")
     page.text(
         "Each fold has a threshold of its own, from its own normal validation scans, and a report of its own beside this "
@@ -139,6 +146,8 @@ def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Scre
         "normals": config.normals,
         "folds": [{"run_id": each.result.run_id, "folder": each.folder.name} for each in finished],
         "metrics": metrics,
+        "facts": ({"groups": [asdict(group) for group in groups]} if groups else {})
+        | ({"doubtful_masks": mask_facts(doubts)} if doubts else {}),
         "medae": medae.__version__,
     }
     write_json(place / "result.json", result)

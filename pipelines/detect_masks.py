@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def describe(report: Report, doubts: list[Doubt]) -> None:
     report.text(
         "The masks were made by medae's own network. Where it gives a voxel between 10 and 90 % (mostly along the edge) "
         f"they are doubtful: {share}. A finding in a doubtful rim may be skull that was taken for brain: look at the masks "
-        "(maps/CASE_mask.nii.gz)."
+        "(CASE_mask.nii.gz among the maps)."
     )
     report.table(
         ["Case", "Doubtful (ml)", "Flagged (ml)", "Flagged where doubtful (ml)"],
@@ -61,3 +62,8 @@ def describe(report: Report, doubts: list[Doubt]) -> None:
 def facts(doubts: list[Doubt]) -> dict[str, Any]:
     """For ``result.json``: by case."""
     return {doubt.case: {key: value for key, value in asdict(doubt).items() if key != "case"} for doubt in doubts}
+
+
+def kept_doubts(facts: Mapping[str, Mapping[str, float]]) -> list[Doubt]:
+    """What ``facts`` made."""
+    return [Doubt(case, **values) for case, values in facts.items()]

@@ -21,7 +21,8 @@ from medae.report.figures_training import loss_curves
 from medae.report.html import Report
 from medae.report.view import View
 from pipelines.data import description
-from pipelines.detect_strata import strata
+from pipelines.detect_results import figure_words
+from pipelines.detect_strata import Stratum, strata
 from pipelines.detect_titles import title_of
 from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
@@ -70,7 +71,7 @@ def make_report(
             for s in evaluations[DETECTOR].scans
         ],
     )
-    describe_groups(report, test, evaluations[DETECTOR])
+    describe_groups(report, strata(test, evaluations[DETECTOR]))
     if histories:
         report.section("Training")
     for number, history in enumerate(histories, start=1):
@@ -99,20 +100,23 @@ def describe_scores(
         report.card(f"AUPRC, {title_of(row)}", summaries[row]["average_precision_pooled"], "voxels of all test scans")
     for row in shown:
         report.card(f"Dice, {title_of(row)}", summaries[row]["dice_mean"], "at the calibrated threshold")
+    intervals = {row: evaluation.intervals() for row, evaluation in evaluations.items()}
     report.section("Scores")
     report.note(verdict(evaluations))
     columns = {
         "average_precision_pooled": "AUPRC, pooled",
-        "average_precision_pooled_low": "AUPRC, pooled: lower bound",
-        "average_precision_pooled_high": "AUPRC, pooled: upper bound",
         "average_precision_mean": "AUPRC, mean of scans",
         "auroc_pooled": "AUROC, voxels",
         "auroc_scan": "AUROC, scans",
+        "average_precision_scan": "AUPRC, scans",
         "dice_mean": "Dice at the calibrated threshold",
         "dice_oracle": "Dice, oracle threshold",
         "false_positive_rate_mean": "False positives in the mask",
+        "false_positive_rate_normal": "False positives in the mask, subjects without a lesion",
+        "false_findings_normal": "False findings in a scan of a subject without a lesion",
         "lesion_recall": "Lesions found",
         "lesion_precision": "Findings that are lesions",
+        "lesion_f1": "F1 of lesions and findings",
         "mask_recall_pooled": "Lesion inside the mask",
         "normal_l1": "Reconstruction error of normal voxels (L1)",
         "lesion_l1": "Reconstruction error of lesions (L1)",
@@ -121,14 +125,17 @@ def describe_scores(
     report.table(
         ["", *(title_of(row) for row in summaries)],
         [
-            *([title, *(summary[key] for summary in summaries.values())] for key, title in columns.items()),
+            *(
+                [title, *(figure_words(summaries[row], intervals[row], key) for row in summaries)]
+                for key, title in columns.items()
+            ),
             [
                 "AUPRC, pooled, before filters and erosion",
                 *(unfiltered[row].pooled.average_precision() for row in summaries),
             ],
         ],
-        caption="Voxels in each scan's own space; lesion outside the mask counts as missed. The bounds of the pooled AUPRC "
-        "are of its 95 % interval, by a jackknife over subjects. The oracle threshold is chosen on the test scans "
+        caption="Voxels in each scan's own space; lesion outside the mask counts as missed. In brackets: 95 % intervals by "
+        "a jackknife over subjects, where there are 5 or more. The oracle threshold is chosen on the test scans "
         "themselves: an upper bound that no user can reach. All maps share mask, side, filters and calibration scans.",
     )
     curves = {row: curve for row, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
@@ -165,9 +172,8 @@ def describe_thresholds(
     report.text(calibrations[0][DETECTOR].limits())
 
 
-def describe_groups(report: Report, cases: Manifest, evaluation: AnomalyEvaluation) -> None:
+def describe_groups(report: Report, groups: Sequence[Stratum]) -> None:
     """The section on groups of the scans; nothing where the data set says nothing that groups them."""
-    groups = strata(cases, evaluation)
     if not groups:
         return
     report.section("Groups")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
+from medae.report.html import format_value
 
 
 def evaluation_file(folder: Path, kind: str, row: str) -> Path:
@@ -14,36 +16,50 @@ def evaluation_file(folder: Path, kind: str, row: str) -> Path:
 
 
 def row_metrics(evaluation: AnomalyEvaluation, unfiltered: AnomalyEvaluation) -> dict[str, Any]:
-    """What ``result.json`` says of a row: the headline, all figures, and the cases."""
+    """What ``result.json`` says of a row: the headline, all figures with the intervals that there are, and the cases."""
     summary = evaluation.summary()
     return {
         **headline(summary),
         "average_precision_unfiltered": unfiltered.pooled.average_precision(),
         "summary": summary,
+        "intervals": {name: list(ends) for name, ends in evaluation.intervals().items()},
+        "lesion_sizes": {size.label: {"lesions": size.lesions, "found": size.found} for size in evaluation.strata()},
         "cases": {scan.case: _case(scan) for scan in evaluation.scans},
     }
 
 
 def headline(summary: dict[str, Any]) -> dict[str, Any]:
-    """The figures of the table, first those that a user can reach."""
+    """The figures of the table, all of which a user can reach."""
     names = (
         "average_precision_pooled",
         "average_precision_mean",
         "auroc_pooled",
         "auroc_scan",
+        "average_precision_scan",
         "dice_mean",
-        "dice_oracle",
         "false_positive_rate_mean",
         "lesion_recall",
+        "lesion_precision",
         "l1_ratio",
     )
     return {**{name: summary[name] for name in names}, "n_test": summary["n_scans"]}
 
 
-def with_intervals(summary: dict[str, Any]) -> dict[str, Any]:
-    """The same, and the 95 % intervals that there are."""
-    bounds = {f"{name}_{end}" for name in headline(summary) for end in ("low", "high")}
-    return {name: summary[name] for name in summary if name in bounds} | headline(summary)
+def with_intervals(evaluation: AnomalyEvaluation) -> dict[str, Any]:
+    """The headline, and the 95 % intervals that there are."""
+    found = headline(evaluation.summary())
+    ends = {name: interval for name, interval in evaluation.intervals().items() if name in found}
+    low, high = ({f"{name}_{end}": both[place] for name, both in ends.items()} for place, end in enumerate(("low", "high")))
+    return low | high | found
+
+
+def figure_words(summary: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]], name: str) -> str | None:
+    """Such as ``0.745 [0.644, 0.825]``, without ends where there is no interval; None without the figure."""
+    value = summary[name]
+    if value is None or name not in intervals:
+        return None if value is None else format_value(value)
+    low, high = map(format_value, intervals[name])
+    return f"{format_value(value)} [{low}, {high}]"
 
 
 def _case(scan: ScanMetrics) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _register(finished: Finished, arm: str, tracker: MlflowTracker, screen: Scre
 
 
 MOST_COLUMNS = 5
-BESIDE = ("dice_oracle", "n_test")
+BESIDE = ("n_test",)
 """Figures that need not be on the screen where there is little room."""
 
 

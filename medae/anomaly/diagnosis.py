@@ -168,15 +168,19 @@ def lesions_in(
     return soft, len(centres)
 
 
+Tallies = dict[str, dict[Cell, list[Tally]]]
+
+
 @dataclass
 class Diagnosis:
     """What was found of the lesions of each cell. Cells whose lesions fit into no scan are left out.
 
-    tallies: by row and cell, the voxels of each scan by score. lesions: how many there were, by cell. subjects: whom each
-    scan is of, in the order of the tallies.
+    tallies: by row and cell, the voxels of each scan by score. unfiltered: the same of the maps before filters and erosion,
+    on the whole mask. lesions: how many there were, by cell. subjects: whom each scan is of, in the order of the tallies.
     """
 
-    tallies: dict[str, dict[Cell, list[Tally]]]
+    tallies: Tallies
+    unfiltered: Tallies
     lesions: dict[Cell, int]
     subjects: list[str]
 
@@ -188,6 +192,10 @@ class Diagnosis:
         """Mean over all cells, or over those of a contrast; None where there is none."""
         cells = [cell for cell in self.lesions if contrast is None or cell.contrast == contrast]
         return float(np.mean([self.average_precision(row, cell) for cell in cells])) if cells else None
+
+    def mean_unfiltered(self, row: str) -> float:
+        """Mean over all cells before filters and erosion."""
+        return float(np.mean([pooled_average_precision(self.unfiltered[row][cell]) for cell in self.lesions]))
 
 
 @dataclass(frozen=True)
@@ -211,24 +219,30 @@ def diagnose(
     lesion fits anywhere.
     """
     cells = config.cells()
-    found = Diagnosis({row: {cell: [] for cell in cells} for row in rows.maps}, dict.fromkeys(cells, 0), [])
+    filtered: Tallies = {row: {cell: [] for cell in cells} for row in rows.maps}
+    unfiltered: Tallies = {row: {cell: [] for cell in cells} for row in rows.maps}
+    found = Diagnosis(filtered, unfiltered, dict.fromkeys(cells, 0), [])
     for subject, scan_with in scans:
         found.subjects.append(subject)
         for cell in cells:
             probe = scan_with(cell)
             found.lesions[cell] += probe.lesions
             for row, own in rows.scored(probe.scan):
-                counted = own.mask if probe.counted is None else own.mask & probe.counted
-                scores = VoxelScores()
-                scores.add(own.heat, counted, probe.truth)
-                found.tallies[row][cell].append(Tally.of(scores))
+                filtered[row][cell].append(_tally(own.heat, own.mask, probe))
+                unfiltered[row][cell].append(_tally(own.raw, own.whole, probe))
     for cell in [cell for cell, count in found.lesions.items() if not count]:
         del found.lesions[cell]
-        for tallies in found.tallies.values():
+        for tallies in (*filtered.values(), *unfiltered.values()):
             del tallies[cell]
     if not found.lesions:
         raise no_room()
     return found
+
+
+def _tally(values: np.ndarray, mask: np.ndarray, probe: Probe) -> Tally:
+    scores = VoxelScores()
+    scores.add(values, mask if probe.counted is None else mask & probe.counted, probe.truth)
+    return Tally.of(scores)
 
 
 def no_room() -> DataError:

@@ -24,6 +24,7 @@ from medae.errors import ArtifactError, ConfigError, DataError
 from medae.inference.brainmask import extraction_of
 from medae.inference.combine import Segmenter, segment
 from medae.inference.contract import ANYWAY, Look, cut_off, differences, refuse
+from medae.inference.native import labels_to_native
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction
 from medae.preprocessing.prepare import Change, Prepared
@@ -182,6 +183,10 @@ class Detecting(AtWork):
             "flagged_ml": int(flagged.sum()) * maps.voxel_ml,
             "flagged_share": float(flagged.sum() / maps.mask.sum()),
         }
+        if prepared.doubtful is not None:
+            doubtful = labels_to_native(prepared.doubtful.to(torch.int16), prepared) > 0
+            said["doubtful_ml"] = int(np.count_nonzero(doubtful)) * maps.voxel_ml
+            said["flagged_in_doubt_ml"] = int(np.count_nonzero(doubtful & flagged)) * maps.voxel_ml
         whole = self._plan.space.foreground == "brain" and self.scoring.postprocessing.erode == 0
         scored = "brain" if whole else "scored region"
         meaning = "Anomaly map, filtered, in the units of the detector's calibration."

@@ -16,7 +16,8 @@ from scipy import stats
 
 from medae.errors import DataError
 from medae.metrics.lesions import SIZE_STRATA_ML, LesionMatch, SizeStratum, match_lesions, recall_by_size
-from medae.metrics.pooled import Tally, pooled_interval
+from medae.metrics.pooled import Tally, auroc_interval, pooled_interval, reach_of
+from medae.metrics.statistics import FEWEST
 from medae.metrics.voxelscores import PrecisionRecall, VoxelScores, best_dice, check_same_grid, score_bins
 
 
@@ -28,6 +29,17 @@ def auroc(scores: Sequence[float], diseased: Sequence[bool]) -> float | None:
         return None
     ranks = stats.rankdata(values)
     return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def average_precision(scores: Sequence[float], diseased: Sequence[bool]) -> float | None:
+    """Sum over thresholds of the gain in diseased scans found times the precision. None unless both kinds are there."""
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(diseased, dtype=bool)
+    if positive.all() or not positive.any():
+        return None
+    order = np.argsort(-values, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))  # of scans with the same score
+    found = np.cumsum(positive[order])[last]
+    return float(np.sum(np.diff(found, prepend=0) * found / (last + 1)) / positive.sum())
 
 
 def dice(prediction: np.ndarray, lesion: np.ndarray) -> float | None:
@@ -95,6 +107,11 @@ class ScanMetrics:
     def has_lesion(self) -> bool:
         """Whether the truth holds a lesion."""
         return bool(self.lesions.volumes_ml)
+
+    @property
+    def false_findings(self) -> int:
+        """Flagged components that are no lesion."""
+        return self.lesions.findings - self.lesions.true_findings
 
     @property
     def false_positive_rate(self) -> float | None:
@@ -225,6 +242,7 @@ class AnomalyEvaluation:
         ``dice_oracle``: the mean Dice at the one threshold that makes it best on these very scans and their truth; an
         upper bound that no user can reach, from the map alone (no component removal). ``dice_pooled_oracle`` likewise.
         ``lesion_*``: lesion-wise. ``mask_recall_pooled``: the recall that the brain mask alone permits.
+        ``*_normal``: of the subjects without a lesion; ``false_findings_normal``: flagged components in a scan of theirs.
         ``prevalence``: lesion voxels as a share of all that count. ``average_precision_random``: that of a map that knows
         nothing, and like all others finds no lesion outside the mask.
         """
@@ -232,49 +250,113 @@ class AnomalyEvaluation:
             self._summary = self._summarised()
         return dict(self._summary)
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals over subjects, by the name of the figure in ``summary``; of those that have one.
+
+        By a jackknife, each subject left out with all its scans, see `medae.metrics.pooled`. Degrees of freedom: one less
+        than the subjects with a lesion, of a figure of normals those without, of one that sets both against each other
+        the fewer, else all. With fewer than 5 of them there is none.
+        """
+        names = sorted(set(self.subjects()))
+        sick = len(names) - len(self.normal_subjects())
+        found = {}
+        for name, interval in (("average_precision_pooled", pooled_interval), ("auroc_pooled", auroc_interval)):
+            if (ends := interval(self.tallies, self.subjects())) is not None:
+                found[name] = ends
+        pairs = list(zip(self.scans, self.tallies, strict=True))
+        every = _of_scans(pairs, self.normal_subjects())
+        others = [_of_scans([pair for pair in pairs if pair[0].subject != name], self.normal_subjects()) for name in names]
+        for name, value in every.items():
+            without = [each[name] for each in others]
+            carriers = _carriers(name, sick, len(names))
+            if value is None or carriers < FEWEST or None in without:
+                continue
+            reach = reach_of(np.array(without, dtype=float), carriers)
+            found[name] = max(value - reach, 0.0), value + reach if name in UNBOUNDED else min(value + reach, 1.0)
+        return found
+
     def _summarised(self) -> dict[str, float | int | None]:
-        diseased = [scan for scan in self.scans if scan.has_lesion]
         rates = list(self.false_positive_rates().values())
-        errors = [scan.error for scan in self.scans if scan.error is not None]
         counts = [found for found in (tally.scores() for tally in self.tallies) if found.n_lesion]
         oracle, oracle_threshold = best_dice(counts) if counts else (None, None)
-        pooled_oracle = best_dice([self.pooled])[0] if counts else None
-        hit = sum(scan.true_positives for scan in self.scans)
-        flags, total = hit + sum(scan.false_positives for scan in self.scans), self.pooled.n_lesion
-        lesions = sum(len(scan.lesions.found) for scan in diseased)
-        findings = sum(scan.lesions.findings for scan in self.scans)
+        total = self.pooled.n_lesion
         n_voxels = total + self.pooled.n_normal
         low, high = pooled_interval(self.tallies, self.subjects()) or (None, None)
         return {
             "n_scans": len(self.scans),
-            "n_lesion_scans": len(diseased),
+            "n_lesion_scans": sum(scan.has_lesion for scan in self.scans),
             "average_precision_pooled": self.pooled.average_precision(),
             "average_precision_pooled_low": low,
             "average_precision_pooled_high": high,
-            "average_precision_mean": _mean(scan.average_precision for scan in diseased),
             "average_precision_random": self.pooled.prevalence * self.pooled.reach if total else None,
             "prevalence": total / n_voxels if n_voxels else None,
             "auroc_pooled": self.pooled.auroc(),
-            "auroc_mean": _mean(scan.auroc for scan in diseased),
-            "auroc_scan": auroc([scan.score for scan in self.scans], [scan.has_lesion for scan in self.scans]),
-            "dice_mean": _mean(scan.dice for scan in diseased),
             "dice_oracle": oracle,
             "dice_oracle_threshold": oracle_threshold,
-            "dice_pooled": 2 * hit / (flags + total) if total else None,
-            "dice_pooled_oracle": pooled_oracle,
-            "recall_pooled": hit / total if total else None,
-            "precision_pooled": hit / flags if total and flags else None,
-            "mask_recall_pooled": (total - self.pooled.missed) / total if total else None,
-            "false_positive_rate_mean": _mean(rates),
+            "dice_pooled_oracle": best_dice([self.pooled])[0] if counts else None,
             "false_positive_rate_sd": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "false_positive_rate_max": max(rates, default=None),
-            "n_lesions": lesions,
-            "lesion_recall": sum(sum(scan.lesions.found) for scan in diseased) / lesions if lesions else None,
-            "lesion_precision": sum(scan.lesions.true_findings for scan in self.scans) / findings if findings else None,
-            "normal_l1": _mean(error.normal for error in errors),
-            "lesion_l1": _mean(error.lesion for error in errors),
-            "l1_ratio": _mean(error.ratio for error in errors),
+            "n_lesions": sum(len(scan.lesions.found) for scan in self.scans),
+            **_of_scans(list(zip(self.scans, self.tallies, strict=True)), self.normal_subjects()),
         }
+
+
+UNBOUNDED = ("normal_l1", "lesion_l1", "l1_ratio", "false_findings_normal")
+"""Figures that may be above 1."""
+
+
+def _carriers(name: str, sick: int, subjects: int) -> int:
+    """How many subjects carry a figure."""
+    if name.endswith("_normal"):
+        return subjects - sick
+    if name.endswith("_scan"):
+        return min(sick, subjects - sick)
+    return subjects if name in ("false_positive_rate_mean", "normal_l1") else sick
+
+
+def _of_scans(pairs: Sequence[tuple[ScanMetrics, Tally]], healthy: frozenset[str]) -> dict[str, float | None]:
+    """The figures that take no voxel's score. healthy: the subjects none of whose scans has a lesion."""
+    scans = [scan for scan, _ in pairs]
+    diseased = [scan for scan in scans if scan.has_lesion]
+    normal = [scan for scan in scans if scan.subject in healthy]
+    rates = false_positive_rates(scans)
+    errors = [scan.error for scan in scans if scan.error is not None]
+    missed = sum(tally.missed for _, tally in pairs)
+    total = missed + sum(int(tally.lesion.sum()) for _, tally in pairs)
+    hit = sum(scan.true_positives for scan in scans)
+    flags = hit + sum(scan.false_positives for scan in scans)
+    matches = [scan.lesions for scan in scans]
+    lesions, found = (sum(count(match.found) for match in matches) for count in (len, sum))
+    findings, true = sum(match.findings for match in matches), sum(match.true_findings for match in matches)
+    recall, precision = found / lesions if lesions else None, true / findings if findings else None
+    scores, sick = [scan.score for scan in scans], [scan.has_lesion for scan in scans]
+    return {
+        "average_precision_mean": _mean(scan.average_precision for scan in diseased),
+        "auroc_mean": _mean(scan.auroc for scan in diseased),
+        "auroc_scan": auroc(scores, sick),
+        "average_precision_scan": average_precision(scores, sick),
+        "dice_mean": _mean(scan.dice for scan in diseased),
+        "dice_pooled": 2 * hit / (flags + total) if total else None,
+        "recall_pooled": hit / total if total else None,
+        "precision_pooled": hit / flags if total and flags else None,
+        "mask_recall_pooled": (total - missed) / total if total else None,
+        "false_positive_rate_mean": _mean(rates.values()),
+        "false_positive_rate_normal": _mean(rates.get(subject) for subject in sorted(healthy)),
+        "false_findings_normal": _mean(scan.false_findings for scan in normal),
+        "lesion_recall": recall,
+        "lesion_precision": precision,
+        "lesion_f1": _f1(recall, precision),
+        "normal_l1": _mean(error.normal for error in errors),
+        "lesion_l1": _mean(error.lesion for error in errors),
+        "l1_ratio": _mean(error.ratio for error in errors),
+    }
+
+
+def _f1(recall: float | None, precision: float | None) -> float | None:
+    """Their harmonic mean; 0 where nothing was flagged, and None without a lesion."""
+    if recall is None:
+        return None
+    return 2 * recall * precision / (recall + precision) if recall and precision else 0.0
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -89,7 +89,7 @@ def pooled_difference(
     """Compare two maps of the same scans, pooled over voxels.
 
     a, b: one tally a scan, in the same order. subjects: whom each scan is of. level: of the interval. It is Student's, of
-    the jackknife's pseudo-values of the difference, each subject left out of both maps at once; see ``_reach``.
+    the jackknife's pseudo-values of the difference, each subject left out of both maps at once; see ``reach_of``.
     Raises DataError if the lengths differ or no scan has a lesion.
     """
     return mean_difference([(a, b)], subjects, level)
@@ -118,7 +118,7 @@ def mean_difference(
     value, fewest = float(np.mean(values)), min(diseased)
     low = high = None
     if fewest >= FEWEST:
-        reach = _reach(np.mean(without, axis=0), fewest, level)
+        reach = reach_of(np.mean(without, axis=0), fewest, level)
         low, high = max(value - reach, -1.0), min(value + reach, 1.0)
     return PooledDifference(difference=value, low=low, high=high, n_subjects=len(names))
 
@@ -126,26 +126,41 @@ def mean_difference(
 def pooled_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[float, float] | None:
     """The 95 % interval over subjects of one map's pooled average precision; None with fewer than 5 that have a lesion.
 
-    Student's, of the jackknife's pseudo-values of its logit; see ``_reach``.
+    Student's, of the jackknife's pseudo-values of its logit; see ``reach_of``.
     """
     table = _Table(tallies, subjects, sorted(set(subjects)))
     if table.diseased < FEWEST:
         return None
-    value = table.figure()
+    return _logit_interval(table.figure(), table.without_each(), table.diseased)
+
+
+def auroc_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[float, float] | None:
+    """The same of the AUROC of all voxels as one."""
+    table = _Table(tallies, subjects, sorted(set(subjects)))
+    if table.diseased < FEWEST:
+        return None
+    every, without_each = table.auroc(np.ones((1, len(table.missed)))), table.auroc(1.0 - np.eye(len(table.missed)))
+    if not (np.isfinite(every).all() and np.isfinite(without_each).all()):
+        return None  # no normal voxel
+    return _logit_interval(float(every[0]), without_each, table.diseased)
+
+
+def _logit_interval(value: float, without_each: np.ndarray, diseased: int) -> tuple[float, float]:
     middle = float(logit(np.clip(value, EDGE, 1 - EDGE)))
-    reach = _reach(logit(np.clip(table.without_each(), EDGE, 1 - EDGE)), table.diseased)
+    reach = reach_of(logit(np.clip(without_each, EDGE, 1 - EDGE)), diseased)
     return min(float(expit(middle - reach)), value), max(float(expit(middle + reach)), value)
 
 
-def _reach(without_each: np.ndarray, diseased: int, level: float = 0.95) -> float:
+def reach_of(without_each: np.ndarray, carriers: int, level: float = 0.95) -> float:
     """Half the width of an interval from the figures that remain when each subject in turn is left out.
 
     The pseudo-values of n subjects are n times the figure of all less n - 1 times these, and differ as those do. Degrees of
-    freedom: one less than the subjects with a lesion, who carry most of the figure. Source: Tukey 1958.
+    freedom: one less than the carriers, the subjects who carry most of the figure, such as those with a lesion. Source:
+    Tukey 1958.
     """
     n = len(without_each)
     error = np.sqrt((n - 1) ** 2 * np.var(without_each, ddof=1) / n)
-    return float(student.ppf((1 + level) / 2, diseased - 1) * error)
+    return float(student.ppf((1 + level) / 2, carriers - 1) * error)
 
 
 class _Table:
@@ -183,6 +198,16 @@ class _Table:
     def without_each(self) -> np.ndarray:
         """The average precision of the others when each subject in turn is left out."""
         return self.average_precision(1.0 - np.eye(len(self.missed)))
+
+    def auroc(self, weights: np.ndarray) -> np.ndarray:
+        """One value for each row of weights ``[draws, subjects]``; NaN where there is no normal voxel."""
+        normal, lesion = weights @ self.normal, weights @ self.lesion
+        every = normal.sum(axis=1, keepdims=True)
+        below = every - np.cumsum(normal, axis=1)
+        total = lesion.sum(axis=1) + weights @ self.missed
+        with np.errstate(invalid="ignore"):
+            found = (lesion * (below + 0.5 * normal)).sum(axis=1) / (every[:, 0] * total)
+        return np.asarray(found)
 
     def average_precision(self, weights: np.ndarray, chunk: int = 100) -> np.ndarray:
         """One value for each row of weights ``[draws, subjects]``."""

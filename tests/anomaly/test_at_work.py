@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,22 @@ def test_a_mask_that_was_eroded_is_not_called_the_brain(tmp_path, scan_of):
         mask = put_to_work([artifact], ["model"], CPU).apply(Given([prepared], []), "scan").layers[-1]
         named.append((mask.labels, int(mask.array.sum())))
     assert named == [({1: "brain"}, 8 * 8 * 8), ({1: "scored region"}, 6 * 6 * 8)]
+
+
+def test_what_was_flagged_where_a_made_mask_is_doubtful_is_said(tmp_path, scan_of):
+    artifact = detector(tmp_path / "model", {"map": {"kind": "intensity"}, "postprocessing": {"median": [1, 1, 1]}})
+    image = np.zeros((1, 8, 8, 8))
+    image[0, :2] = 9.0
+    prepared = scan_of(image, plan=artifact.meta.plan).prepared
+    doubtful = torch.zeros((1, 8, 8, 8), dtype=torch.bool)
+    doubtful[0, 1:4, :5] = True
+    work = put_to_work([artifact], ["model"], CPU)
+    said = work.apply(Given([replace(prepared, doubtful=doubtful)], []), "scan").said
+    voxel = prepared.native.voxel_ml
+    assert said["doubtful_ml"] == pytest.approx(3 * 5 * 8 * voxel)
+    assert said["flagged_ml"] == pytest.approx(2 * 8 * 8 * voxel)
+    assert said["flagged_in_doubt_ml"] == pytest.approx(1 * 5 * 8 * voxel)
+    assert "doubtful_ml" not in work.apply(Given([prepared], []), "scan").said, "a mask that was given is not doubted"
 
 
 def test_mirror_images_are_refused_where_the_threshold_was_set_without(tmp_path):

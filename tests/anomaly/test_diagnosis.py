@@ -166,6 +166,7 @@ def test_what_is_found_of_bright_and_dark_lesions_by_hand(scan_file):
     assert set(found.lesions.values()) == {4}
     assert found.mean("intensity") == pytest.approx((dark + weak + strong) / 3)
     assert found.mean("intensity", 0.4) == strong
+    assert found.mean_unfiltered("intensity") == found.mean("intensity"), "nothing is filtered here"
     assert found.mean("intensity", 0.7) is None
     assert found.subjects == ["scan"]
     huge = config.model_copy(update={"radii": (200.0,)})

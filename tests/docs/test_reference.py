@@ -83,4 +83,9 @@ def test_the_figures_of_a_detection_are_those_that_are_documented(world: World):
     arm = json.loads((world.stage("detect") / "result.json").read_text())["metrics"]["detector"]
     text = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
     headline = text[text.index("**Headline.**") :].partition("`summary`")[0]
-    assert set(re.findall(r"`(\w+)`", headline)) - {"metrics"} == set(arm) - {"summary", "cases"}
+    assert set(re.findall(r"`(\w+)`", headline)) - {"metrics"} == set(arm) - {
+        "summary",
+        "intervals",
+        "lesion_sizes",
+        "cases",
+    }

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from scipy import stats
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from medae.errors import DataError, GeometryError
-from medae.metrics.anomaly import AnomalyEvaluation, auroc, dice, lesion_error
+from medae.metrics.anomaly import AnomalyEvaluation, auroc, average_precision, dice, lesion_error
 
 
 def volume(*values: float) -> np.ndarray:
@@ -31,6 +32,57 @@ def test_scan_auroc_agrees_with_scikit_learn(scores: list[int], seed: int) -> No
     diseased = np.random.default_rng(seed).random(len(scores)) < 0.5
     diseased[0], diseased[-1] = True, False
     assert auroc(scores, diseased.tolist()) == pytest.approx(roc_auc_score(diseased, scores))
+    assert average_precision(scores, diseased.tolist()) == pytest.approx(average_precision_score(diseased, scores))
+
+
+def test_scan_average_precision_by_hand_and_with_one_class() -> None:
+    assert average_precision([1, 2, 3, 4], [False, True, False, True]) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision([1, 1, 0], [False, True, False]) == 0.5, "of those with one score none comes first"
+    assert average_precision([1, 2], [True, True]) is None
+    assert average_precision([1, 2], [False, False]) is None
+    assert average_precision([], []) is None
+
+
+@given(seed=st.integers(0, 1000))
+def test_voxels_of_a_scan_agree_with_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lesion, flagged = (rng.random((1, 6, 7)) < share for share in (0.3, 0.4))
+    lesion[0, 0, 0] = flagged[0, 0, 0] = True
+    scores = np.where(flagged, rng.integers(3, 6, flagged.shape), rng.integers(0, 3, flagged.shape)).astype(np.float32)
+    evaluation = AnomalyEvaluation()
+    scan = evaluation.add("a", scores, flagged, np.ones_like(flagged), lesion, voxel_ml=1.0, scan_score=0.0)
+    truth, said = lesion.ravel(), flagged.ravel()
+    assert scan.dice == dice(flagged, lesion) == pytest.approx(f1_score(truth, said))
+    assert (scan.recall, scan.precision) == pytest.approx((recall_score(truth, said), precision_score(truth, said)))
+    assert scan.average_precision == pytest.approx(average_precision_score(truth, scores.ravel()))
+    if not truth.all():
+        assert scan.auroc == pytest.approx(roc_auc_score(truth, scores.ravel()))
+
+
+def test_intervals_by_hand() -> None:
+    """Six patients, of whom the first is found whole and the others by half, and six healthy ones, of whom one has two
+    false findings."""
+    evaluation = AnomalyEvaluation()
+    for place in range(12):
+        sick, lesion = place < 6, volume(1, 1, 0, 0, 0, 0) * (place < 6)
+        flagged = volume(1, place == 0, 0, 0, 0, 0) if sick else volume(0, 0, place == 6, 0, place == 6, 0)
+        evaluation.add(str(place), flagged, flagged, volume(*[1] * 6), lesion, voxel_ml=1.0, scan_score=float(sick))
+    found, intervals = evaluation.summary(), evaluation.intervals()
+    # Left out in turn; the healthy have no Dice, so that without them the mean is the same.
+    assert found["dice_mean"] == pytest.approx((1 + 5 * 2 / 3) / 6)
+    assert found["false_findings_normal"] == pytest.approx(2 / 6)
+    without = np.array([2 / 3, *[(1 + 4 * 2 / 3) / 5] * 5, *[found["dice_mean"]] * 6])
+    reach = stats.t.ppf(0.975, 5) * np.sqrt(11**2 * without.var(ddof=1) / 12)
+    assert intervals["dice_mean"] == pytest.approx((found["dice_mean"] - reach, min(found["dice_mean"] + reach, 1)))
+    assert found["false_positive_rate_normal"] == pytest.approx(2 / 6 / 6)
+    assert intervals["false_findings_normal"][0] == 0.0, "no count is below 0"
+    assert intervals["auroc_scan"] == intervals["average_precision_scan"] == (1.0, 1.0)
+    assert {name for name, (low, high) in intervals.items() if not low <= found[name] <= high} == set()
+    assert "lesion_l1" not in intervals and "auroc_pooled" in intervals
+
+
+def test_few_subjects_have_no_interval(evaluation: AnomalyEvaluation) -> None:
+    assert evaluation.intervals() == AnomalyEvaluation().intervals() == {}
 
 
 def test_dice_by_hand() -> None:
@@ -133,7 +185,10 @@ def test_summary_by_hand(evaluation: AnomalyEvaluation) -> None:
     assert found["average_precision_pooled"] == pytest.approx((1 + 1 + 1 + 4 / 7) / 5)
     assert found["prevalence"] == pytest.approx(5 / (5 + 9))
     assert found["average_precision_random"] == pytest.approx(4 / (4 + 9) * 4 / 5)
-    assert found["auroc_scan"] == 1.0
+    assert found["auroc_scan"] == found["average_precision_scan"] == 1.0
+    # Lesion 9, 8, 7 above all nine normal voxels, 1 above the six of 0, the missed one above none.
+    assert found["auroc_pooled"] == pytest.approx((3 * 9 + 6) / 45)
+    assert found["auroc_mean"] == pytest.approx((4 / 9 + 1) / 2)
     # At 7: scan a 2*1/(1+3), scan c 1. At 1: a 2*2/(4+3), c 2*2/(2+2). Mean at 1 is the better one.
     assert found["dice_oracle"] == pytest.approx((4 / 7 + 1) / 2)
     assert found["dice_oracle_threshold"] == pytest.approx(1.0)
@@ -148,6 +203,8 @@ def test_summary_by_hand(evaluation: AnomalyEvaluation) -> None:
     assert found["lesion_recall"] == pytest.approx(2 / 3)
     # Findings: a has two (one true), b one, c one (true).
     assert found["lesion_precision"] == pytest.approx(2 / 4)
+    assert found["lesion_f1"] == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+    assert found["false_positive_rate_normal"] is found["false_findings_normal"] is None, "b is of a patient, too"
     assert found["normal_l1"] == pytest.approx(4 / 3)
     assert found["l1_ratio"] == pytest.approx(3.0)
 

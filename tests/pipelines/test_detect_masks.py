@@ -17,7 +17,7 @@ from medae.preprocessing.store import build_store
 from medae.report.html import Report
 from pipelines import brainmask
 from pipelines.data import DataConfig, refuse_idle_masks
-from pipelines.detect_masks import Doubt, describe, doubts_of, facts
+from pipelines.detect_masks import Doubt, describe, doubts_of, facts, kept_doubts
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ def test_the_report_says_how_much_lies_there(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text()
     assert "25% of what was flagged lies there" in text and "Brain masks" in text
     assert facts([Doubt("a", 10.0, 4.0, 1.0)]) == {"a": {"doubtful_ml": 10.0, "flagged_ml": 4.0, "flagged_in_doubt_ml": 1.0}}
+    assert kept_doubts(facts([Doubt("a", 10.0, 4.0, 1.0)])) == [Doubt("a", 10.0, 4.0, 1.0)], "as folds keep them"
     empty = Report("Another", "")
     describe(empty, [])
     empty.write(tmp_path / "empty.html")

@@ -152,18 +152,28 @@ def test_filters_have_words(filters: dict[str, Any], words: str):
     assert words in scoring_in_words(validate(Scoring, {"postprocessing": filters}), PLAN)
 
 
-def test_both_errors_stand_in_the_table(tmp_path: Path):
-    """Of two scans whose normal voxels have an error of 1 and 2, and whose lesions one of 3 and 2: ratios of 3 and 1."""
+def test_both_errors_and_the_lesion_inside_the_mask_stand_in_the_table(tmp_path: Path):
+    """Of two scans whose normal voxels have an error of 1 and 2, and whose lesions one of 3 and 2: ratios of 3 and 1.
+
+    A tenth of the lesions lies outside the mask.
+    """
     found = AnomalyEvaluation()
     lesion = np.zeros((10, 10, 10), dtype=bool)
     lesion[:2] = True
     for number, (normal, sick) in enumerate(((1.0, 3.0), (2.0, 2.0))):
         error, values = np.where(lesion, sick, normal), np.arange(1000, dtype=np.float32).reshape(lesion.shape)
         flags, mask = np.zeros_like(lesion), np.ones_like(lesion)
+        mask[0, 0], mask[0, 1] = False, False
         found.add(f"c{number}", values, flags, mask, lesion, voxel_ml=1.0, scan_score=0.0, error=error)
     page = Report("by hand")
     rows = {"detector": found, "intensity": found}
     describe_scores(page, lambda name: tmp_path / f"{name}.png", rows, rows)
     text = re.sub(r"<[^>]+>|\s+", " ", page.write(tmp_path / "report.html").read_text(encoding="utf-8"))
-    for title, value in (("of normal voxels (L1)", "1.5"), ("of lesions (L1)", "2.5"), ("normal L1, mean of scans", "2")):
+    lines = {
+        "of normal voxels (L1)": "1.5",
+        "of lesions (L1)": "2.5",
+        "normal L1, mean of scans": "2",
+        "inside the mask": "0.9",
+    }
+    for title, value in lines.items():
         assert re.search(rf"{re.escape(title)} +{re.escape(value)}0*\.?0* ", text), title

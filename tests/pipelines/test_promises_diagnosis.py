@@ -74,6 +74,7 @@ def test_without_a_target_every_scan_is_normal_and_only_the_diagnosis_finds(heal
     for row, found in differences.items():
         assert found["difference"] == pytest.approx(facts["mean"][row] - facts["mean"][best], abs=2e-3)
         assert found["low"] is found["high"] is None, "two scans have no interval"
+    assert facts["mean_unfiltered"] == pytest.approx(facts["mean"]), "the median's window is one voxel"
     page = (healthy.folder / "report.html").read_text()
     assert f": {differences['detector']['difference']:+.3f}. " in page
     assert "No test scan has a lesion" in page
