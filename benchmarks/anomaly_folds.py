@@ -42,7 +42,7 @@ from medae.errors import ConfigError
 from medae.formats.read import read_array
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import load_evaluation, merged, packed, tally_of, tally_text, unpacked
-from medae.metrics.pooled import Tally, floors_of, pooled_average_precision, pooled_difference
+from medae.metrics.pooled import Tally, floors_of, mean_difference, mean_interval, pooled_average_precision
 from medae.models.ensemble import AutoencoderEnsemble, AutoencoderEnsembleConfig
 from medae.training.precision import resolve_precision
 from pipelines import stage
@@ -238,53 +238,117 @@ COLUMNS = {
     "dice_oracle": "Dice, oracle",
     "lesion_recall": "lesions found",
     "lesion_precision": "findings that are lesions",
+    "lesion_f1": "F1 of both",
     "false_positive_rate_mean": "false positives",
     "l1_ratio": "L1 ratio",
 }
 
 
 def table(rows: Rows) -> str:
-    """One line a row: the headline with its interval, what it is above the best baseline, then everything else."""
-    baselines = {row: found for (_, row, seed), found in rows.items() if row in BASELINES and seed == 0}
-    if not baselines:
+    """One line a row: the headline with its interval, what it is above the best baseline, then everything else.
+
+    Of several seeds the means stand there; their intervals leave a patient out of all seeds at once.
+    """
+    reference = best_of(rows)
+    if reference is None:
         return "No configuration has been measured in all folds with its baselines."
-    best = max(baselines, key=lambda row: baselines[row].filtered.pooled.average_precision() or 0)
-    reference = baselines[best].filtered
     heads = ["configuration", "row", "seeds", "AUPRC [95 %]", "above the best baseline", "unfiltered", *COLUMNS.values()]
     text = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]
-    listed = []
-    for name, row in dict.fromkeys((name, row) for name, row, _ in rows):
-        seeds = sorted(seed for one, other, seed in rows if (one, other) == (name, row))
-        each = [rows[name, row, seed] for seed in seeds]
-        listed.append((mean_of([own.filtered.pooled.average_precision() for own in each]) or 0, name, row, seeds, each))
-    for value, name, row, seeds, each in sorted(listed, key=lambda entry: -entry[0]):
-        first = each[0].filtered
-        summaries = [own.filtered.summary() for own in each]
-        low, high = summaries[0]["average_precision_pooled_low"], summaries[0]["average_precision_pooled_high"]
-        cells = [name if row not in BASELINES else "–", row, str(len(seeds)), f"{value:.3f} [{low:.3f}, {high:.3f}]"]
-        cells.append("–" if row == best else difference(first, reference))
+    for name, row, each in listed(rows):
+        cells = [name if row not in BASELINES else "–", row, spread(each), headline(each)]
+        cells.append("–" if row == reference[0] else difference(each, reference[1]))
         cells.append(shown(mean_of([own.unfiltered for own in each])))
+        summaries = [own.filtered.summary() for own in each]
         cells += [shown(mean_of([summary[key] for summary in summaries])) for key in COLUMNS]
         text.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*text, "", facts(reference), f"The best baseline is {best}. Intervals are those of the first seed."])
+    return "\n".join([*text, "", facts(reference[1].filtered), f"The best baseline is {reference[0]}."])
+
+
+def table_of_intervals(rows: Rows) -> str:
+    """Everything else of the first seed, with intervals over patients, and how many lesions of each size were found."""
+    heads = ["configuration", "row", *INTERVALS.values(), "lesions found by size"]
+    text = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]
+    for name, row, (first, *_) in listed(rows):
+        summary, intervals = first.filtered.summary(), first.filtered.intervals()
+        cells = [name if row not in BASELINES else "–", row]
+        for key in INTERVALS:
+            low, high = intervals.get(key, (None, None))
+            cells.append(f"{shown(summary[key])} [{shown(low)}, {shown(high)}]")
+        sizes = [f"{size.found} of {size.lesions}" for size in first.filtered.strata()]
+        text.append(f"| {' | '.join([*cells, ', '.join(sizes)])} |")
+    sizes = ", ".join(size.label for size in AnomalyEvaluation().strata())
+    return "\n".join([*text, "", f"The first seed of each. Sizes are {sizes}."])
+
+
+INTERVALS = {
+    "average_precision_mean": "AUPRC, mean of patients",
+    "auroc_pooled": "AUROC",
+    "auroc_mean": "AUROC, mean of patients",
+    "dice_mean": "Dice",
+    "recall_pooled": "recall",
+    "precision_pooled": "precision",
+    "lesion_recall": "lesions found",
+    "lesion_precision": "findings that are lesions",
+    "lesion_f1": "F1 of both",
+    "false_positive_rate_mean": "false positives",
+    "normal_l1": "L1, normal",
+    "lesion_l1": "L1, lesion",
+    "l1_ratio": "L1 ratio",
+}
+
+
+def best_of(rows: Rows) -> tuple[str, Row] | None:
+    """The baseline with the highest headline."""
+    found = {row: own for (_, row, seed), own in rows.items() if row in BASELINES and seed == 0}
+    best = max(found, key=lambda row: found[row].filtered.pooled.average_precision() or 0, default=None)
+    return None if best is None else (best, found[best])
+
+
+def listed(rows: Rows) -> list[tuple[str, str, list[Row]]]:
+    """Configuration, row and the row of each seed, the best first."""
+    found = []
+    for name, row in dict.fromkeys((name, row) for name, row, _ in rows):
+        seeds = sorted(seed for one, other, seed in rows if (one, other) == (name, row))
+        found.append((name, row, [rows[name, row, seed] for seed in seeds]))
+    return sorted(found, key=lambda entry: -values(entry[2])[0])
+
+
+def values(each: Sequence[Row]) -> list[float]:
+    """The headline: the mean over seeds, the lowest, the highest."""
+    found = [own.filtered.pooled.average_precision() or 0.0 for own in each]
+    return [statistics.mean(found), min(found), max(found)]
+
+
+def spread(each: Sequence[Row]) -> str:
+    """How many seeds, and from where to where their headlines lie."""
+    _, low, high = values(each)
+    return str(len(each)) if len(each) == 1 else f"{len(each)} ({low:.3f} to {high:.3f})"
+
+
+def headline(each: Sequence[Row]) -> str:
+    """The mean over seeds with its interval."""
+    first = each[0].filtered
+    low, high = mean_interval([in_order(own, each[0]) for own in each], first.subjects()) or (None, None)
+    return f"{values(each)[0]:.3f} [{shown(low)}, {shown(high)}]"
+
+
+def in_order(one: Row, other: Row) -> list[Tally]:
+    """The tallies of a row, its scans as another row has them."""
+    place = {scan.case: tally for scan, tally in zip(one.filtered.scans, one.filtered.tallies, strict=True)}
+    return [place[scan.case] for scan in other.filtered.scans]
 
 
 def table_of_others(rows: Rows) -> str:
-    """The headline of the first seed, of the patients whose maps settled nothing."""
-    found = {(name, row): without(own.filtered, SETTLED_ON) for (name, row, seed), own in rows.items() if seed == 0}
-    values = {key: own.pooled.average_precision() or 0 for key, own in found.items()}
-    baselines = [key for key in found if key[1] in BASELINES]
-    if not baselines or not any(own.scans for own in found.values()):
+    """The headline, of the patients whose maps settled nothing."""
+    others = {key: Row(without(own.filtered, SETTLED_ON), own.unfiltered) for key, own in rows.items()}
+    reference = best_of(others)
+    if reference is None or not reference[1].filtered.scans:
         return ""
-    best = max(baselines, key=lambda key: values[key])
-    count = len(found[best].scans)
+    count = len(reference[1].filtered.scans)
     text = [f"| {count} patients | row | AUPRC [95 %] | above the best baseline |", "|---|---|---:|---:|"]
-    for key in sorted(found, key=lambda key: -values[key]):
-        summary = found[key].summary()
-        low, high = summary["average_precision_pooled_low"], summary["average_precision_pooled_high"]
-        above = "–" if key == best else difference(found[key], found[best])
-        name = "–" if key[1] in BASELINES else key[0]
-        text.append(f"| {name} | {key[1]} | {values[key]:.3f} [{shown(low)}, {shown(high)}] | {above} |")
+    for name, row, each in listed(others):
+        above = "–" if row == reference[0] else difference(each, reference[1])
+        text.append(f"| {'–' if row in BASELINES else name} | {row} | {headline(each)} | {above} |")
     return "\n".join(text)
 
 
@@ -297,11 +361,10 @@ def without(evaluation: AnomalyEvaluation, patients: Collection[str]) -> Anomaly
     return found
 
 
-def difference(one: AnomalyEvaluation, other: AnomalyEvaluation) -> str:
-    """Paired over patients."""
-    place = {scan.case: number for number, scan in enumerate(other.scans)}
-    order = [place[scan.case] for scan in one.scans]
-    found = pooled_difference(one.tallies, [other.tallies[number] for number in order], one.subjects())
+def difference(each: Sequence[Row], other: Row) -> str:
+    """Paired over patients; the mean over the seeds of the one."""
+    pairs = [(in_order(own, other), other.filtered.tallies) for own in each]
+    found = mean_difference(pairs, other.filtered.subjects())
     return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
@@ -350,7 +413,7 @@ def main() -> None:
     if chosen.table:
         found = list(lines())
         rows = pooled(found)
-        print(table(rows), table_of_others(rows), sep="\n\n")
+        print(table(rows), table_of_others(rows), table_of_intervals(rows), sep="\n\n")
         if len(states := {line["source"] for line in found}) > 1:
             print(f"Measured with {len(states)} states of the code: {', '.join(sorted(states))}.")
         return

@@ -128,10 +128,20 @@ def pooled_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[
 
     Student's, of the jackknife's pseudo-values of its logit; see ``reach_of``.
     """
-    table = _Table(tallies, subjects, sorted(set(subjects)))
-    if table.diseased < FEWEST:
+    return mean_interval([tallies], subjects)
+
+
+def mean_interval(maps: Sequence[Sequence[Tally]], subjects: Sequence[str]) -> tuple[float, float] | None:
+    """The same of the mean of the pooled average precisions of several maps of the same scans, such as of several seeds.
+
+    A subject is left out of all maps at once: the interval is over subjects, for these maps.
+    """
+    tables = [_Table(tallies, subjects, sorted(set(subjects))) for tallies in maps]
+    diseased = min((table.diseased for table in tables), default=0)
+    if diseased < FEWEST:
         return None
-    return _logit_interval(table.figure(), table.without_each(), table.diseased)
+    without = np.mean([table.without_each() for table in tables], axis=0)
+    return _logit_interval(float(np.mean([table.figure() for table in tables])), without, diseased)
 
 
 def auroc_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from stored import stored_model
 from medae.artifact import load_artifact
 from medae.metrics.anomaly import AnomalyEvaluation
 from medae.metrics.evaluations import merged
+from medae.metrics.pooled import mean_difference, mean_interval
 from pipelines.detect_given import check_given
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "anomaly_folds.py"
@@ -73,7 +75,16 @@ def test_the_table_puts_folds_and_seeds_together_and_compares_with_the_best_base
     head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text if line.startswith("|")]
     by_row = {row[1]: dict(zip(head, row, strict=True)) for row in rows}
     assert list(by_row) == ["detector", "voxelwise", "intensity"], "the best first"
-    assert by_row["detector"]["seeds"] == "2" and by_row["intensity"]["seeds"] == "1"
+    each = [evaluated(range(10), 0.9, seed) for seed in range(2)]
+    low, high = sorted(own.pooled.average_precision() for own in each)
+    assert by_row["detector"]["seeds"] == f"2 ({low:.3f} to {high:.3f})" and by_row["intensity"]["seeds"] == "1"
+    ends = mean_interval([own.tallies for own in each], each[0].subjects())
+    found = [float(number) for number in re.findall(r"[\d.]+", by_row["detector"]["AUPRC [95 %]"])]
+    assert found == pytest.approx([(low + high) / 2, *ends], abs=2e-3)
+    pairs = [(own.tallies, evaluated(range(10), 0.5).tallies) for own in each]
+    above = mean_difference(pairs, each[0].subjects())
+    found = [float(number) for number in re.findall(r"[-+][\d.]+", by_row["detector"]["above the best baseline"])]
+    assert found == pytest.approx([above.difference, above.low, above.high], abs=2e-3)
     assert by_row["voxelwise"]["above the best baseline"] == "–"
     assert by_row["intensity"]["above the best baseline"].startswith("-")
     whole = {
@@ -87,6 +98,15 @@ def test_the_table_puts_folds_and_seeds_together_and_compares_with_the_best_base
     assert "10 patients. The masks hold 66.7 % of all lesion voxels" in "\n".join(text)
     assert "896 ml (896 to 896)" in "\n".join(text), "7 of 8 slices of 64 voxels of 2 ml"
     assert "best baseline is voxelwise" in text[-1]
+
+
+def test_every_other_figure_of_the_first_seed_has_its_interval(program: ModuleType, lines: list[dict]) -> None:
+    head, _, best, *_ = program.table_of_intervals(program.pooled(lines)).splitlines()
+    cells = dict(zip(head.split(" | "), best.split(" | "), strict=True))
+    first = evaluated(range(10), 0.9, 0)
+    low, high = first.intervals()["dice_mean"]
+    assert cells["Dice"] == f"{first.summary()['dice_mean']:.3f} [{low:.3f}, {high:.3f}]"
+    assert "0 of 0, 0 of 0, 0 of 0, 10 of 10" in best, "lesions of 54 ml"
 
 
 def test_patients_who_settled_nothing_are_shown_alone(

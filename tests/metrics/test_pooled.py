@@ -8,7 +8,14 @@ from scipy.stats import t as student
 from sklearn.metrics import average_precision_score
 
 from medae.errors import DataError
-from medae.metrics.pooled import Tally, mean_difference, pooled_average_precision, pooled_difference, pooled_interval
+from medae.metrics.pooled import (
+    Tally,
+    mean_difference,
+    mean_interval,
+    pooled_average_precision,
+    pooled_difference,
+    pooled_interval,
+)
 from medae.metrics.voxelscores import VoxelScores
 
 SIZE = 400
@@ -116,6 +123,16 @@ def test_over_kinds_of_lesions_a_subject_is_left_out_of_all_at_once():
     # Left out in turn: 1/8 without either, else 1/4 of four. Variance of two times 1/8 and three times 1/4: 3/640.
     reach = student.ppf(0.975, 4) * np.sqrt(16 * 3 / 640 / 5)
     assert (found.low, found.high) == pytest.approx((0.2 - reach, 0.2 + reach))
+
+
+def test_the_interval_of_a_mean_of_maps_leaves_a_person_out_of_all_of_them():
+    rng = np.random.default_rng(7)
+    scans, names = [tally(*scan(rng, quality)) for quality in np.linspace(0, 3, 8)], [str(place) for place in range(8)]
+    assert mean_interval([scans], names) == mean_interval([scans, scans], names) == pooled_interval(scans, names)
+    assert mean_interval([], names) is None and mean_interval([scans[:4]], names[:4]) is None
+    turned = mean_interval([scans, scans[::-1]], names)
+    alone = pooled_interval(scans, names)
+    assert turned[1] - turned[0] < 0.5 * (alone[1] - alone[0]), "who is hard for the one is easy for the other"
 
 
 def test_a_kind_of_lesion_that_few_subjects_have_leaves_the_mean_without_an_interval():
