@@ -5,7 +5,9 @@
     python benchmarks/predict.py --figure at.png --of NAME    when each scan of the input NAME was read, computed and written
     python benchmarks/predict.py --table                      the table of what has been measured, as Markdown
 
-MODEL is a segmenter of one channel and volumes, the folder of an artifact. Cells, three runs of each (``--runs``):
+MODEL is the folder of an artifact: a segmenter of one channel and volumes, or a detector of one channel, which MONAI has no
+counterpart of. ``--masks`` gives a detector's brain masks; without, it makes them if its plan says so. Cells, three runs of
+each (``--runs``):
 
 - ``medae``: the command as a user gives it, with all that it does: digests, the look at the scan, files, report.
 - ``steps``: the same steps one after the other: the difference is what overlapping is worth.
@@ -51,7 +53,7 @@ def make_ct(path: Path) -> None:
     nib.save(nib.Nifti1Image(volume, np.diag([0.7, 0.7, 1.0, 1.0])), path)
 
 
-def by_medae(model: Path, scans: Path, out: Path, overlapped: bool) -> list[dict[str, Any]]:
+def by_medae(model: Path, scans: Path, out: Path, overlapped: bool, masks: Path | None) -> list[dict[str, Any]]:
     """Predict a folder; returns when each step of each scan began and ended, in seconds from the start."""
     from pipelines import inputs, predict
 
@@ -79,7 +81,8 @@ def by_medae(model: Path, scans: Path, out: Path, overlapped: bool) -> list[dict
                 yield item, work.write(item, work.make(item, work.read(item)))
 
         inputs.overlapped = in_turn  # type: ignore[assignment]
-    predict.run(str(model), scans, out, {"anyway": True, "device": "cpu"}, as_json=True)
+    options = {"anyway": True, "device": "cpu", "brain_mask": masks}
+    predict.run(str(model), scans, out, options, as_json=True)
     return steps
 
 
@@ -120,7 +123,7 @@ def _scaled(image: Any, space: Any) -> Any:
     return (image - inside.mean()) / inside.std().clamp(min=1e-6)
 
 
-def run_cell(way: str, model: Path, scans: Path, out: Path) -> dict[str, Any]:
+def run_cell(way: str, model: Path, scans: Path, out: Path, masks: Path | None) -> dict[str, Any]:
     """In this process: predict, and say what it took."""
     import torch
 
@@ -128,7 +131,7 @@ def run_cell(way: str, model: Path, scans: Path, out: Path) -> dict[str, Any]:
     if way == "monai":
         out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    steps = by_monai(model, scans, out) if way == "monai" else by_medae(model, scans, out, way == "medae")
+    steps = by_monai(model, scans, out) if way == "monai" else by_medae(model, scans, out, way == "medae", masks)
     seconds = time.perf_counter() - start
     return {
         "seconds": round(seconds, 2),
@@ -148,26 +151,32 @@ def agreement(one: Path, other: Path) -> float:
     return same / union if union else 1.0
 
 
-def digest_of(model: Path) -> str:
-    """Of the artifact."""
+def measure(model: Path, scans: Path, name: str, runs: int, masks: Path | None) -> None:
+    """Every way, each run in a fresh process. Of a single scan no steps overlap, and one after the other is no other way."""
     from medae.artifact import load_artifact
 
-    return load_artifact(model).digest
-
-
-def measure(model: Path, scans: Path, name: str, runs: int) -> None:
-    """Every way, each run in a fresh process. Of a single scan no steps overlap, and one after the other is no other way."""
-    count = len(list(scans.glob("*.nii.gz")))
+    count, artifact = len(list(scans.glob("*.nii.gz"))), load_artifact(model)
+    detects = artifact.meta.kind == "detector"
+    ways = [way for way in WAYS if (count > 1 or way != "steps") and not (detects and way == "monai")]
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(runs):
-            for way in WAYS if count > 1 else ("medae", "monai"):
+            for way in ways:
                 out = Path(folder) / f"{way}-{turn}"
                 command = [sys.executable, __file__, str(model), str(scans), "--cell", way, "--out", str(out)]
+                command += [] if masks is None else ["--masks", str(masks)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 cell = json.loads(done.stdout.splitlines()[-1])
-                if way != "medae":
+                if way != "medae" and not detects:
                     cell["agreement"] = round(agreement(Path(folder) / f"medae-{turn}", out), 4)
-                facts = {"input": name, "scans": count, "way": way, "run": turn, "model": digest_of(model), **cell}
+                facts = {
+                    "input": name,
+                    "scans": count,
+                    "way": way,
+                    "run": turn,
+                    "model": artifact.digest,
+                    "kind": artifact.meta.kind,
+                    **cell,
+                }
                 facts |= {"python": python_version(), "machine": machine()}
                 with RESULTS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(facts) + "\n")
@@ -205,6 +214,8 @@ def figure(path: Path, name: str) -> None:
 def table() -> str:
     """Medians over runs, with the lowest and the highest."""
     lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["input"] += ", a detector" if line.get("kind") == "detector" else ""
     text = ["| input | way | seconds a scan | memory (MB) | voxels as medae |", "|---|---|---:|---:|---:|"]
     for name, way in dict.fromkeys((line["input"], line["way"]) for line in lines):
         own = [line for line in lines if (line["input"], line["way"]) == (name, way)]
@@ -224,6 +235,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("scans", type=Path, nargs="?")
     parser.add_argument("--ct", action="store_true", help="make one CT of 512 x 512 x 275 and measure that")
+    parser.add_argument("--masks", type=Path, help="folder of brain masks, for a detector that makes none")
     parser.add_argument("--runs", type=int, default=RUNS, help="of each way")
     parser.add_argument("--figure", type=Path, help="draw the steps of a run, and do nothing else")
     parser.add_argument("--of", help="the input of that run")
@@ -240,7 +252,7 @@ def main() -> None:
         figure(chosen.figure, chosen.of)
         return
     if chosen.cell:
-        found = run_cell(chosen.cell, chosen.model, chosen.scans, chosen.out)
+        found = run_cell(chosen.cell, chosen.model, chosen.scans, chosen.out, chosen.masks)
         print(json.dumps(found))
         return
     if chosen.model is None or (chosen.scans is None and not chosen.ct):
@@ -248,9 +260,9 @@ def main() -> None:
     if chosen.ct:
         with tempfile.TemporaryDirectory() as folder:
             make_ct(Path(folder) / "ct.nii.gz")
-            measure(chosen.model, Path(folder), "CT 512 x 512 x 275", chosen.runs)
+            measure(chosen.model, Path(folder), "CT 512 x 512 x 275", chosen.runs, None)
     else:
-        measure(chosen.model, chosen.scans, chosen.scans.resolve().name, chosen.runs)
+        measure(chosen.model, chosen.scans, chosen.scans.resolve().name, chosen.runs, chosen.masks)
 
 
 if __name__ == "__main__":

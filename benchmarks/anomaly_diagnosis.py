@@ -1,0 +1,167 @@
+"""Lesions put into healthy T1 heads: what each shipped detector sees of every kind, beside the voxel-wise model.
+
+    python benchmarks/anomaly_diagnosis.py                                 every configuration that has no line yet
+    python benchmarks/anomaly_diagnosis.py --only ixi_lesions --seed 1
+    python benchmarks/anomaly_diagnosis.py --only ixi_lesions --model runs/ixi-lesions/detect-0123abcd/model
+    python benchmarks/anomaly_diagnosis.py --table                         the tables of what has been measured, as Markdown
+
+A cell is a configuration (``configs/detect/NAME.yaml``) and a seed: ``medae detect NAME --set fit.seed=S``; with ``--model``
+nothing is trained. A line is added to ``results/anomaly_diagnosis.jsonl`` for each: the average precision of every row and
+kind of lesion, the means, what they are above the best baseline with its interval over heads, and whether the threshold kept
+its promise in the test heads, all of which are healthy. The figures are those of ``result.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from platform import machine, python_version
+from typing import Any
+
+import torch
+
+from medae.anomaly.calibration import Calibration
+from medae.anomaly.detector import DETECTOR
+from medae.config import digest, to_dict, validate
+from medae.training.precision import resolve_precision
+from pipelines import stage
+from pipelines.console import Screen
+from pipelines.detect import Config
+from pipelines.files import source_digest
+from pipelines.stage import open_dataset
+
+RESULTS = Path(__file__).parent / "results" / "anomaly_diagnosis.jsonl"
+CONFIGURATIONS = ("ixi_synthetic", "ixi_synthetic_3d", "ixi_lesions")
+VOXELWISE = "voxelwise"
+
+KEPT = ("average_precision", "mean", "mean_unfiltered", "lesions", "best_baseline", "difference")
+
+Line = dict[str, Any]
+
+
+def config_of(name: str, seed: int) -> Config:
+    """The configuration of a cell."""
+    config: Config = stage.read_stage("detect", name, [f"fit.seed={seed}", "registered=false"], {})
+    return config
+
+
+def recipe(config: Config) -> str:
+    """What all seeds of a configuration have in common."""
+    content = to_dict(config)
+    del content["fit"]["seed"]
+    return digest(content)
+
+
+def measured(name: str, seed: int, model: Path | None, runs: Path, screen: Screen) -> Line:
+    """Run a cell and collect what it measured. model: scored as it is, in the place of a training."""
+    start, config = time.perf_counter(), config_of(name, seed)
+    given = config if model is None else config.model_copy(update={"model": str(model.resolve())})
+    done = stage.run_stage("detect", given, runs / name, screen, resume=True, label=f"seed-{seed}")
+    found, metrics = done.result.facts["diagnosis"], done.result.metrics[DETECTOR]
+    return {
+        "configuration": name,
+        "seed": seed,
+        "recipe": recipe(config),
+        "data": open_dataset(config, screen).manifest.digest()[:12],
+        "trained": model is None,
+        "seconds": round(time.perf_counter() - start, 1),
+        **{key: found[key] for key in KEPT},
+        "false_positive_rate_normal": metrics["summary"]["false_positive_rate_normal"],
+        "promised": validate(Calibration, done.result.facts["calibration"][DETECTOR]).promise(len(metrics["cases"])),
+        "threads": torch.get_num_threads(),
+        "precision": str(resolve_precision(config.fit.precision, torch.device("cpu"))).removeprefix("torch."),
+        "torch": torch.__version__.split("+")[0],
+        "python": python_version(),
+        "machine": machine(),
+        "source": source_digest()[:10],
+    }
+
+
+def lines() -> Iterator[Line]:
+    """What has been measured."""
+    if RESULTS.is_file():
+        yield from map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
+
+
+def table_of_means(found: list[Line]) -> str:
+    """The means of every row by contrast, before filters, and above the best baseline."""
+    contrasts = sorted({_contrast(kind) for line in found for kind in line["lesions"]}, key=float)
+    heads = ["configuration", "row", *contrasts, "all", "before filters", "above the best baseline [95 %]"]
+    text = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]
+    for line in found:
+        for row, value in sorted(line["mean"].items(), key=lambda entry: -entry[1]):
+            kinds = line["average_precision"][row]
+            means = [_mean([own for kind, own in kinds.items() if _contrast(kind) == each]) for each in contrasts]
+            cells = [line["configuration"], row, *(f"{mean:.3f}" for mean in (*means, value, line["mean_unfiltered"][row]))]
+            text.append(f"| {' | '.join([*cells, _above(line, row)])} |")
+    return "\n".join(text)
+
+
+def table_of_kinds(line: Line) -> str:
+    """Every kind of lesion, the detector's average precision and that of the voxel-wise model."""
+    contrasts = sorted({_contrast(kind) for kind in line["lesions"]}, key=float)
+    text = [f"| {line['configuration']}: size and edge | {' | '.join(contrasts)} |", f"|---|{'---:|' * len(contrasts)}"]
+    one, other = (line["average_precision"][row] for row in (DETECTOR, VOXELWISE))
+    for rest in dict.fromkeys(kind.partition(", ")[2] for kind in line["lesions"]):
+        cells = [f"{one[f'{each}, {rest}']:.3f} / {other[f'{each}, {rest}']:.3f}" for each in contrasts]
+        text.append(f"| {rest} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def promises(found: list[Line]) -> str:
+    """Whether thresholds were reached in the healthy test heads as the calibration promised."""
+    words = "the threshold was reached in {:.2%} of the mask of the test heads; promised were {:.2%} to {:.2%}"
+    said = [
+        (line, words.format(line["false_positive_rate_normal"], *line["promised"])) for line in found if line["promised"]
+    ]
+    return "\n".join(f"- {line['configuration']}, seed {line['seed']}: {text}." for line, text in said)
+
+
+def _contrast(kind: str) -> str:
+    """Of a kind's name, such as ``+0.2, 5 mm, edge 2 mm``."""
+    return kind.partition(",")[0]
+
+
+def _above(line: Line, row: str) -> str:
+    if row == line["best_baseline"]:
+        return "–"
+    found = line["difference"][row]
+    ends = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return f"{found['difference']:+.3f}{ends}"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def main() -> None:
+    """Measure, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=CONFIGURATIONS, help="configurations, by default all")
+    parser.add_argument("--seed", type=int, action="append", help="by default 0")
+    parser.add_argument("--model", type=Path, help="a detector of the one configuration, scored as it is")
+    parser.add_argument("--runs", type=Path, default=Path("runs/anomaly-diagnosis"), help="where the runs are written")
+    parser.add_argument("--table", action="store_true", help="print the tables of the results")
+    chosen = parser.parse_args()
+    if chosen.table:
+        found = list(lines())
+        print(table_of_means(found), *map(table_of_kinds, found), promises(found), sep="\n\n")
+        return
+    names, seeds = chosen.only or CONFIGURATIONS, chosen.seed or [0]
+    if chosen.model is not None and (len(names), len(seeds)) != (1, 1):
+        parser.error("--model is of one configuration and seed: name them")
+    for name, seed in product(names, seeds):
+        if any((line["configuration"], line["seed"]) == (name, seed) for line in lines()):
+            continue
+        line = measured(name, seed, chosen.model, chosen.runs, Screen())
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{name}, seed {seed}: {line['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
