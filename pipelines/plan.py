@@ -147,7 +147,7 @@ class PlanChoice(PlanHints):
             stem=stem,
             widths=self.widths or (8,) * levels,
             strides=(halved if stem == "space_to_depth" else whole, *(halved,) * (levels - 1)),
-            kernels=((3,) * dims,) * levels,
+            kernels=((self.kernel or 3,) * dims,) * levels,
             downsampling=self.downsampling or "strided",
         )
         patch = self.patch if self.patch is not None and len(self.patch) == dims else (64,) * dims

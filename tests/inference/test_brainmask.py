@@ -38,7 +38,7 @@ def phantom():
     return make_phantom(load_template(3.0), 3.0, None, 0, 1)
 
 
-def test_the_network_is_small_and_was_made_with_nobody_of_the_test_side():
+def test_the_network_is_small_and_its_masks_are_named_by_its_weights():
     artifact = load_artifact(SHIPPED, "segmenter")
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < MEGABYTES * 1e6
     assert artifact.meta.labels == {0: "background", 1: "brain"}

@@ -105,6 +105,21 @@ def test_plain_reconstruction_refuses_skips_and_pooling_indices_and_says_why():
             validate(program_of("pretrain").Config, read_config("phantoms", "pretrain", [*plain, leak]))
 
 
+PUBLISHED = {
+    "baur2021_dense": ((5, 5), (32, 64, 128, 128), 8, 1e-4, 20_000, "percentile", 98.0),
+    "baur2021_vae": ((5, 5), (32, 64, 128, 128), 8, 1e-4, 20_000, "percentile", 98.0),
+    "kascenas2022": ((3, 3), (64, 128, 256, 512), 16, 1e-4, 67_200, "percentile", 99.0),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_of_the_papers_keep_their_settings(name):
+    config = validate(program_of("detect").Config, read_config(name, "detect", []))
+    network, intensity = config.plan.placeholder().network, config.plan.intensity
+    found = (network.kernels[0], network.widths, config.plan.batch, config.fit.rate, config.fit.steps)
+    assert (*found, intensity.kind, intensity.percentile) == PUBLISHED[name]
+
+
 def test_an_unknown_name_lists_what_ships():
     with pytest.raises(ConfigError, match="hippocampus"):
         find_config("no-such", "pipelines")
