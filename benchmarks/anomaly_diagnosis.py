@@ -8,13 +8,15 @@
 A cell is a configuration (``configs/detect/NAME.yaml``) and a seed: ``medae detect NAME --set fit.seed=S``; with ``--model``
 nothing is trained. A line is added to ``results/anomaly_diagnosis.jsonl`` for each: the average precision of every row and
 kind of lesion, the means, what they are above the best baseline with its interval over heads, and whether the threshold kept
-its promise in the test heads, all of which are healthy. The figures are those of ``result.json``.
+its promise in the test heads, all of which are healthy. The figures are those of ``result.json``, the seconds those of what
+was not yet there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -26,11 +28,15 @@ import torch
 
 from medae.anomaly.calibration import Calibration
 from medae.anomaly.detector import DETECTOR
+from medae.artifact import load_artifact
 from medae.config import digest, to_dict, validate
-from medae.training.precision import resolve_precision
+from medae.metrics.evaluations import load_evaluation
+from medae.metrics.pooled import PooledDifference
 from pipelines import stage
 from pipelines.console import Screen
 from pipelines.detect import Config
+from pipelines.detect_diagnosis import words_of
+from pipelines.detect_results import evaluation_file
 from pipelines.files import source_digest
 from pipelines.stage import open_dataset
 
@@ -61,19 +67,24 @@ def measured(name: str, seed: int, model: Path | None, runs: Path, screen: Scree
     start, config = time.perf_counter(), config_of(name, seed)
     given = config if model is None else config.model_copy(update={"model": str(model.resolve())})
     done = stage.run_stage("detect", given, runs / name, screen, resume=True, label=f"seed-{seed}")
-    found, metrics = done.result.facts["diagnosis"], done.result.metrics[DETECTOR]
+    said, promised = done.result.facts, None
+    if "diagnosis" not in said:
+        raise SystemExit(said["diagnosis_failed"])
+    calibration = validate(Calibration, said["calibration"][DETECTOR], where=done.folder)
+    reached = load_evaluation(evaluation_file(done.folder, "filtered", DETECTOR)).reached(calibration.threshold)
+    if ends := calibration.promise(len(reached)):
+        promised = {"reached": statistics.mean(reached.values()), "low": ends[0], "high": ends[1]}
     return {
         "configuration": name,
         "seed": seed,
         "recipe": recipe(config),
         "data": open_dataset(config, screen).manifest.digest()[:12],
+        "model": load_artifact(done.folder / done.result.models["detector"]).digest[:12],
         "trained": model is None,
         "seconds": round(time.perf_counter() - start, 1),
-        **{key: found[key] for key in KEPT},
-        "false_positive_rate_normal": metrics["summary"]["false_positive_rate_normal"],
-        "promised": validate(Calibration, done.result.facts["calibration"][DETECTOR]).promise(len(metrics["cases"])),
+        **{key: said["diagnosis"][key] for key in KEPT},
+        "promised": promised,
         "threads": torch.get_num_threads(),
-        "precision": str(resolve_precision(config.fit.precision, torch.device("cpu"))).removeprefix("torch."),
         "torch": torch.__version__.split("+")[0],
         "python": python_version(),
         "machine": machine(),
@@ -114,11 +125,11 @@ def table_of_kinds(line: Line) -> str:
 
 def promises(found: list[Line]) -> str:
     """Whether thresholds were reached in the healthy test heads as the calibration promised."""
-    words = "the threshold was reached in {:.2%} of the mask of the test heads; promised were {:.2%} to {:.2%}"
-    said = [
-        (line, words.format(line["false_positive_rate_normal"], *line["promised"])) for line in found if line["promised"]
-    ]
-    return "\n".join(f"- {line['configuration']}, seed {line['seed']}: {text}." for line, text in said)
+    words = "the threshold was reached in {reached:.2%} of the mask of the test heads; promised were {low:.2%} to {high:.2%}"
+    known = [line for line in found if line["promised"] is not None]
+    return "\n".join(
+        f"- {line['configuration']}, seed {line['seed']}: {words.format(**line['promised'])}." for line in known
+    )
 
 
 def _contrast(kind: str) -> str:
@@ -129,9 +140,7 @@ def _contrast(kind: str) -> str:
 def _above(line: Line, row: str) -> str:
     if row == line["best_baseline"]:
         return "–"
-    found = line["difference"][row]
-    ends = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
-    return f"{found['difference']:+.3f}{ends}"
+    return words_of(validate(PooledDifference, line["difference"][row]))
 
 
 def _mean(values: list[float]) -> float:
@@ -155,7 +164,10 @@ def main() -> None:
     if chosen.model is not None and (len(names), len(seeds)) != (1, 1):
         parser.error("--model is of one configuration and seed: name them")
     for name, seed in product(names, seeds):
-        if any((line["configuration"], line["seed"]) == (name, seed) for line in lines()):
+        known = [line for line in lines() if (line["configuration"], line["seed"]) == (name, seed)]
+        if any(line["recipe"] != recipe(config_of(name, seed)) for line in known):
+            raise SystemExit(f"{name}, seed {seed} was measured as it was: take the line out.")
+        if known:
             continue
         line = measured(name, seed, chosen.model, chosen.runs, Screen())
         with RESULTS.open("a", encoding="utf-8") as file:

@@ -48,6 +48,7 @@ from medae.training.precision import resolve_precision
 from pipelines import stage
 from pipelines.console import Screen
 from pipelines.detect import Config
+from pipelines.detect_diagnosis import words_of
 from pipelines.detect_results import evaluation_file
 from pipelines.files import source_digest
 from pipelines.stage import open_dataset
@@ -364,8 +365,7 @@ def without(evaluation: AnomalyEvaluation, patients: Collection[str]) -> Anomaly
 def difference(each: Sequence[Row], other: Row) -> str:
     """Paired over patients; the mean over the seeds of the one."""
     pairs = [(in_order(own, other), other.filtered.tallies) for own in each]
-    found = mean_difference(pairs, other.filtered.subjects())
-    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return words_of(mean_difference(pairs, other.filtered.subjects()))
 
 
 def facts(evaluation: AnomalyEvaluation) -> str:

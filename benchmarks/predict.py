@@ -188,7 +188,8 @@ def figure(path: Path, name: str) -> None:
     from medae.report import canvas
 
     lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    last = [line for line in lines if line["way"] == "medae" and line["input"] == name][-1]
+    own = [line for line in lines if line["way"] == "medae" and line.get("kind") != "detector"]
+    last = [line for line in own if line["input"] == name][-1]
     names = list(dict.fromkeys(step["scan"] for step in last["steps"]))
     chart = canvas.chart(8.0, 1.2 + 0.3 * len(names))
     axes = chart.add_subplot()
@@ -257,6 +258,8 @@ def main() -> None:
         return
     if chosen.model is None or (chosen.scans is None and not chosen.ct):
         parser.error("MODEL and SCANS are needed, to measure")
+    if chosen.ct and chosen.masks is not None:
+        parser.error("the CT that is made has no --masks")
     if chosen.ct:
         with tempfile.TemporaryDirectory() as folder:
             make_ct(Path(folder) / "ct.nii.gz")

@@ -75,18 +75,23 @@ def _phantom(value: Any) -> bool:
     return isinstance(value, list) and any(_phantom(item) for item in value)
 
 
-def _results(metrics: Mapping[str, Any]) -> str:
-    """Each figure with its interval, where there is one."""
+def figures_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Each figure by name, as text with its interval in brackets where there is one (``NAME_low``, ``NAME_high``)."""
     figures = flatten(metrics)
     bounds = {name: (figures.get(f"{name}_low"), figures.get(f"{name}_high")) for name in figures}
     known = {name: pair for name, pair in bounds.items() if None not in pair}
     inside = {f"{name}_{end}" for name in known for end in ("low", "high")}
-    rows = {
+    return {
         name: f"{_cell(value)} [{_cell(known[name][0])}, {_cell(known[name][1])}]" if name in known else value
         for name, value in figures.items()
         if name not in inside
     }
-    return _table(rows) + ("\nIn brackets: 95 % intervals over the subjects that were scored.\n" if known else "")
+
+
+def _results(metrics: Mapping[str, Any]) -> str:
+    rows = figures_of(metrics)
+    bounded = any(isinstance(value, str) and value.endswith("]") for value in rows.values())
+    return _table(rows) + ("\nIn brackets: 95 % intervals over the subjects that were scored.\n" if bounded else "")
 
 
 def _table(values: Mapping[str, Any]) -> str:

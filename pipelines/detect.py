@@ -104,13 +104,14 @@ def run(config: Config, stage: Stage) -> Outcome:
     save_artifact(folder, model, meta, maps[DETECTOR].state_dict())
     scored = (evaluations, unfiltered, calibrations)
     given = "" if config.model is None else given_in_words(origin, config.normals, model.config.encoder.norm)
+    groups = strata(test, evaluations[DETECTOR])
     report = make_report(
-        config.name, stage, plan, test, config.target, config.scoring, histories, *scored, given, config.registered
+        config.name, stage, plan, test, config.target, config.scoring, histories, *scored, groups, given, config.registered
     )
     facts: dict[str, Any] = {"normals": config.normals, "learnt_from": origin["learnt_from"]}
     facts |= {key: origin[key] for key in ("members", "seeds") if key in origin}
     facts["calibration"] = {row: to_dict(found) for row, found in calibrations.items()}
-    if groups := strata(test, evaluations[DETECTOR]):
+    if groups:
         facts["groups"] = [asdict(group) for group in groups]
     if remarks:
         describe_unlike(report, remarks)

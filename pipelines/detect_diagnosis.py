@@ -18,7 +18,7 @@ from medae.data.case import Case, ImageRef, Manifest
 from medae.data.reading import read_array
 from medae.errors import DataError
 from medae.inference.brainmask import extraction_of
-from medae.metrics.pooled import PooledDifference, mean_difference, pooled_difference
+from medae.metrics.pooled import PooledDifference, pooled_difference
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction, Once
 from medae.preprocessing.prepare import prepare_case
@@ -165,12 +165,6 @@ def best_of(found: Diagnosis) -> str | None:
     return max(known, key=lambda row: known[row]) if known else None
 
 
-def compared(found: Diagnosis, row: str, other: str) -> PooledDifference:
-    """Two rows by the mean over all cells, with an interval over subjects."""
-    pairs = [(found.tallies[row][cell], found.tallies[other][cell]) for cell in found.lesions]
-    return mean_difference(pairs, found.subjects)
-
-
 def facts(found: Diagnosis) -> dict[str, Any]:
     """Average precisions for ``result.json``, and by how much the rows are above the best baseline."""
     rows = {row: {cell.name: found.average_precision(row, cell) for cell in found.lesions} for row in found.tallies}
@@ -180,7 +174,7 @@ def facts(found: Diagnosis) -> dict[str, Any]:
     said["lesions"] = {cell.name: n for cell, n in found.lesions.items()}
     if (best := best_of(found)) is not None:
         said["best_baseline"] = best
-        said["difference"] = {row: to_dict(compared(found, row, best)) for row in found.tallies if row != best}
+        said["difference"] = {row: to_dict(own) for row, own in found.differences(best).items() if row != best}
     return said
 
 
@@ -220,18 +214,23 @@ def describe(report: Report, figure: Path, found: Diagnosis, config: DiagnosisCo
     columns = sorted({cell.contrast for cell in found.lesions})
     heads = ["Mean over sizes and edges, by contrast", *(f"{contrast:+g}" for contrast in columns), "all"]
     heads.append("all, before filters and erosion")
-    lines: list[list[object]] = [
-        [title_of(row), *(found.mean(row, each) for each in (*columns, None)), found.mean_unfiltered(row)]
-        for row in found.tallies
-    ]
-    if best is not None:
-        heads.append(f"all, less {title_of(best)} [95 %]")
-        for line, row in zip(lines, found.tallies, strict=True):
-            line.append("–" if row == best else _words(compared(found, row, best)))
+    heads += [] if best is None else [f"all, less {title_of(best)}", "95 % interval of that"]
+    lines: list[list[object]] = []
+    for row in found.tallies:
+        means = [found.mean(row, contrast) for contrast in (*columns, None)]
+        lines.append([title_of(row), *means, found.mean_unfiltered(row), *_less(found, row, best)])
     report.table(heads, lines)
 
 
-def _words(difference: PooledDifference) -> str:
+def _less(found: Diagnosis, row: str, best: str | None) -> list[object]:
+    """Two cells, of the difference and its interval; none without a baseline, empty ones for the baseline itself."""
+    if best is None or row == best:
+        return [] if best is None else [None, None]
+    above = found.differences(best)[row]
+    return [above.difference, None if above.low is None else f"{above.low:+.3f} to {above.high:+.3f}"]
+
+
+def words_of(difference: PooledDifference) -> str:
     """Such as ``+0.131 [+0.100, +0.162]``, without ends where there are too few subjects for an interval."""
     ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
     return f"{difference.difference:+.3f}{ends}"
@@ -248,7 +247,7 @@ def _verdict(found: Diagnosis, best: str) -> str:
             better, worse = better + (difference.low > 0), worse + (difference.high < 0)
     figures = (
         f"Over all kinds of lesions the detector's average precision is {found.mean(DETECTOR):.3f}, that of the best "
-        f"baseline ({title_of(best)}) {found.mean(best):.3f}: {_words(compared(found, DETECTOR, best))}"
+        f"baseline ({title_of(best)}) {found.mean(best):.3f}: {words_of(found.differences(best)[DETECTOR])}"
     )
     if open_ == len(found.lesions):
         return f"{figures}. On {len(found.subjects)} subjects no kind of lesion tells the two apart."

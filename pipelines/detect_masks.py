@@ -64,6 +64,6 @@ def facts(doubts: list[Doubt]) -> dict[str, Any]:
     return {doubt.case: {key: value for key, value in asdict(doubt).items() if key != "case"} for doubt in doubts}
 
 
-def kept_doubts(facts: Mapping[str, Mapping[str, float]]) -> list[Doubt]:
-    """What ``facts`` made."""
-    return [Doubt(case, **values) for case, values in facts.items()]
+def kept_doubts(said: Mapping[str, Mapping[str, float]]) -> list[Doubt]:
+    """From what ``facts`` says."""
+    return [Doubt(case, **values) for case, values in said.items()]

@@ -22,7 +22,7 @@ from medae.report.html import Report
 from medae.report.view import View
 from pipelines.data import description
 from pipelines.detect_results import figure_words
-from pipelines.detect_strata import Stratum, strata
+from pipelines.detect_strata import Stratum
 from pipelines.detect_titles import title_of
 from pipelines.segmenting import native_image, read_native, reference
 from pipelines.stage import Stage
@@ -41,13 +41,14 @@ def make_report(
     evaluations: Mapping[str, AnomalyEvaluation],
     unfiltered: Mapping[str, AnomalyEvaluation],
     calibrations: Mapping[str, Calibration],
+    groups: Sequence[Stratum],
     given: str,
     look_through: bool,
 ) -> Report:
     """Put the page together; figures are written into the stage's folder.
 
-    histories: of each training. given: what is to be said of a model that was given. look_through: with scans to be leafed
-    through.
+    histories: of each training. groups: of the test scans. given: what is to be said of a model that was given.
+    look_through: with scans to be leafed through.
     """
     report = Report(f"Detection: {name}", stage.subtitle("Anomalies by reconstruction error"))
     shown = describe_scores(report, stage.figure, evaluations, unfiltered)
@@ -71,7 +72,7 @@ def make_report(
             for s in evaluations[DETECTOR].scans
         ],
     )
-    describe_groups(report, strata(test, evaluations[DETECTOR]))
+    describe_groups(report, groups)
     if histories:
         report.section("Training")
     for number, history in enumerate(histories, start=1):
@@ -135,8 +136,9 @@ def describe_scores(
             ],
         ],
         caption="Voxels in each scan's own space; lesion outside the mask counts as missed. In brackets: 95 % intervals by "
-        "a jackknife over subjects, where there are 5 or more. The oracle threshold is chosen on the test scans "
-        "themselves: an upper bound that no user can reach. All maps share mask, side, filters and calibration scans.",
+        "a jackknife, where there are 5 subjects that the figure is of, with a lesion or without. The oracle threshold is "
+        "chosen on the test scans themselves: an upper bound that no user can reach. All maps share mask, side, filters and "
+        "calibration scans.",
     )
     curves = {row: curve for row, evaluation in evaluations.items() if (curve := evaluation.curve()) is not None}
     if curves:

@@ -50,7 +50,7 @@ def with_intervals(evaluation: AnomalyEvaluation) -> dict[str, Any]:
     found = headline(evaluation.summary())
     ends = {name: interval for name, interval in evaluation.intervals().items() if name in found}
     low, high = ({f"{name}_{end}": both[place] for name, both in ends.items()} for place, end in enumerate(("low", "high")))
-    return low | high | found
+    return found | low | high
 
 
 def figure_words(summary: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]], name: str) -> str | None:

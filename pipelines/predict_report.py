@@ -9,6 +9,7 @@ from typing import Any
 from medae.artifact import Artifact
 from medae.export.at_work import Layer
 from medae.export.beside import written_beside
+from medae.modelcard import figures_of
 from medae.report.html import Report, Tile, format_value
 from medae.report.view import Backdrop, View, drawn_over
 from medae.report.viewer import MOST
@@ -132,7 +133,7 @@ def make_report(
             ["Digest", ", ".join(each.digest[:12] for each in artifacts)],
             ["Networks", str(len(artifacts))],
             *([key, value] for key, value in (first.domain.in_words() if first.domain else {}).items()),
-            *([key, format_value(value)] for key, value in first.metrics.items() if isinstance(value, (int, float))),
+            *([key, format_value(value)] for key, value in figures_of(first.metrics).items() if value is not None),
         ],
         caption="What the training scans were like, and what the model reached on its own test scans; medae info has more.",
     )
@@ -141,7 +142,9 @@ def make_report(
 
 def _table(cases: Mapping[str, Mapping[str, Any]], detects: bool) -> tuple[list[str], list[list[Any]]]:
     if detects:
-        columns = ["Scan", "Score", "Among normals", "Flagged (ml)", "Findings", "Remarks"]
+        doubted = any("doubtful_ml" in case for case in cases.values())
+        own = ["Scan", "Score", "Among normals", "Flagged (ml)", "Findings"]
+        columns = [*own, *(["Flagged where the mask is doubtful (ml)"] if doubted else []), "Remarks"]
         rows = [
             [
                 name,
@@ -149,6 +152,7 @@ def _table(cases: Mapping[str, Mapping[str, Any]], detects: bool) -> tuple[list[
                 case.get("percentile_among_normals"),
                 case.get("flagged_ml"),
                 len(case.get("findings", ())),
+                *([case.get("flagged_in_doubt_ml")] if doubted else []),
                 " ".join(case.get("remarks", ())),
             ]
             for name, case in cases.items()
@@ -176,5 +180,6 @@ def _lines(case: Mapping[str, Any], detects: bool) -> list[str]:
         return [
             f"score {case['score']:.3g}{above}",
             f"flagged {case['flagged_ml']:.3g} ml in {len(case['findings'])} pieces",
+            *([f"{case['flagged_in_doubt_ml']:.3g} ml of it where the mask is doubtful"] if "doubtful_ml" in case else []),
         ]
     return [f"{label}: {volume:.3g} ml" for label, volume in case.get("volume_ml", {}).items()][:6]

@@ -20,7 +20,7 @@ from medae.anomaly.detector import Rows
 from medae.anomaly.scan import Scan
 from medae.config import Config
 from medae.errors import DataError
-from medae.metrics.pooled import Tally, pooled_average_precision
+from medae.metrics.pooled import PooledDifference, Tally, mean_differences, pooled_average_precision
 from medae.metrics.voxelscores import VoxelScores
 from medae.seeding import numpy_generator
 from medae.synthesis.lesions import ball
@@ -168,25 +168,27 @@ def lesions_in(
     return soft, len(centres)
 
 
-Tallies = dict[str, dict[Cell, list[Tally]]]
-
-
 @dataclass
 class Diagnosis:
     """What was found of the lesions of each cell. Cells whose lesions fit into no scan are left out.
 
-    tallies: by row and cell, the voxels of each scan by score. unfiltered: the same of the maps before filters and erosion,
-    on the whole mask. lesions: how many there were, by cell. subjects: whom each scan is of, in the order of the tallies.
+    tallies: by row and cell, the voxels of each scan by score. unfiltered: those of all scans as one, before filters and
+    erosion, on the whole mask. lesions: how many there were, by cell. subjects: whom each scan is of, in the order of the
+    tallies.
     """
 
-    tallies: Tallies
-    unfiltered: Tallies
+    tallies: dict[str, dict[Cell, list[Tally]]]
+    unfiltered: dict[str, dict[Cell, VoxelScores]]
     lesions: dict[Cell, int]
     subjects: list[str]
+    _figures: dict[tuple[str, Cell], float] = field(default_factory=dict, init=False, repr=False)
+    _differences: dict[str, dict[str, PooledDifference]] = field(default_factory=dict, init=False, repr=False)
 
     def average_precision(self, row: str, cell: Cell) -> float:
         """Of one row and cell, pooled over the voxels of all scans, those that no lesion fits into too."""
-        return pooled_average_precision(self.tallies[row][cell])
+        if (row, cell) not in self._figures:
+            self._figures[row, cell] = pooled_average_precision(self.tallies[row][cell])
+        return self._figures[row, cell]
 
     def mean(self, row: str, contrast: float | None = None) -> float | None:
         """Mean over all cells, or over those of a contrast; None where there is none."""
@@ -195,7 +197,14 @@ class Diagnosis:
 
     def mean_unfiltered(self, row: str) -> float:
         """Mean over all cells before filters and erosion."""
-        return float(np.mean([pooled_average_precision(self.unfiltered[row][cell]) for cell in self.lesions]))
+        return float(np.mean([self.unfiltered[row][cell].average_precision() or 0.0 for cell in self.lesions]))
+
+    def differences(self, baseline: str) -> dict[str, PooledDifference]:
+        """By row, by how much its mean over all cells is above a baseline's, with an interval over subjects."""
+        if baseline not in self._differences:
+            rows = {row: [own[cell] for cell in self.lesions] for row, own in self.tallies.items()}
+            self._differences[baseline] = mean_differences(rows, rows[baseline], self.subjects)
+        return self._differences[baseline]
 
 
 @dataclass(frozen=True)
@@ -219,30 +228,33 @@ def diagnose(
     lesion fits anywhere.
     """
     cells = config.cells()
-    filtered: Tallies = {row: {cell: [] for cell in cells} for row in rows.maps}
-    unfiltered: Tallies = {row: {cell: [] for cell in cells} for row in rows.maps}
-    found = Diagnosis(filtered, unfiltered, dict.fromkeys(cells, 0), [])
+    found = Diagnosis(
+        {row: {cell: [] for cell in cells} for row in rows.maps},
+        {row: {cell: VoxelScores() for cell in cells} for row in rows.maps},
+        dict.fromkeys(cells, 0),
+        [],
+    )
     for subject, scan_with in scans:
         found.subjects.append(subject)
         for cell in cells:
             probe = scan_with(cell)
             found.lesions[cell] += probe.lesions
             for row, own in rows.scored(probe.scan):
-                filtered[row][cell].append(_tally(own.heat, own.mask, probe))
-                unfiltered[row][cell].append(_tally(own.raw, own.whole, probe))
+                found.tallies[row][cell].append(Tally.of(_counts(own.heat, own.mask, probe)))
+                found.unfiltered[row][cell].merge(_counts(own.raw, own.whole, probe))
     for cell in [cell for cell, count in found.lesions.items() if not count]:
         del found.lesions[cell]
-        for tallies in (*filtered.values(), *unfiltered.values()):
-            del tallies[cell]
+        for row in rows.maps:
+            del found.tallies[row][cell], found.unfiltered[row][cell]
     if not found.lesions:
         raise no_room()
     return found
 
 
-def _tally(values: np.ndarray, mask: np.ndarray, probe: Probe) -> Tally:
+def _counts(values: np.ndarray, mask: np.ndarray, probe: Probe) -> VoxelScores:
     scores = VoxelScores()
     scores.add(values, mask if probe.counted is None else mask & probe.counted, probe.truth)
-    return Tally.of(scores)
+    return scores
 
 
 def no_room() -> DataError:

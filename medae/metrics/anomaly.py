@@ -16,7 +16,7 @@ from scipy import stats
 
 from medae.errors import DataError
 from medae.metrics.lesions import SIZE_STRATA_ML, LesionMatch, SizeStratum, match_lesions, recall_by_size
-from medae.metrics.pooled import Tally, auroc_interval, pooled_interval, reach_of
+from medae.metrics.pooled import Tally, auroc_interval, half_width, pooled_interval, share_interval
 from medae.metrics.statistics import FEWEST
 from medae.metrics.voxelscores import PrecisionRecall, VoxelScores, best_dice, check_same_grid, score_bins
 
@@ -139,6 +139,7 @@ class AnomalyEvaluation:
         self.tallies: list[Tally] = []
         self._pooled: VoxelScores | None = None
         self._summary: dict[str, float | int | None] = {}
+        self._intervals: dict[str, tuple[float, float]] | None = None
 
     def add(
         self,
@@ -189,7 +190,7 @@ class AnomalyEvaluation:
 
     def include(self, scan: ScanMetrics, tally: Tally) -> None:
         """Take in a scan that was evaluated before."""
-        self._pooled, self._summary = None, {}
+        self._pooled, self._summary, self._intervals = None, {}, None
         self.scans.append(scan)
         self.tallies.append(tally)
 
@@ -253,26 +254,38 @@ class AnomalyEvaluation:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals over subjects, by the name of the figure in ``summary``; of those that have one.
 
-        By a jackknife, each subject left out with all its scans, see `medae.metrics.pooled`. Degrees of freedom: one less
-        than the subjects with a lesion, of a figure of normals those without, of one that sets both against each other
-        the fewer, else all. With fewer than 5 of them there is none.
+        By a jackknife, each subject left out with all its scans, shares on the scale of their logit; see
+        `medae.metrics.pooled`. Degrees of freedom: one less than the subjects with a lesion, of a figure of normals those
+        without, of one that sets both against each other the fewer, else all. With fewer than 5 of them there is none, nor
+        where the figure is the same whoever is left out.
         """
-        names = sorted(set(self.subjects()))
-        sick = len(names) - len(self.normal_subjects())
+        if self._intervals is None:
+            self._intervals = self._over_subjects()
+        return dict(self._intervals)
+
+    def _over_subjects(self) -> dict[str, tuple[float, float]]:
+        names, healthy = sorted(set(self.subjects())), self.normal_subjects()
         found = {}
         for name, interval in (("average_precision_pooled", pooled_interval), ("auroc_pooled", auroc_interval)):
             if (ends := interval(self.tallies, self.subjects())) is not None:
                 found[name] = ends
-        pairs = list(zip(self.scans, self.tallies, strict=True))
-        every = _of_scans(pairs, self.normal_subjects())
-        others = [_of_scans([pair for pair in pairs if pair[0].subject != name], self.normal_subjects()) for name in names]
-        for name, value in every.items():
-            without = [each[name] for each in others]
-            carriers = _carriers(name, sick, len(names))
-            if value is None or carriers < FEWEST or None in without:
+        counted = [
+            (scan, tally.missed, int(tally.lesion.sum())) for scan, tally in zip(self.scans, self.tallies, strict=True)
+        ]
+        others = [_of_scans([each for each in counted if each[0].subject != name], healthy) for name in names]
+        for name, value in _of_scans(counted, healthy).items():
+            left = [each[name] for each in others]
+            carriers = _carriers(name, len(names) - len(healthy), len(names))
+            if value is None or carriers < FEWEST or None in left:
                 continue
-            reach = reach_of(np.array(without, dtype=float), carriers)
-            found[name] = max(value - reach, 0.0), value + reach if name in UNBOUNDED else min(value + reach, 1.0)
+            without = np.array(left, dtype=float)
+            if name not in UNBOUNDED:
+                own = share_interval(value, without, carriers)
+            else:
+                half = half_width(without, carriers)
+                own = (max(value - half, 0.0), value + half) if half > 0 else None
+            if own is not None:
+                found[name] = own
         return found
 
     def _summarised(self) -> dict[str, float | int | None]:
@@ -281,7 +294,10 @@ class AnomalyEvaluation:
         oracle, oracle_threshold = best_dice(counts) if counts else (None, None)
         total = self.pooled.n_lesion
         n_voxels = total + self.pooled.n_normal
-        low, high = pooled_interval(self.tallies, self.subjects()) or (None, None)
+        low, high = self.intervals().get("average_precision_pooled", (None, None))
+        counted = [
+            (scan, tally.missed, int(tally.lesion.sum())) for scan, tally in zip(self.scans, self.tallies, strict=True)
+        ]
         return {
             "n_scans": len(self.scans),
             "n_lesion_scans": sum(scan.has_lesion for scan in self.scans),
@@ -297,7 +313,7 @@ class AnomalyEvaluation:
             "false_positive_rate_sd": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "false_positive_rate_max": max(rates, default=None),
             "n_lesions": sum(len(scan.lesions.found) for scan in self.scans),
-            **_of_scans(list(zip(self.scans, self.tallies, strict=True)), self.normal_subjects()),
+            **_of_scans(counted, self.normal_subjects()),
         }
 
 
@@ -314,19 +330,23 @@ def _carriers(name: str, sick: int, subjects: int) -> int:
     return subjects if name in ("false_positive_rate_mean", "normal_l1") else sick
 
 
-def _of_scans(pairs: Sequence[tuple[ScanMetrics, Tally]], healthy: frozenset[str]) -> dict[str, float | None]:
-    """The figures that take no voxel's score. healthy: the subjects none of whose scans has a lesion."""
-    scans = [scan for scan, _ in pairs]
+def _of_scans(counted: Sequence[tuple[ScanMetrics, int, int]], healthy: frozenset[str]) -> dict[str, float | None]:
+    """The figures that are made of those of scans.
+
+    counted: each scan with its lesion voxels outside and inside the mask. healthy: the subjects none of whose scans has a
+    lesion.
+    """
+    scans = [scan for scan, _, _ in counted]
     diseased = [scan for scan in scans if scan.has_lesion]
     normal = [scan for scan in scans if scan.subject in healthy]
     rates = false_positive_rates(scans)
     errors = [scan.error for scan in scans if scan.error is not None]
-    missed = sum(tally.missed for _, tally in pairs)
-    total = missed + sum(int(tally.lesion.sum()) for _, tally in pairs)
+    missed = sum(outside for _, outside, _ in counted)
+    total = missed + sum(inside for _, _, inside in counted)
     hit = sum(scan.true_positives for scan in scans)
     flags = hit + sum(scan.false_positives for scan in scans)
     matches = [scan.lesions for scan in scans]
-    lesions, found = (sum(count(match.found) for match in matches) for count in (len, sum))
+    lesions, found = sum(len(match.found) for match in matches), sum(sum(match.found) for match in matches)
     findings, true = sum(match.findings for match in matches), sum(match.true_findings for match in matches)
     recall, precision = found / lesions if lesions else None, true / findings if findings else None
     scores, sick = [scan.score for scan in scans], [scan.has_lesion for scan in scans]

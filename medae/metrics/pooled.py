@@ -6,7 +6,7 @@ percentile bootstrap is not used: of 5 to 16 subjects with lesions of unequal si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,8 +89,8 @@ def pooled_difference(
     """Compare two maps of the same scans, pooled over voxels.
 
     a, b: one tally a scan, in the same order. subjects: whom each scan is of. level: of the interval. It is Student's, of
-    the jackknife's pseudo-values of the difference, each subject left out of both maps at once; see ``reach_of``.
-    Raises DataError if the lengths differ or no scan has a lesion.
+    the jackknife's pseudo-values of the difference, each subject left out of both maps at once; see ``half_width``.
+    Raises DataError if the lengths differ.
     """
     return mean_difference([(a, b)], subjects, level)
 
@@ -104,29 +104,49 @@ def mean_difference(
     interval is over subjects and not over kinds. Degrees of freedom, and whether there are enough subjects for an interval,
     are those of the kind that the fewest subjects have. Raises DataError if the lengths differ or there is no kind.
     """
-    if not pairs:
+    one, other = ([pair[place] for pair in pairs] for place in (0, 1))
+    return mean_differences({"": one}, other, subjects, level)[""]
+
+
+def mean_differences(
+    maps: Mapping[str, Sequence[Sequence[Tally]]],
+    other: Sequence[Sequence[Tally]],
+    subjects: Sequence[str],
+    level: float = 0.95,
+) -> dict[str, PooledDifference]:
+    """The same of several maps against one other. maps, other: by kind of lesion, in the same order."""
+    if not other:
         raise DataError("There is no kind of lesion to compare maps by.", remedy="Score scans that have lesions.")
     names = sorted(set(subjects))
-    values, without, diseased = [], [], []
-    for a, b in pairs:
+    for a, b in ((a, b) for kinds in maps.values() for a, b in zip(kinds, other, strict=True)):
         if not len(a) == len(b) == len(subjects):
             raise DataError(f"{len(a)} and {len(b)} scans cannot be paired.", remedy="Score both maps on the same scans.")
-        one, other = (_Table(tallies, subjects, names) for tallies in (a, b))
-        values.append(one.figure() - other.figure())
-        without.append(one.without_each() - other.without_each())
-        diseased.append(one.diseased)
-    value, fewest = float(np.mean(values)), min(diseased)
-    low = high = None
-    if fewest >= FEWEST:
-        reach = reach_of(np.mean(without, axis=0), fewest, level)
-        low, high = max(value - reach, -1.0), min(value + reach, 1.0)
-    return PooledDifference(difference=value, low=low, high=high, n_subjects=len(names))
+    against = [_Table(tallies, subjects, names) for tallies in other]
+    fewest = min(table.diseased for table in against)
+    values, without = _figures(against, fewest)
+    found = {}
+    for name, kinds in maps.items():
+        own, own_without = _figures([_Table(tallies, subjects, names) for tallies in kinds], fewest)
+        difference, low, high = own - values, None, None
+        if fewest >= FEWEST:
+            half = half_width(own_without - without, fewest, level)
+            low, high = max(difference - half, -1.0), min(difference + half, 1.0)
+        found[name] = PooledDifference(difference=difference, low=low, high=high, n_subjects=len(names))
+    return found
+
+
+def _figures(tables: Sequence[_Table], fewest: int) -> tuple[float, np.ndarray]:
+    """The mean of the average precisions, and where there are enough subjects those when each in turn is left out."""
+    value = float(np.mean([table.figure() for table in tables]))
+    if fewest < FEWEST:
+        return value, np.empty(0)
+    return value, np.mean([table.without_each() for table in tables], axis=0)
 
 
 def pooled_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[float, float] | None:
     """The 95 % interval over subjects of one map's pooled average precision; None with fewer than 5 that have a lesion.
 
-    Student's, of the jackknife's pseudo-values of its logit; see ``reach_of``.
+    Student's, of the jackknife's pseudo-values of its logit; see ``half_width``.
     """
     return mean_interval([tallies], subjects)
 
@@ -137,11 +157,10 @@ def mean_interval(maps: Sequence[Sequence[Tally]], subjects: Sequence[str]) -> t
     A subject is left out of all maps at once: the interval is over subjects, for these maps.
     """
     tables = [_Table(tallies, subjects, sorted(set(subjects))) for tallies in maps]
-    diseased = min((table.diseased for table in tables), default=0)
-    if diseased < FEWEST:
+    fewest = min((table.diseased for table in tables), default=0)
+    if fewest < FEWEST:
         return None
-    without = np.mean([table.without_each() for table in tables], axis=0)
-    return _logit_interval(float(np.mean([table.figure() for table in tables])), without, diseased)
+    return share_interval(*_figures(tables, fewest), fewest, EDGE)
 
 
 def auroc_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[float, float] | None:
@@ -149,19 +168,26 @@ def auroc_interval(tallies: Sequence[Tally], subjects: Sequence[str]) -> tuple[f
     table = _Table(tallies, subjects, sorted(set(subjects)))
     if table.diseased < FEWEST:
         return None
-    every, without_each = table.auroc(np.ones((1, len(table.missed)))), table.auroc(1.0 - np.eye(len(table.missed)))
-    if not (np.isfinite(every).all() and np.isfinite(without_each).all()):
+    every, without = table.auroc(np.ones((1, len(table.missed)))), table.auroc(1.0 - np.eye(len(table.missed)))
+    if not (np.isfinite(every).all() and np.isfinite(without).all()):
         return None  # no normal voxel
-    return _logit_interval(float(every[0]), without_each, table.diseased)
+    return share_interval(float(every[0]), without, table.diseased, EDGE)
 
 
-def _logit_interval(value: float, without_each: np.ndarray, diseased: int) -> tuple[float, float]:
-    middle = float(logit(np.clip(value, EDGE, 1 - EDGE)))
-    reach = reach_of(logit(np.clip(without_each, EDGE, 1 - EDGE)), diseased)
-    return min(float(expit(middle - reach)), value), max(float(expit(middle + reach)), value)
+def share_interval(value: float, without_each: np.ndarray, carriers: int, edge: float = 1e-3) -> tuple[float, float] | None:
+    """The interval of a figure between 0 and 1, on the scale of its logit; None if it hangs on no subject at all.
+
+    Where everything is found in everybody, subjects do not differ, and what they differ by says nothing of others.
+    without_each, carriers: see ``half_width``. edge: a figure nearer to 0 or 1 is taken to be so near.
+    """
+    if not np.ptp(without_each) > 0:
+        return None
+    middle = float(logit(np.clip(value, edge, 1 - edge)))
+    half = half_width(logit(np.clip(without_each, edge, 1 - edge)), carriers)
+    return min(float(expit(middle - half)), value), max(float(expit(middle + half)), value)
 
 
-def reach_of(without_each: np.ndarray, carriers: int, level: float = 0.95) -> float:
+def half_width(without_each: np.ndarray, carriers: int, level: float = 0.95) -> float:
     """Half the width of an interval from the figures that remain when each subject in turn is left out.
 
     The pseudo-values of n subjects are n times the figure of all less n - 1 times these, and differ as those do. Degrees of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,8 +37,7 @@ def line() -> dict[str, Any]:
         "lesions": dict.fromkeys(kinds, 240),
         "best_baseline": "voxelwise",
         "difference": {"detector": {"difference": 0.175, "low": 0.1, "high": 0.25, "n_subjects": 12}},
-        "false_positive_rate_normal": 0.0117,
-        "promised": [0.0053, 0.0172],
+        "promised": {"reached": 0.0117, "low": 0.0053, "high": 0.0172},
     }
 
 
@@ -65,6 +65,25 @@ def test_promises_are_said_where_there_are_some(program: ModuleType, line: dict[
 
 def test_the_lines_are_of_the_configurations_as_they_are(program: ModuleType) -> None:
     found = {(line["configuration"], line["recipe"]) for line in program.lines()}
+    assert found, "lines are committed"
     assert found == {(name, program.recipe(program.config_of(name, 0))) for name, _ in found}
-    seeds = [program.recipe(program.config_of(name, 1)) for name in program.CONFIGURATIONS]
-    assert len(set(seeds)) == 3 and program.recipe(program.config_of("ixi_lesions", 5)) == seeds[-1]
+
+
+def test_a_recipe_is_what_all_seeds_share(program: ModuleType) -> None:
+    recipes = {name: program.recipe(program.config_of(name, 1)) for name in program.CONFIGURATIONS}
+    assert len(set(recipes.values())) == 3
+    assert program.recipe(program.config_of("ixi_lesions", 5)) == recipes["ixi_lesions"]
+
+
+def test_a_line_of_a_configuration_as_it_was_is_not_passed_over(
+    program: ModuleType, line: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(program, "measured", lambda *_: pytest.fail("measured, though the line is there"))
+    monkeypatch.setattr("sys.argv", ["anomaly_diagnosis.py", "--only", "ixi_lesions"])
+    own = program.recipe(program.config_of("ixi_lesions", 0))
+    program.RESULTS.write_text(json.dumps(line | {"recipe": own}) + "\n")
+    program.main()
+    program.RESULTS.write_text(json.dumps(line | {"recipe": "other"}) + "\n")
+    with pytest.raises(SystemExit, match="as it was"):
+        program.main()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from medae.errors import DataError, GeometryError
@@ -59,26 +60,52 @@ def test_voxels_of_a_scan_agree_with_scikit_learn(seed: int) -> None:
         assert scan.auroc == pytest.approx(roc_auc_score(truth, scores.ravel()))
 
 
-def test_intervals_by_hand() -> None:
-    """Six patients, of whom the first is found whole and the others by half, and six healthy ones, of whom one has two
-    false findings."""
+def mixed(healthy: int = 8) -> AnomalyEvaluation:
+    """Six patients, of whom the first is found whole and the others by half, the last with the score of the healthy ones.
+
+    healthy: so many of these, of whom one has two false findings.
+    """
     evaluation = AnomalyEvaluation()
-    for place in range(12):
+    for place in range(6 + healthy):
         sick, lesion = place < 6, volume(1, 1, 0, 0, 0, 0) * (place < 6)
         flagged = volume(1, place == 0, 0, 0, 0, 0) if sick else volume(0, 0, place == 6, 0, place == 6, 0)
-        evaluation.add(str(place), flagged, flagged, volume(*[1] * 6), lesion, voxel_ml=1.0, scan_score=float(sick))
+        score, error = float(place < 5), volume(*[1.0 + place] * 6)
+        evaluation.add(str(place), flagged, flagged, volume(*[1] * 6), lesion, voxel_ml=1.0, scan_score=score, error=error)
+    return evaluation
+
+
+def test_intervals_by_hand() -> None:
+    evaluation = mixed()
     found, intervals = evaluation.summary(), evaluation.intervals()
-    # Left out in turn; the healthy have no Dice, so that without them the mean is the same.
     assert found["dice_mean"] == pytest.approx((1 + 5 * 2 / 3) / 6)
-    assert found["false_findings_normal"] == pytest.approx(2 / 6)
-    without = np.array([2 / 3, *[(1 + 4 * 2 / 3) / 5] * 5, *[found["dice_mean"]] * 6])
-    reach = stats.t.ppf(0.975, 5) * np.sqrt(11**2 * without.var(ddof=1) / 12)
-    assert intervals["dice_mean"] == pytest.approx((found["dice_mean"] - reach, min(found["dice_mean"] + reach, 1)))
-    assert found["false_positive_rate_normal"] == pytest.approx(2 / 6 / 6)
-    assert intervals["false_findings_normal"][0] == 0.0, "no count is below 0"
-    assert intervals["auroc_scan"] == intervals["average_precision_scan"] == (1.0, 1.0)
+    # Left out in turn; the healthy have no Dice, so that without them the mean is the same. Six carry it.
+    without = np.array([2 / 3, *[(1 + 4 * 2 / 3) / 5] * 5, *[found["dice_mean"]] * 8])
+    half = stats.t.ppf(0.975, 5) * np.sqrt(13**2 * logit(without).var(ddof=1) / 14)
+    assert intervals["dice_mean"] == pytest.approx(expit(logit(found["dice_mean"]) + half * np.array([-1, 1])))
+    # Eight carry the false findings of normals: 2 of one of them. They may be above 1, and none is below 0.
+    assert found["false_findings_normal"] == pytest.approx(2 / 8)
+    assert found["false_positive_rate_normal"] == pytest.approx(2 / 6 / 8)
+    without = np.array([*[2 / 8] * 6, 0, *[2 / 7] * 7])
+    half = stats.t.ppf(0.975, 7) * np.sqrt(13**2 * without.var(ddof=1) / 14)
+    assert intervals["false_findings_normal"] == pytest.approx((0.0, 2 / 8 + half))
+    # All fourteen carry the error of normal voxels.
+    values = np.arange(1.0, 15.0)
+    half = stats.t.ppf(0.975, 13) * values.std(ddof=1) / np.sqrt(14)
+    assert intervals["normal_l1"] == pytest.approx((values.mean() - half, values.mean() + half))
     assert {name for name, (low, high) in intervals.items() if not low <= found[name] <= high} == set()
-    assert "lesion_l1" not in intervals and "auroc_pooled" in intervals
+
+
+def test_what_is_the_same_whoever_is_left_out_has_no_interval() -> None:
+    """All of every lesion lies in the mask, and there is one finding in each patient."""
+    intervals = mixed().intervals()
+    assert not {"mask_recall_pooled", "lesion_recall"} & set(intervals)
+    assert {"auroc_scan", "average_precision_scan", "recall_pooled"} <= set(intervals)
+
+
+def test_an_interval_asks_for_five_of_those_that_a_figure_is_of() -> None:
+    intervals = mixed(healthy=4).intervals()
+    assert "dice_mean" in intervals and "normal_l1" in intervals
+    assert not [name for name in intervals if name.endswith(("_normal", "_scan"))]
 
 
 def test_few_subjects_have_no_interval(evaluation: AnomalyEvaluation) -> None:

@@ -10,11 +10,13 @@ from sklearn.metrics import average_precision_score
 from medae.errors import DataError
 from medae.metrics.pooled import (
     Tally,
+    auroc_interval,
     mean_difference,
     mean_interval,
     pooled_average_precision,
     pooled_difference,
     pooled_interval,
+    share_interval,
 )
 from medae.metrics.voxelscores import VoxelScores
 
@@ -163,27 +165,50 @@ def cohort(rng: np.random.Generator, people: int, spread: float) -> list[tuple[T
     return found
 
 
+@pytest.mark.parametrize("people", [6, 10, 20])
+@pytest.mark.parametrize("truth", [0.7, 0.9])
+def test_intervals_of_shares_hold_them_at_least_as_often_as_they_say(people: int, truth: float):
+    """Shares of the lesions found, of some lesions in each of so many people."""
+    rng = np.random.default_rng(8)
+    held = []
+    for _ in range(400):
+        lesions = rng.poisson(1.2, people) + 1
+        found = rng.binomial(lesions, truth)
+        without = (found.sum() - found) / (lesions.sum() - lesions)
+        interval = share_interval(found.sum() / lesions.sum(), without, people)
+        if interval is not None:
+            held.append(interval[0] <= truth <= interval[1])
+    assert np.mean(held) >= 0.94
+
+
 @pytest.mark.parametrize(("people", "spread"), [(5, 0.8), (8, 1.5), (16, 1.5)])
 def test_the_intervals_hold_the_figures_of_all_people_about_as_often_as_they_say(people: int, spread: float):
     """Those of a percentile bootstrap hold them in 85 to 89 of 100 trials."""
     rng = np.random.default_rng(3)
     a, b = zip(*cohort(rng, 8000, spread), strict=True)
-    truth = pooled_average_precision(a), pooled_average_precision(a) - pooled_average_precision(b)
+    everybody = VoxelScores()
+    everybody.merge(*(tally.scores() for tally in a))
+    truth = [pooled_average_precision(a), pooled_average_precision(a) - pooled_average_precision(b), everybody.auroc()]
     names, held = [str(place) for place in range(people)], []
     for _ in range(200):
         a, b = zip(*cohort(rng, people, spread), strict=True)
         difference = pooled_difference(a, b, names)
-        ends = pooled_interval(a, names), (difference.low, difference.high)
+        ends = pooled_interval(a, names), (difference.low, difference.high), auroc_interval(a, names)
         held.append([low <= true <= high for true, (low, high) in zip(truth, ends, strict=True)])
-    assert (np.mean(held, axis=0) >= 0.89).all()
+    assert (np.mean(held, axis=0) >= (0.89, 0.89, 0.84)).all(), "that of the AUROC is a little narrow"
 
 
-def test_what_is_perfect_or_finds_nothing_has_an_interval():
+def test_what_is_the_same_in_everybody_has_no_interval():
+    """That six people do not differ says nothing of the seventh."""
     perfect = [Tally(np.array([0, 5]), np.array([9, 0]), np.array([0, 1]), 0)] * 6
-    assert pooled_interval(perfect, list("abcdef")) == pytest.approx((1.0, 1.0), abs=1e-5)
     nothing = [Tally(np.array([0]), np.array([9]), np.array([0]), 1)] * 6
-    low, high = pooled_interval(nothing, list("abcdef"))
-    assert low == 0 and high < 1e-5
+    for scans in (perfect, nothing):
+        assert pooled_interval(scans, list("abcdef")) is auroc_interval(scans, list("abcdef")) is None
+    assert pooled_interval([*perfect[:5], nothing[0]], list("abcdef")) is not None
+
+
+def test_no_scan_at_all_is_a_difference_of_nothing():
+    assert pooled_difference([], [], []).low is None
 
 
 def test_few_subjects_with_a_lesion_have_no_interval():
