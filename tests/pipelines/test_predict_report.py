@@ -1,0 +1,27 @@
+"""The report of a prediction: what it says of scans of a detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.predict_report import _lines, _table
+
+
+def case(**more: Any) -> dict[str, Any]:
+    return {"score": 1.5, "percentile_among_normals": 0.9, "flagged_ml": 4.0, "findings": [{}, {}], **more}
+
+
+def test_what_was_flagged_where_a_made_mask_is_doubtful_stands_in_table_and_lines():
+    doubted = case(doubtful_ml=30.0, flagged_in_doubt_ml=1.25)
+    columns, rows = _table({"a": doubted, "b": case(remarks=["another scanner"])}, detects=True)
+    place = columns.index("Flagged where the mask is doubtful (ml)")
+    assert [row[place] for row in rows] == [1.25, None]
+    assert [row[-1] for row in rows] == ["", "another scanner"]
+    assert _lines(doubted, detects=True)[-1] == "1.25 ml of it where the mask is doubtful"
+
+
+def test_given_masks_are_not_doubted():
+    columns, rows = _table({"a": case()}, detects=True)
+    assert columns == ["Scan", "Score", "Among normals", "Flagged (ml)", "Findings", "Remarks"]
+    assert rows == [["a", 1.5, 0.9, 4.0, 2, ""]]
+    assert _lines(case(), detects=True)[-1] == "flagged 4 ml in 2 pieces"
