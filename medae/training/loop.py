@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -132,7 +133,16 @@ def _accelerator(cpu: bool) -> Accelerator:
         raise _other_device("an accelerator", "the CPU") from error
     if accelerator.device.type == "cpu" and not cpu and torch.cuda.is_available():
         raise _other_device("the CPU", "an accelerator")
+    if accelerator.num_processes > 1:
+        atexit.unregister(leave_processes)
+        atexit.register(leave_processes)
     return accelerator
+
+
+def leave_processes() -> None:
+    """Leave the group of processes, if there is one: a process that ends while threads of the group work may be aborted."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _other_device(before: str, now: str) -> TrainingError:
