@@ -276,11 +276,25 @@ class Design:
         return counts, sum(known) if len(known) == len(seconds) else None
 
     def _seconds(self, kind: str, name: str) -> float | None:
-        """Of a cell of a kind: the mean of the arm's, else of all that were measured."""
-        found = [row for row in self.rows.values() if row.get("kind") == kind and row.get("seconds") is not None]
+        """Of a cell of a kind: the mean of the arm's, else of all of this curve's that were measured."""
+        found = [row for row in self._measured(kind) if row.get("seconds") is not None]
         own = [row["seconds"] for row in found if row.get("arm") == name]
         every = own or [row["seconds"] for row in found]
         return statistics.mean(every) if every else None
+
+    def _measured(self, kind: str) -> list[Row]:
+        """The rows of this curve's cells: the same file may have others, of a curve with other steps."""
+        curve = self.written.curve
+        if kind == "encoder":
+            found = [self.rows.get(self.encoder(name).digest) for name in curve.encoders]
+        elif kind == "rate":
+            places = {(name, curve.search_count(count)) for name in curve.arms for count in curve.counts_of(name)}
+            cells = [self.searched(name, count, rate) for name, count in places for rate in curve.search.rates]
+            found = [self.rows.get(cell.digest) for cell in cells]
+        else:
+            every = [(name, count) for name in curve.arms for count in curve.counts_of(name)]
+            found = [self.row(name, count, draw) for name, count in every for draw in range(curve.draws_of(count))]
+        return [row for row in found if row is not None]
 
 
 def _step_seconds(row: Row) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import medae
 from medae.config import to_dict
+from medae.metrics.statistics import CrossedMean
 from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
@@ -14,7 +15,6 @@ from pipelines.curve_config import ALL, Count
 from pipelines.curve_results import Found, Point, markdown, mixed_paces, mixed_processors, processors, sentences, states
 from pipelines.files import write_json, write_text
 
-Interval = tuple[float | None, float | None]
 DIFFERENCE = "Dice, difference to the twin"
 OTHERS = {"HD95 (mm), lower is better": ("hd95", "hd95_mean"), "Surface Dice": ("surface_dice", "surface_dice_mean")}
 
@@ -45,7 +45,8 @@ def _entry(point: Point) -> dict[str, Any]:
         "rate": point.rate,
         "seconds": point.seconds,
     }
-    plain |= {"dice": to_dict(point.dice), "hd95": point.hd95, "surface_dice": point.surface_dice}
+    plain["dice"] = to_dict(point.dice)
+    plain |= {name: None if (mean := getattr(point, name)) is None else to_dict(mean) for name in ("hd95", "surface_dice")}
     plain |= {"validation_dice": point.validation, "p": point.p, "p_holm": point.holm}
     plain["difference"] = None if point.difference is None else to_dict(point.difference)
     plain["equal"] = None if point.equal is None else to_dict(point.equal)
@@ -60,18 +61,18 @@ def figure(found: Found, path: Path) -> Path:
         if not isinstance(point.labels, int):
             continue
 
-        def add(title: str, score: float | None, interval: Interval, draws: list[float], point: Point = point) -> None:
+        def add(title: str, score: CrossedMean | None, draws: list[float], point: Point = point) -> None:
             if score is not None:
-                made = CurvePoint(int(point.labels), score, *interval, draws)
+                made = CurvePoint(int(point.labels), score.mean, score.low, score.high, draws)
                 panels[title].setdefault(point.arm, []).append(made)
 
-        add("Dice", point.dice.mean, (point.dice.low, point.dice.high), _scores(point, "dice_mean"))
+        add("Dice", point.dice, _scores(point, "dice_mean"))
         if (gain := point.difference) is not None:
             twin = found.points[curve.twin_of(point.arm), point.count].rows
             changes = [row["dice_mean"] - twin[draw]["dice_mean"] for draw, row in point.rows.items() if draw in twin]
-            add(DIFFERENCE, gain.mean, (gain.low, gain.high), changes)
+            add(DIFFERENCE, gain, changes)
         for title, (mean, key) in OTHERS.items():
-            add(title, getattr(point, mean), (None, None), _scores(point, key))
+            add(title, getattr(point, mean), _scores(point, key))
     drawn = {title: arms for title, arms in panels.items() if arms}
     return label_curves(drawn, path, baseline=curve.baseline, differences=[DIFFERENCE])
 
@@ -106,7 +107,8 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
     report.section("Curve")
     report.figure(
         figure(found, folder / "figures" / "curve.png"),
-        "Means over labels, then test cases, then draws. Bars: 95 % intervals over draws and test cases. Dots: draws.",
+        "Means over labels, then test cases, then draws. Bars: 95 % intervals over draws and test cases, where "
+        "every row has its cases. Dots: draws.",
         "chart",
     )
     report.section("What it says")

@@ -17,7 +17,8 @@ from pipelines.curve_config import ALL, Count, Curve
 class Point:
     """An arm at a number of labels.
 
-    dice, validation: the mean over labels, then cases, then draws; validation None where a row has none. seconds: of a
+    dice, hd95, surface_dice, validation: the mean over labels, then cases, then draws; None where a row has none. HD95 and
+    surface Dice have no interval where a row has no cases of them (rows of earlier versions had none). seconds: of a
     training, the median over the draws on the processor that most of the curve was measured on. difference: to the arm's
     twin, on the draws that both have; None for the baseline itself. p, holm: of the difference over draws and test subjects,
     and corrected for all comparisons that were planned; None until all draws of both are there. equal: at how many labels
@@ -31,8 +32,8 @@ class Point:
     rate: float
     seconds: float | None
     dice: CrossedMean
-    hd95: float | None
-    surface_dice: float | None
+    hd95: CrossedMean | None
+    surface_dice: CrossedMean | None
     validation: float | None
     difference: CrossedDifference | None = None
     p: float | None = None
@@ -117,11 +118,6 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
         return None
     table, subjects = _table(list(found.values()))
     validation = [row["validation"]["dice_mean"] for row in found.values() if "validation" in row]
-
-    def mean(key: str) -> float | None:
-        values = [row[key] for row in found.values() if row[key] is not None]
-        return statistics.mean(values) if values else None
-
     return Point(
         arm=name,
         count=count,
@@ -130,17 +126,28 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
         rate=rate,
         seconds=None,
         dice=crossed_mean(table, subjects),
-        hd95=mean("hd95_mean"),
-        surface_dice=mean("surface_dice_mean"),
+        hd95=_of_surfaces(list(found.values()), "hd95"),
+        surface_dice=_of_surfaces(list(found.values()), "surface_dice"),
         validation=statistics.mean(validation) if len(validation) == len(found) else None,
     )
 
 
-def _table(rows: Sequence[Row]) -> tuple[list[list[float]], list[str]]:
-    """Dice by draw and case, of the cases that all rows have, and whom these are of."""
-    cases = sorted(set.intersection(*(set(row["cases"]) for row in rows)))
+def _of_surfaces(rows: Sequence[Row], metric: str) -> CrossedMean | None:
+    """The mean of a metric of surfaces, with an interval where all rows have it by case."""
+    key = f"{metric}_cases"
+    if all(row.get(key) for row in rows):
+        return crossed_mean(*_table(rows, key))
+    values = [row[f"{metric}_mean"] for row in rows if row[f"{metric}_mean"] is not None]
+    if not values:
+        return None
+    return CrossedMean(mean=statistics.mean(values), low=None, high=None, deviation=None, error=None, degrees=None)
+
+
+def _table(rows: Sequence[Row], key: str = "cases") -> tuple[list[list[float]], list[str]]:
+    """Dice (or what is under another key) by draw and case, of the cases that all rows have, and whom these are of."""
+    cases = sorted(set.intersection(*(set(row[key]) for row in rows)))
     owners = rows[0].get("subjects", {})
-    return [[row["cases"][case] for case in cases] for row in rows], [owners.get(case, case) for case in cases]
+    return [[row[key][case] for case in cases] for row in rows], [owners.get(case, case) for case in cases]
 
 
 def _compared(points: dict[tuple[str, Count], Point], curve: Curve, planned: int) -> dict[tuple[str, Count], Point]:
@@ -254,8 +261,10 @@ def _line(found: Found, point: Point) -> list[str]:
         "" if difference is None else _interval(difference.mean, difference.low, difference.high, sign="+") + against,
         "" if point.holm is None else f"{point.holm:.3f}",
         equal,
-        "–" if point.hd95 is None else f"{point.hd95:.2f}",
-        "–" if point.surface_dice is None else f"{point.surface_dice:.3f}",
+        "–" if point.hd95 is None else _interval(point.hd95.mean, point.hd95.low, point.hd95.high, digits=2),
+        "–"
+        if point.surface_dice is None
+        else _interval(point.surface_dice.mean, point.surface_dice.low, point.surface_dice.high),
         "–" if point.validation is None else f"{point.validation:.3f}",
         "–" if point.seconds is None else f"{point.seconds:.0f}",
     ]
@@ -269,9 +278,9 @@ def _equal(equal: LabelsEqual) -> str:
     return f"{said} [{low}, {high}]"
 
 
-def _interval(mean: float, low: float | None, high: float | None, sign: str = "") -> str:
-    text = f"{mean:{sign}.3f}"
-    return text if low is None or high is None else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
+def _interval(mean: float, low: float | None, high: float | None, sign: str = "", digits: int = 3) -> str:
+    how = f"{sign}.{digits}f"
+    return f"{mean:{how}}" if low is None or high is None else f"{mean:{how}} [{low:{how}}, {high:{how}}]"
 
 
 def states(found: Found) -> list[str]:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from medae.artifact import RECORD
 from medae.config import digest, validate
 from medae.errors import DivergedError, Interrupted, MedaeError, TrackingError, TrainingError
-from medae.metrics.segmentation import case_dice
+from medae.metrics.segmentation import case_means
 from medae.tracking.client import open_client
 from medae.tracking.provenance import provenance
 from medae.training.checkpoint import Checkpoint, load
@@ -336,7 +336,7 @@ def _short(content: Mapping[str, Any], *keys: str) -> str:
 
 
 def _scores(finished: Finished, kind: str) -> dict[str, Any]:
-    """The scores of an arm: of a search the Dice alone, of a draw everything and each case's mean Dice."""
+    """The scores of an arm: of a search the Dice alone, of a draw everything, by case the means over labels."""
     (metrics,) = finished.result.metrics.values()
     facts = finished.result.facts
     kept = {"n_test": metrics["n_test"], "dice_mean": metrics["dice_mean"], "data": facts["data"]}
@@ -345,12 +345,13 @@ def _scores(finished: Finished, kind: str) -> dict[str, Any]:
     (chosen_by,) = facts["validation"].values()
     kept |= {name: metrics[name] for name in ("hd95_mean", "surface_dice_mean", "labels")}
     kept |= {"labelled_subjects": facts["labelled_subjects"], "cases": _cases(metrics)}
+    kept |= {f"{metric}_cases": _cases(metrics, metric) for metric in ("hd95", "surface_dice")}
     kept |= {"subjects": facts["subjects"]} if facts["subjects"] else {}
     return kept | {"validation": {"dice_mean": chosen_by["dice_mean"], "cases": _cases(chosen_by)}}
 
 
-def _cases(metrics: dict[str, Any]) -> dict[str, float]:
-    return {case: round(dice, 5) for case, dice in case_dice(metrics).items()}
+def _cases(metrics: dict[str, Any], metric: str = "dice") -> dict[str, float]:
+    return {case: round(value, 5) for case, value in case_means(metrics, metric).items()}
 
 
 def unpaused(state: Mapping[str, Any]) -> float:

@@ -237,6 +237,9 @@ def test_what_is_left_is_searched_first_and_then_run_draw_by_draw(tmp_path: Path
     encoder = {"digest": found.encoder("masked").digest, "kind": "encoder", "arm": "masked", "seconds": 9.0}
     assert design(written, *known(written), done, encoder).expected(everything)[1] == pytest.approx(7 * 60)
     assert found.expected(Part(("scratch",), (1,), (0,)))[0]["draw"] == 1
+    others = [{"digest": kind, "kind": kind, "arm": "masked", "seconds": 9e9} for kind in ("encoder", "rate", "draw")]
+    whole = design(written, *known(written), done, encoder, *others)
+    assert whole.expected(everything)[1] == pytest.approx(7 * 60), "rows of another curve say nothing of this one's seconds"
 
 
 def test_a_part_that_the_curve_has_not_is_refused(tmp_path: Path) -> None:
