@@ -163,5 +163,5 @@ def _told(row: Rows | Any, design: Design, part: Part) -> str:
 def _left(design: Design, part: Part) -> str:
     """What is left, and how long it takes one process by what was measured."""
     counts, seconds = design.expected(part)
-    told = "not known before one of each kind was measured" if seconds is None else in_words(seconds)
+    told = "not known before one was measured" if seconds is None else f"about {in_words(seconds)}"
     return f"Left: {', '.join(f'{number} {kind}s' for kind, number in counts.items())}. Time in one process: {told}."

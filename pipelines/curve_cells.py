@@ -174,7 +174,7 @@ class Design:
         if (rows := self.pacing(name)) is None:
             return None, False
         encoder, mine, theirs = rows
-        seconds = encoder["training_seconds"] + _step_seconds(theirs) * self._configured(other)["fit"]["steps"]
+        seconds = encoder["training_seconds"] + _step_seconds(theirs) * self.configured(other)["fit"]["steps"]
         return max(ROUND, round(seconds / _step_seconds(mine) / ROUND) * ROUND), True
 
     def pacing(self, name: str) -> tuple[Row, Row, Row] | None:
@@ -193,10 +193,11 @@ class Design:
         if other is None:
             return None
         encoder = self.encoder(str(self.written.curve.arms[other].encoder)).digest
-        arm, than = (decisive(self._configured(each)) for each in (name, other))
+        arm, than = (decisive(self.configured(each)) for each in (name, other))
         return digest({"arm": arm, "other": than, "encoder": encoder})[:12]
 
-    def _configured(self, name: str) -> dict[str, Any]:
+    def configured(self, name: str) -> dict[str, Any]:
+        """An arm's fine-tuning, before its rate, labels and draw."""
         return dict(merge(self.written.finetune, self.written.curve.arms[name].set))
 
     def _fastest(self, name: str) -> Row | None:
@@ -257,7 +258,8 @@ class Design:
     def expected(self, part: Part) -> tuple[dict[str, int], float | None]:
         """What is left by kind, and the seconds that it takes one process by the cells that were measured.
 
-        Draws of arms whose rate is not known yet count too. None if nothing of a kind was measured yet.
+        Draws of arms whose rate is not known yet count too. What was not measured yet takes as long a step as what is most
+        like it. None before the first cell.
         """
         pending = self.pending(part)
         encoders = [cell for cell in self.encoders(part) if cell.digest not in self.rows]
@@ -269,32 +271,41 @@ class Design:
                 missing = sum(self.row(name, count, draw) is None for draw in draws)
                 left["draw"].append((name, missing))
         counts = {kind: sum(number for _, number in found) for kind, found in left.items()}
-        seconds = [
-            self._seconds(kind, name) for kind, found in left.items() for name, number in found for _ in range(number)
-        ]
-        known = [value for value in seconds if value is not None]
-        return counts, sum(known) if len(known) == len(seconds) else None
+        measured = self._measured()
+        if not measured:
+            return counts, None
+        return counts, sum(
+            number * self._seconds(kind, name, measured) for kind, found in left.items() for name, number in found
+        )
 
-    def _seconds(self, kind: str, name: str) -> float | None:
-        """Of a cell of a kind: the mean of the arm's, else of all of this curve's that were measured."""
-        found = [row for row in self._measured(kind) if row.get("seconds") is not None]
-        own = [row["seconds"] for row in found if row.get("arm") == name]
-        every = own or [row["seconds"] for row in found]
-        return statistics.mean(every) if every else None
+    def _seconds(self, kind: str, name: str, measured: Sequence[Row]) -> float:
+        """Of a cell of a kind, by the mean a step of the rows that are most like it: of the arm and the kind, of the arm, of
+        the kind, any."""
+        steps: int = self._steps(kind, name)
+        likeness = [(row["arm"] == name and row["kind"] != "encoder", row["kind"] == kind) for row in measured]
+        best = max(likeness)
+        alike = [row for row, like in zip(measured, likeness, strict=True) if like == best]
+        return steps * statistics.mean(row["seconds"] / row.get("steps_done", row["steps"]) for row in alike)
 
-    def _measured(self, kind: str) -> list[Row]:
-        """The rows of this curve's cells: the same file may have others, of a curve with other steps."""
-        curve = self.written.curve
+    def _steps(self, kind: str, name: str) -> int:
+        """That a cell of a kind is given."""
         if kind == "encoder":
-            found = [self.rows.get(self.encoder(name).digest) for name in curve.encoders]
-        elif kind == "rate":
-            places = {(name, curve.search_count(count)) for name in curve.arms for count in curve.counts_of(name)}
-            cells = [self.searched(name, count, rate) for name, count in places for rate in curve.search.rates]
-            found = [self.rows.get(cell.digest) for cell in cells]
-        else:
-            every = [(name, count) for name in curve.arms for count in curve.counts_of(name)]
-            found = [self.row(name, count, draw) for name, count in every for draw in range(curve.draws_of(count))]
-        return [row for row in found if row is not None]
+            return int(self.encoder(name).content["fit"]["steps"])
+        content = self.configured(name)
+        if kind == "rate":
+            content = dict(merge(content, self.written.curve.search.set))
+        return int((self.steps(name)[0] if kind == "draw" else None) or content["fit"]["steps"])
+
+    def _measured(self) -> list[Row]:
+        """The timed rows of this curve's cells: the same file may have others, of a curve with other steps."""
+        curve = self.written.curve
+        every = [(name, count) for name in curve.arms for count in curve.counts_of(name)]
+        searches = {(name, curve.search_count(count)) for name, count in every}
+        cells = [self.encoder(name) for name in curve.encoders]
+        cells += [self.searched(name, count, rate) for name, count in searches for rate in curve.search.rates]
+        found = [self.rows.get(cell.digest) for cell in cells]
+        found += [self.row(name, count, draw) for name, count in every for draw in range(curve.draws_of(count))]
+        return [row for row in found if row is not None and row.get("seconds") is not None]
 
 
 def _step_seconds(row: Row) -> float:

@@ -234,6 +234,12 @@ class Curve(Named):
             )
         if arm.rate_of is not None and self.arms[arm.rate_of].rate_of is not None:
             raise ValueError(f"arms.{name}.rate_of must name an arm that has a search of its own")
+        twin = self.twin_of(name)
+        if self.searching(name).rate is None and self.searching(twin).rate is not None and not self.shared_rates:
+            raise ValueError(
+                f"arms.{twin}.rate: {name}, which is compared with it, has its rate looked for, so that an arm with a fixed "
+                "rate loses to it; look for both or fix both, or say shared_rates: true"
+            )
         if arm.as_long_as is not None and (arm.encoder is not None or self.arms[arm.as_long_as].encoder is None):
             raise ValueError(f"arms.{name}.as_long_as: an arm from scratch can be as long as one with an encoder")
         if arm.as_long_as is not None and any(self.searching(each).rate is not None for each in (name, arm.as_long_as)):

@@ -12,7 +12,17 @@ from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
 from pipelines.curve_config import ALL, Count
-from pipelines.curve_results import Found, Point, markdown, mixed_paces, mixed_processors, processors, sentences, states
+from pipelines.curve_results import (
+    Found,
+    Point,
+    markdown,
+    mixed_paces,
+    mixed_processors,
+    processors,
+    sentences,
+    states,
+    unequal_steps,
+)
 from pipelines.files import write_json, write_text
 
 DIFFERENCE = "Dice, difference to the twin"
@@ -95,8 +105,9 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
             f"Measured on more than one processor: {', '.join(draws)}. seconds are those of the first. Of {pairs} pairs of "
             f"an arm and its twin on a draw {crossed} mix them."
         ]
-    words += mixed_paces(found)
-    write_text(folder / "table.md", "\n".join([table, "", *(f"- {line}" for line in words), ""]))
+    words += [*mixed_paces(found), *unequal_steps(found)]
+    caption = _caption(found, choosing)
+    write_text(folder / "table.md", "\n".join([table, "", caption, "", *(f"- {line}" for line in words), ""]))
     write_json(folder / "result.json", summary(found))
     report = Report(f"Label curve: {curve.name}", f"Dice against the number of labelled subjects, beside {curve.baseline}")
     for count, arm in found.chosen.items():
@@ -116,7 +127,7 @@ def write_results(found: Found, folder: Path, screen: Screen) -> None:
         report.text(line)
     report.section("Table")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    report.table(lines[0], lines[2:], caption=_caption(found, choosing))
+    report.table(lines[0], lines[2:], caption=caption)
     report.write(folder / "report.html")
     screen.table(f"{curve.name}: Dice", ["arm", *map(str, curve.labelled)], [_overview(found, arm) for arm in curve.arms])
     for line in words:
@@ -150,8 +161,9 @@ def _choosing(found: Found) -> int:
 def _caption(found: Found, choosing: int) -> str:
     searched = ", ".join(map(str, found.design.written.curve.search.labelled))
     return (
-        f"chosen: the arm with the best validation Dice at that number of labels. Rates and arms are chosen on {choosing} "
-        "labelled validation subjects, on top of the labels, and a rate is searched with labelled cases of another draw "
+        f"N labels + {choosing} for choosing. chosen: the arm with the best validation Dice at that number of labels. "
+        f"Rates and arms are chosen on {choosing} labelled "
+        "validation subjects, on top of the labels, and a rate is searched with labelled cases of another draw "
         f"({searched}); a rate that is fixed needs none. oracle: the best on the test "
         "subjects, which nobody can choose. Intervals and p are over draws of labelled cases from these training "
         "subjects, and over test subjects; with all labels the draws differ in their seeds alone, and each encoder was "

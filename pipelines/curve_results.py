@@ -76,8 +76,8 @@ def evaluate(design: Design, part: Part) -> Found:
             point = _point(design, name, count, part)
             if point is not None:
                 points[name, count] = point
-    planned = comparisons(curve)
-    points = _compared(_timed(points), curve, planned)
+    planned = comparisons(design)
+    points = _compared(_timed(points), design, planned)
     chosen, oracle = {}, {}
     for count in part.counts:
         here = [point for (_, number), point in points.items() if number == count and point.complete]
@@ -104,10 +104,25 @@ def _doubled(points: Mapping[tuple[str, Count], Point], arm: str, count: Count, 
     return crossed_difference(table[: len(draws)], table[len(draws) :], subjects)
 
 
-def comparisons(curve: Curve) -> int:
-    """How many there are to correct for: arms with their twins, at each number of labels that has more than a draw."""
+def comparisons(design: Design) -> int:
+    """How many there are to correct for: arms with their twins, at each number of labels that has more than a draw.
+
+    Arms whose trainings are the same, with another name, are compared once.
+    """
+    curve = design.written.curve
     others = [name for name in curve.arms if curve.twin_of(name) != name]
-    return sum(curve.draws_of(count) > 1 for name in others for count in curve.counts_of(name))
+    return len(
+        {_comparison(design, name, count) for name in others for count in curve.counts_of(name) if curve.draws_of(count) > 1}
+    )
+
+
+def _comparison(design: Design, name: str, count: Count) -> tuple[str, ...]:
+    """What an arm and its twin are trained as at a number of labels; their names before their rates are known."""
+    curve = design.written.curve
+    arms = (name, curve.twin_of(name))
+    cells = [design.cell(arm, count, draw) for arm in arms for draw in range(curve.draws_of(count))]
+    found = tuple(cell.digest for cell in cells if cell is not None)
+    return found if len(found) == len(cells) else (*arms, str(count))
 
 
 def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
@@ -150,8 +165,9 @@ def _table(rows: Sequence[Row], key: str = "cases") -> tuple[list[list[float]], 
     return [[row[key][case] for case in cases] for row in rows], [owners.get(case, case) for case in cases]
 
 
-def _compared(points: dict[tuple[str, Count], Point], curve: Curve, planned: int) -> dict[tuple[str, Count], Point]:
+def _compared(points: dict[tuple[str, Count], Point], design: Design, planned: int) -> dict[tuple[str, Count], Point]:
     """With differences to the twins, corrected p-values, and the labels that are saved."""
+    curve = design.written.curve
     compared: dict[tuple[str, Count], Point] = {}
     for (name, count), point in points.items():
         twin = points.get((curve.twin_of(name), count))
@@ -162,9 +178,9 @@ def _compared(points: dict[tuple[str, Count], Point], curve: Curve, planned: int
         found = crossed_difference(table[: len(shared)], table[len(shared) :], subjects)
         p = found.p() if point.complete and twin.complete else None
         compared[name, count] = replace(point, difference=found, p=p)
-    tested = [key for key, point in compared.items() if point.p is not None]
-    for key, value in zip(tested, holm([float(compared[key].p or 0.0) for key in tested], planned), strict=True):
-        compared[key] = replace(compared[key], holm=value)
+    tested = {_comparison(design, *key): float(point.p) for key, point in compared.items() if point.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values()), planned), strict=True))
+    compared = {key: replace(point, holm=corrected.get(_comparison(design, *key))) for key, point in compared.items()}
     return {key: replace(compared.get(key, point), equal=_saved(points, key, curve)) for key, point in points.items()}
 
 
@@ -304,7 +320,7 @@ def mixed_processors(found: Found) -> tuple[int, int]:
         for draw, row in point.rows.items()
         if draw in twin.rows
     ]
-    return sum(_processor(one) != _processor(other) for one, other in pairs), len(pairs)
+    return sum(_differ(one, other) for one, other in pairs), len(pairs)
 
 
 def mixed_paces(found: Found) -> list[str]:
@@ -324,8 +340,32 @@ def mixed_paces(found: Found) -> list[str]:
     return said
 
 
+def unequal_steps(found: Found) -> list[str]:
+    """In words: the arms that are trained for more or fewer steps, or with more members, than their twin by their keys."""
+    design, curve = found.design, found.design.written.curve
+    said = []
+    for name, arm in curve.arms.items():
+        mine, twin = (design.configured(each) for each in (name, curve.twin_of(name)))
+        steps, theirs = (content["fit"]["steps"] * content.get("members", 1) for content in (mine, twin))
+        if arm.as_long_as is None and steps != theirs:
+            said.append(f"{name} is trained for {steps} steps in all, {curve.twin_of(name)} for {theirs}: not a fair pair.")
+    return said
+
+
 def _processor(row: Row) -> str:
-    return str(row.get("gpus") or f"{row.get('cores', 'some')} CPU cores")
+    """What a row was trained on, and in which precision, if it says that."""
+    kind = str(row.get("gpus") or f"{row.get('cores', 'some')} CPU cores")
+    return f"{kind} in {row['precision']}" if row.get("precision") else kind
+
+
+def _differ(one: Row, other: Row) -> bool:
+    """Whether two rows are known to be of unlike processors, or of unlike precisions."""
+    told = all(row.get("precision") for row in (one, other))
+    return _processor(one) != _processor(other) if told else _plain(one) != _plain(other)
+
+
+def _plain(row: Row) -> str:
+    return _processor({**row, "precision": None})
 
 
 def _timed(points: Mapping[tuple[str, Count], Point]) -> dict[tuple[str, Count], Point]:

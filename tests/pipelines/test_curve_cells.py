@@ -51,6 +51,7 @@ def test_a_shipped_curve_is_valid_and_its_arms_share_what_they_must(name: str) -
         ({"arms": {"scratch": {}, "a": {"encoder": "b"}}}, "no encoder b"),
         ({"arms": {"scratch": {}, "a": {"rate_of": "scratch"}}}, "without a rate of its own"),
         ({"arms": {"scratch": {"rate_of": "a"}, "a": {"rate_of": "scratch"}}, "shared_rates": True}, "search of its own"),
+        ({"arms": {"scratch": {"rate": 1e-6}, "a": {"encoder": "masked"}}}, "arm with a fixed rate loses"),
         ({"arms": {"scratch": {"set": {"fit": {"rate": 1}}}}}, "looked for on the validation subjects"),
         ({"arms": {"scratch": {"set": {"split": {"test": 9}}}}}, "must be the same in all arms"),
         ({"arms": {"scratch": {"set": {"scored": "test"}}}}, "must be the same in all arms"),
@@ -232,10 +233,16 @@ def test_what_is_left_is_searched_first_and_then_run_draw_by_draw(tmp_path: Path
         ("scratch", 2, 1),
         ("masked", 2, 1),
     ]
+    # a search of a step took 30 s, masked's draw of two steps 60 s; scratch has no draw yet, so that its searches tell
     left, seconds = found.expected(everything)
-    assert (left, seconds) == ({"encoder": 1, "rate": 0, "draw": 7}, None), "no pretraining was timed yet"
-    encoder = {"digest": found.encoder("masked").digest, "kind": "encoder", "arm": "masked", "seconds": 9.0}
+    assert left == {"encoder": 1, "rate": 0, "draw": 7}
+    steps = found.encoder("masked").content["fit"]["steps"]
+    assert seconds == pytest.approx(30 * steps + 7 * 60), "a step of the pretraining as one of all that was measured"
+    encoder = {"digest": found.encoder("masked").digest, "kind": "encoder", "arm": "masked", "seconds": 9.0, "steps": steps}
     assert design(written, *known(written), done, encoder).expected(everything)[1] == pytest.approx(7 * 60)
+    assert design(written).expected(everything)[1] is None, "nothing was measured"
+    one = design(written, known(written)[0])
+    assert one.expected(everything)[1] == pytest.approx(30 * (steps + 3 + 2 * 8)), "one cell tells of all, by their steps"
     assert found.expected(Part(("scratch",), (1,), (0,)))[0]["draw"] == 1
     others = [{"digest": kind, "kind": kind, "arm": "masked", "seconds": 9e9} for kind in ("encoder", "rate", "draw")]
     whole = design(written, *known(written), done, encoder, *others)

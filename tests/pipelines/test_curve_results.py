@@ -11,7 +11,7 @@ from curves import curve, design, drawn, known, rows_of, searched
 from pipelines.console import Screen
 from pipelines.curve_cells import part_of
 from pipelines.curve_report import write_results
-from pipelines.curve_results import evaluate, markdown, mixed_paces, sentences
+from pipelines.curve_results import evaluate, markdown, mixed_paces, mixed_processors, processors, sentences, unequal_steps
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
@@ -92,6 +92,56 @@ def test_what_is_not_complete_is_not_tested_and_what_was_planned_is_corrected_fo
     assert whole.p is not None and whole.holm == pytest.approx(4 * whole.p)
     assert whole.p == pytest.approx(whole.difference.p())
     assert early.equal is None
+
+
+def test_arms_that_are_the_same_trainings_are_compared_once(tmp_path: Path) -> None:
+    masked = {"encoder": "masked"}
+    written = curve(
+        tmp_path, draws=3, labelled=[2], arms={"scratch": {}, "masked": masked, "fixed": masked | {"rate": 2e-3}}
+    )
+    scores = {
+        (name, 2, draw): {case: 0.5 + 0.01 * (draw + place) * (name == "masked") for place, case in enumerate("abcd")}
+        for name in ("scratch", "masked")
+        for draw in range(3)
+    }
+    rows = rows_of(written, scores, {"scratch": 0.5, "masked": 0.6})
+    found = evaluate(design(written, *known(written), *rows), part_of(written))
+    one, other = (found.points[name, 2] for name in ("masked", "fixed"))
+    assert found.planned == 1 and one.p is not None
+    assert one.holm == other.holm == pytest.approx(one.p)
+
+
+def test_surfaces_have_intervals_where_their_cases_are_kept(tmp_path: Path) -> None:
+    written = curve(tmp_path, labelled=[2])
+    scores = {("scratch", 2, draw): {"a": 0.5, "b": 0.7} for draw in range(2)}
+    rows = rows_of(written, scores, {"scratch": 0.7})
+    for draw, row in enumerate(rows):
+        row["hd95_cases"] = {"a": 2.0 + draw, "b": 4.0 + draw}
+        row["surface_dice_mean"] = None
+    point = evaluate(design(written, *known(written), *rows), part_of(written)).points["scratch", 2]
+    # MS_draws = 2 * 0.5, MS_cases = 2 * 2: an error of (5 / 4) ** 0.5, 1 / (0.2 ** 2 + 0.8 ** 2) degrees of freedom
+    assert point.hd95.mean == pytest.approx(3.5) and point.hd95.error == pytest.approx(1.25**0.5)
+    assert point.hd95.degrees == pytest.approx(1 / 0.68) and point.surface_dice is None
+    del rows[1]["hd95_cases"]
+    kept = evaluate(design(written, *known(written), *rows), part_of(written)).points["scratch", 2]
+    assert (kept.hd95.mean, kept.hd95.low) == (2.0, None), "the mean of the rows, without an interval"
+
+
+def test_unlike_steps_and_precisions_are_said(tmp_path: Path) -> None:
+    written = curve(
+        tmp_path, labelled=[2], arms={"scratch": {}, "masked": {"encoder": "masked", "set": {"fit": {"steps": 6}}}}
+    )
+    empty = design(written)
+    cells = [empty.drawn(name, 2, draw, rate) for name, rate in (("scratch", 1e-3), ("masked", 2e-3)) for draw in range(2)]
+    rows = [drawn(cell, {"a": 0.5, "b": 0.6}) | {"cores": 2} for cell in cells]
+    rows[0]["precision"], rows[1]["precision"], rows[2]["precision"] = "float32", "float32", "bfloat16"
+    found = evaluate(design(written, *known(written), *rows), part_of(written))
+    assert unequal_steps(found) == ["masked is trained for 6 steps in all, scratch for 2: not a fair pair."]
+    assert mixed_processors(found) == (1, 2), "a row that does not say its precision is not known to differ"
+    assert dict(processors(found.points)) == {"2 CPU cores": 1, "2 CPU cores in float32": 2, "2 CPU cores in bfloat16": 1}
+    write_results(found, tmp_path / "out", Screen())
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "not a fair pair" in text and "for choosing. chosen: the arm" in text
 
 
 def test_volumes_of_one_person_are_one_subject_and_are_counted_once_for_choosing(tmp_path: Path) -> None:
