@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import t as student
+from scipy.stats import ttest_1samp, ttest_rel
 
 from medae.errors import DataError
 from medae.metrics.statistics import beyond_pool, by_subject, crossed_difference, crossed_mean, holm, paired_difference
@@ -41,6 +42,17 @@ def test_the_interval_over_subjects_by_hand():
     error = np.sqrt(5 / 4 * (1.6**2 + 0.8**2 + 2 * 1.2**2)) / 6
     half = student.ppf(0.975, 4) * error
     assert (found.low, found.high) == pytest.approx((1.8 - half, 1.8 + half))
+
+
+def test_intervals_and_tests_are_those_of_scipy_where_it_has_them():
+    a, b = np.random.default_rng(3).normal(0.8, 0.1, (2, 12))
+    found, low_high = paired_difference(a.tolist(), b.tolist()), ttest_1samp(a - b, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(low_high))
+    # all cases alike: what is left is a paired t-test over draws; all draws alike: one over cases
+    draws = crossed_difference(np.tile(a[:, None], 9).tolist(), np.tile(b[:, None], 9).tolist())
+    cases = crossed_difference([a.tolist()] * 3, [b.tolist()] * 3)
+    assert draws.p() == pytest.approx(ttest_rel(a, b).pvalue)
+    assert cases.p() == pytest.approx(ttest_rel(a, b).pvalue)
 
 
 def test_a_constant_difference_has_an_interval_of_no_width():
