@@ -51,8 +51,8 @@ class Found:
     """All points that were measured, by arm and number of labels.
 
     chosen: the arm at each number of labels whose validation Dice is the best, among the complete ones; oracle: the one
-    whose test Dice is. planned: comparisons of the whole curve. doubled: the chosen arm less the baseline with twice as many
-    labels, where both are complete.
+    whose test Dice is. planned: comparisons of the whole curve. doubled: the chosen arm less its twin with twice as many labels,
+    where both are complete.
     """
 
     design: Design
@@ -91,11 +91,11 @@ def evaluate(design: Design, part: Part) -> Found:
 
 
 def _doubled(points: Mapping[tuple[str, Count], Point], arm: str, count: Count, curve: Curve) -> CrossedDifference | None:
-    """An arm less the baseline with twice as many labels, on the draws that both have; these contain the arm's cases.
+    """An arm less its twin with twice as many labels, on the draws that both have; these contain the arm's cases.
 
     None where no other arm was measured with so few labels, so that nothing was chosen.
     """
-    point, base = points[arm, count], None if count == ALL else points.get((curve.baseline, 2 * int(count)))
+    point, base = points[arm, count], None if count == ALL else points.get((curve.twin_of(arm), 2 * int(count)))
     alone = sum(number == count for _, number in points) == 1
     if base is None or not base.complete or alone:
         return None
@@ -231,7 +231,7 @@ def sentences(found: Found) -> list[str]:
         said += [point.equal.describe(name, twin, min(base), max(base)) for point in points if point.equal is not None]
     for count, made in found.doubled.items():
         said.append(
-            f"{found.chosen[count]}, chosen at {count} labels, less {curve.baseline} at {2 * int(count)}: "
+            f"{found.chosen[count]}, chosen at {count} labels, less {curve.twin_of(found.chosen[count])} at {2 * int(count)}: "
             f"{_interval(made.mean, made.low, made.high, sign='+')} over {made.n_draws} draws."
         )
     return said
