@@ -51,8 +51,8 @@ class Found:
     """All points that were measured, by arm and number of labels.
 
     chosen: the arm at each number of labels whose validation Dice is the best, among the complete ones; oracle: the one
-    whose test Dice is. planned: comparisons of the whole curve. doubled: the chosen arm less its twin with twice as many labels,
-    where both are complete.
+    whose test Dice is. planned: comparisons of the whole curve. doubled: the chosen arm less its twin with twice as many
+    labels, where both are complete.
     """
 
     design: Design
@@ -230,8 +230,9 @@ def sentences(found: Found) -> list[str]:
         base = [int(point.labels) for (arm, _), point in found.points.items() if arm == twin and _is_complete(point)]
         said += [point.equal.describe(name, twin, min(base), max(base)) for point in points if point.equal is not None]
     for count, made in found.doubled.items():
+        arm = found.chosen[count]
         said.append(
-            f"{found.chosen[count]}, chosen at {count} labels, less {curve.twin_of(found.chosen[count])} at {2 * int(count)}: "
+            f"{arm}, chosen at {count} labels, less {curve.twin_of(arm)} at {2 * int(count)}: "
             f"{_interval(made.mean, made.low, made.high, sign='+')} over {made.n_draws} draws."
         )
     return said
