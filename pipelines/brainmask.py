@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from medae.config import Config, apply_overrides, digest, validate
+from medae.data.brain_masks import DOUBTFUL
 from medae.errors import DataError, GeometryError
 from medae.export.nifti import write_native
 from medae.formats.endings import stem
@@ -66,7 +67,7 @@ class _Masking(Work[Images, tuple[Extracted, NativeGrid]]):
 
     def files_of(self, scan: Scan) -> list[Path]:
         mask = self.output if self.single else self.output / f"{scan.name}.nii.gz"
-        return [mask, mask.with_name(f"{stem(mask)}_doubtful.nii.gz")] if self.doubtful else [mask]
+        return [mask, mask.with_name(f"{stem(mask)}{DOUBTFUL}.nii.gz")] if self.doubtful else [mask]
 
     def read(self, scan: Scan) -> Images:
         if scan.modality() == "CT":

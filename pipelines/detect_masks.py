@@ -1,4 +1,4 @@
-"""The brain masks that medae made for a detection: how much of them is doubtful, and what was flagged there."""
+"""The brain masks that medae made, for a detection or before: how much of them is doubtful, and what was flagged there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.segmenting import read_native
 
 @dataclass(frozen=True)
 class Doubt:
-    """Of a scan: how much of its mask the network is not sure of, what was flagged in all, and there."""
+    """Of a scan: how much of its mask the network was not sure of, what was flagged in all, and there."""
 
     case: str
     doubtful_ml: float
@@ -28,7 +28,7 @@ class Doubt:
 
 
 def doubts_of(test: Manifest, store: Store, maps: Path) -> list[Doubt]:
-    """Of the scans whose mask was made by a network that says what is doubtful. maps: where their maps were written."""
+    """Of the scans of whose mask it is known what is doubtful. maps: where their maps were written."""
     found = []
     for case in test.cases:
         prepared = store[case.id].prepared()
@@ -42,16 +42,16 @@ def doubts_of(test: Manifest, store: Store, maps: Path) -> list[Doubt]:
 
 
 def describe(report: Report, doubts: list[Doubt]) -> None:
-    """A section of the report; nothing where all masks were given."""
+    """A section of the report; nothing where of no mask it is known what is doubtful."""
     if not doubts:
         return
     flagged, there = (sum(getattr(doubt, name) for doubt in doubts) for name in ("flagged_ml", "flagged_in_doubt_ml"))
     share = f"{there / flagged:.0%} of what was flagged lies there" if flagged else "Nothing was flagged"
     report.section("Brain masks")
     report.text(
-        "The masks were made by medae's own network. Where it gives a voxel between 10 and 90 % (mostly along the edge) "
-        f"they are doubtful: {share}. A finding in a doubtful rim may be skull that was taken for brain: look at the masks "
-        "(CASE_mask.nii.gz among the maps)."
+        "These masks were made by medae's own network, or given together with where they are doubtful. That is where the "
+        f"network gives a voxel between 10 and 90 %, mostly along the edge. {share}. A finding in a doubtful rim may be "
+        "skull that was taken for brain: look at the masks (CASE_mask.nii.gz among the maps)."
     )
     report.table(
         ["Case", "Doubtful (ml)", "Flagged (ml)", "Flagged where doubtful (ml)"],

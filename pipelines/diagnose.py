@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from medae.anomaly.detector import DETECTOR, Rows, Scoring, load_map
 from medae.anomaly.diagnosis import DiagnosisConfig
+from medae.anomaly.maps.base import AnomalyMap
+from medae.anomaly.maps.intensity import IntensityMap
 from medae.anomaly.maps.registry import learns
 from medae.artifact import load_artifact
 from medae.config import Config, apply_overrides, validate
@@ -43,7 +46,7 @@ class Options(Config):
 def run(
     model: str, source: Path, out: Path, options: Mapping[str, Any], overrides: Sequence[str] = (), as_json: bool = False
 ) -> dict[str, Any]:
-    """Diagnose a detector on scans that it has not seen, beside the baselines that learn nothing."""
+    """Diagnose a detector on scans that it has not seen, beside the baselines that learn nothing or that are in its map."""
     screen = Screen(as_json)
     choice = validate(Options, apply_overrides(options, overrides), where="--set")
     artifact = load_artifact(resolve_model(model))
@@ -56,10 +59,8 @@ def run(
     scoring = validate(Scoring, (artifact.meta.calibration or {}).get("scoring", {}), where=artifact.folder)
     device = device_of(choice.device)
     plan = artifact.meta.plan
-    plain = scoring.model_copy(update={"rarity": "none"}).build(len(plan.space.channels))
-    others = {row: each for row, each in plain.items() if row != DETECTOR and not (learns(each) or each.scales)}
-    left_out = [title_of(row) for row in plain if row != DETECTOR and row not in others]
-    maps = {DETECTOR: load_map(scoring, len(plan.space.channels), artifact.statistics()), **others}
+    maps = maps_of(scoring, len(plan.space.channels), artifact.statistics())
+    left_out = [title_of(row) for row in scoring.rows() if row not in maps]
     rows = Rows(maps, scoring, artifact.model().to(device), plan, device, artifact.meta.provenance.get("mirrored", ()))
 
     opened = _by_channel(open_folder(source, choice.format, choice.data), plan.space.channels)
@@ -81,7 +82,8 @@ def run(
     result = {"stage": "diagnose", "metrics": {}, "facts": said}
     page = Report("Diagnosis", "Lesions put into normal scans, and what is found of them")
     if left_out:
-        note = f"Left out here, because they learn from normal scans: {', '.join(left_out)}. medae detect has them."
+        names = ", ".join(left_out)
+        note = f"Left out here: {names}. The model does not hold what they learn from normal scans; medae detect has them."
         page.note(note)
         screen.note(note)
     describe(page, out / "diagnosis.png", found, choice.diagnosis)
@@ -97,6 +99,19 @@ def run(
     screen.say(f"Report: {shown(out / 'report.html')}")
     screen.json(result)
     return result
+
+
+def maps_of(scoring: Scoring, channels: int, statistics: Mapping[str, Tensor]) -> dict[str, AnomalyMap]:
+    """The detector's map, and of the other rows those that learn nothing from normal scans or that are a part of the
+    detector's map, as the voxel-wise baseline may be of a sum. statistics: what the detector's map has learnt."""
+    found = {DETECTOR: load_map(scoring, channels, statistics)}
+    learnt = [part for part in found[DETECTOR].modules() if isinstance(part, IntensityMap)]
+    rows, plain = scoring.rows(), scoring.model_copy(update={"rarity": "none"}).build(channels)
+    for row, each in plain.items():
+        part = next((part for part in learnt if part.config == rows[row]), None)
+        if row != DETECTOR and (part is not None or not (learns(each) or each.scales)):
+            found[row] = each if part is None else part
+    return found
 
 
 def _by_channel(manifest: Manifest, channels: Sequence[str]) -> Manifest:

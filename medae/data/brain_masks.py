@@ -17,12 +17,16 @@ from medae.formats.endings import image_files, stem
 BRAIN_MASK = "brain_mask"
 """The target that brain masks are, whatever they came with."""
 
+DOUBTFUL = "_doubtful"
+"""What the name of a mask's file ends in, before its ending, for the file that says where the mask is not sure."""
+
 
 def with_brain_masks(manifest: Manifest, folder: Path, aliases: Mapping[str, str]) -> Manifest:
     """The manifest with the masks of a folder as the target ``brain_mask``, which take the place of those that it had.
 
     folder: resolved as a data set's root. A mask has the name of its case, or of the file of one of its images, and any
-    image's ending. aliases: other names of cases, by their id: their hashes. A case without a mask keeps what it has, and
+    image's ending; a file of that name with ``_doubtful`` after it says where the mask is not sure, unless it is the mask of
+    a case itself. aliases: other names of cases, by their id: their hashes. A case without a mask keeps what it has, and
     that is a finding. Raises DataError for a file that cannot be read, two masks of one case, a mask of two, and if no case
     has one.
     """
@@ -53,19 +57,24 @@ def with_brain_masks(manifest: Manifest, folder: Path, aliases: Mapping[str, str
             where=folder,
             remedy="Name each mask after its case (medae check lists them) or after the file of its image.",
         )
-    digests = sha256_of_files(masks.values())
+    beside = {path: files.get(f"{stem(path)}{DOUBTFUL}") for path in masks.values()}
+    doubts = {path: doubt for path, doubt in beside.items() if doubt is not None and doubt not in beside}
+    digests = sha256_of_files([*masks.values(), *doubts.values()])
 
-    def masked(case: Case) -> Case:
-        path = masks.get(case.id)
-        if path is None:
-            return case
+    def ref_of(path: Path, doubtful: ImageRef | None = None) -> ImageRef:
         digest = digests[path]
         if isinstance(digest, OSError):
             problem, remedy = why_unreadable(path, digest)
             raise DataError(f"A brain mask {problem}.", where=f"{folder}/{path.name}", remedy=remedy) from digest
         # of the real places: the system follows links before it goes up, and the text of a path does not know them
         file = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(manifest.root))).as_posix()
-        ref = ImageRef(files=(file,), sha256=digest, kind="mask")
+        return ImageRef(files=(file,), sha256=digest, kind="mask", doubtful=doubtful)
+
+    def masked(case: Case) -> Case:
+        path = masks.get(case.id)
+        if path is None:
+            return case
+        ref = ref_of(path, ref_of(doubts[path]) if path in doubts else None)
         return case.model_copy(update={"targets": {**case.targets, BRAIN_MASK: ref}})
 
     missing = tuple(

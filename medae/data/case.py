@@ -24,6 +24,7 @@ class ImageRef(Config):
     series: a pseudonym of the DICOM series. resample_slices: slices at uneven distances are resampled to even ones; without
     it they are refused. component: which of the channels in the file it is, from 0; None for a file of one channel.
     groups: of a label map whose values are regrouped: k where the file has one of ``groups[k - 1]``, elsewhere 0.
+    doubtful: of a brain mask, where it is not sure: a mask on its grid. None if that is not known.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -34,13 +35,16 @@ class ImageRef(Config):
     resample_slices: bool = False
     component: int | None = Field(default=None, ge=0)
     groups: tuple[tuple[int, ...], ...] = ()
+    doubtful: ImageRef | None = None
 
     def identity(self) -> str:
-        """What decides the image that is read: contents, how uneven slices are treated, which channel, which values."""
+        """What decides the image that is read: contents, how uneven slices are treated, which channel, which values; and
+        what is doubtful of it."""
         parts = [self.sha256]
         parts += ["resample_slices"] if self.resample_slices else []
         parts += [] if self.component is None else [f"component={self.component}"]
         parts += [f"groups={self.groups}"] if self.groups else []
+        parts += [] if self.doubtful is None else [f"doubtful={self.doubtful.identity()}"]
         return "+".join(parts)
 
 

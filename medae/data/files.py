@@ -28,7 +28,7 @@ class FileSource(Config):
     modality: of all images, where the layout does not say it or says it wrongly. target_name: of the label maps.
     structures: what is to be learnt, of the many values of an atlas: name -> value or values in the label map, which
     become 1, 2, 3 in this order; all other values are background. brain_masks: folder of brain masks, as ``medae brainmask``
-    writes them, relative as the root is; they are the target ``brain_mask``.
+    writes them, also with where they are doubtful, relative as the root is; they are the target ``brain_mask``.
     """
 
     root: Path

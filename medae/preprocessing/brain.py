@@ -21,7 +21,7 @@ from medae.plan import SpacePlan
 @dataclass(frozen=True)
 class Extracted:
     """A brain mask. mask: bool ``[1, I, J, K]``. doubtful: bool, same shape: what the extraction is not sure of, inside the
-    mask and near it; None if it does not say."""
+    mask and near it; None if that is not known."""
 
     mask: Tensor
     doubtful: Tensor | None = None

@@ -11,6 +11,7 @@ from medae.data.reading import read_grid
 from medae.errors import DataError
 from medae.plan import SpacePlan
 from medae.preprocessing.entry import VOXELS
+from medae.preprocessing.prepare import brain_mask_of
 from medae.preprocessing.resample import plan_grid
 
 RECORD = 8192
@@ -38,7 +39,9 @@ def entry_bytes(manifest: Manifest, case: Case, space: SpacePlan, targets: Seque
     i, j, k = plan_grid(shape, affine, space.spacing)[0]
     maps = [name for name in targets if isinstance(case.targets.get(name), ImageRef)]
     regions = 1 + sum(max(1, len(manifest.labels.get(name, {}))) for name in maps)
-    masks = 2 if space.foreground == "brain" and space.brain_extraction == "medae" else 1  # and where it is doubtful
+    given = brain_mask_of(case, space)
+    is_doubted = space.brain_extraction == "medae" if given is None else given.doubtful is not None
+    masks = 2 if space.foreground == "brain" and is_doubted else 1
     return i * j * k * (4 * len(space.channels) + masks + 2 * len(maps)) + regions * min(VOXELS, i * j * k) * PLACE + RECORD
 
 

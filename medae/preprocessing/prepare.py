@@ -40,7 +40,7 @@ class Prepared:
     image: float32 ``[C, I, J, K]``, normalised, zero outside the mask and in absent channels. present: bool ``[C]``.
     mask: bool ``[1, I, J, K]``, the foreground. targets: int16 ``[1, I, J, K]`` by name, only those that the case has.
     native: the grid of the first present channel's file, with the crop. affine: 4x4, voxel of these arrays -> world mm.
-    doubtful: bool ``[1, I, J, K]``, the part of a made mask that its extraction is not sure of; None if it does not say.
+    doubtful: bool ``[1, I, J, K]``, the part of a brain mask that its extraction was not sure of; None if that is not known.
     """
 
     case_id: str
@@ -71,11 +71,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Source:
-    """An image before it is read. where: how errors name it. read: gives array ``[1, I, J, K]`` and grid."""
+    """An image before it is read. where: how errors name it. read: gives array ``[1, I, J, K]`` and grid. doubtful: of a
+    brain mask, where it is not sure."""
 
     where: str | Path
     read: Callable[[], tuple[np.ndarray, NativeGrid]]
     modality: Modality = "unknown"
+    doubtful: _Source | None = None
 
 
 def prepare_case(
@@ -97,7 +99,8 @@ def prepare_case(
     """
 
     def source(ref: ImageRef) -> _Source:
-        return _Source(ref.series or ref.files[0], partial(read_array, manifest, ref), ref.modality)
+        doubtful = None if ref.doubtful is None else source(ref.doubtful)
+        return _Source(ref.series or ref.files[0], partial(read_array, manifest, ref), ref.modality, doubtful)
 
     maps = {}
     for name in targets:
@@ -174,7 +177,7 @@ def _prepare(
     raw = torch.from_numpy(np.concatenate(channels))
     try:
         if brain_mask is not None:
-            found = Extracted(given_mask(_on_grid(brain_mask, grid, "brain mask", first)))
+            found = _given(brain_mask, grid, first)
         elif space.foreground != "brain":
             found = Extracted(foreground_mask(raw, space.foreground))
         elif brain is not None:
@@ -205,6 +208,14 @@ def _prepare(
     image[present] = torch.where(mask, resampled, 0.0)
     labels = {name: resample_nearest(_cut(values, box), affine, shape, onto) for name, values in maps.items()}
     return Prepared(case_id, image, present, mask, labels, native, onto, unsure)
+
+
+def _given(mask: _Source, grid: tuple[tuple[int, int, int], np.ndarray], first: str) -> Extracted:
+    """A brain mask that is given, and what is doubtful of it if that is given, too. Raises as `_on_grid`."""
+    found = given_mask(_on_grid(mask, grid, "brain mask", first))
+    if mask.doubtful is None:
+        return Extracted(found)
+    return Extracted(found, torch.from_numpy(_on_grid(mask.doubtful, grid, "doubt of the brain mask", first) > 0))
 
 
 def _on_grid(source: _Source, grid: tuple[tuple[int, int, int], np.ndarray], name: str, first: str) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_what_was_flagged_where_a_made_mask_is_doubtful_is_said(tmp_path, scan_o
     assert said["doubtful_ml"] == pytest.approx(3 * 5 * 8 * voxel)
     assert said["flagged_ml"] == pytest.approx(2 * 8 * 8 * voxel)
     assert said["flagged_in_doubt_ml"] == pytest.approx(1 * 5 * 8 * voxel)
-    assert "doubtful_ml" not in work.apply(Given([prepared], []), "scan").said, "a mask that was given is not doubted"
+    assert "doubtful_ml" not in work.apply(Given([prepared], []), "scan").said, "nothing is known of the mask"
 
 
 def test_mirror_images_are_refused_where_the_threshold_was_set_without(tmp_path):

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from monai.data import get_track_meta, set_track_meta
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "augmentation.py"
-
 
 @pytest.fixture
 def program() -> Iterator[ModuleType]:
     tracked, threads = get_track_meta(), torch.get_num_threads()
-    spec = importlib.util.spec_from_file_location("benchmarks_augmentation", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield importlib.import_module("augmentation")
     set_track_meta(tracked)
     torch.set_num_threads(threads)
 

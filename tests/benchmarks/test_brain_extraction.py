@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
@@ -15,11 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmarks_brain_extraction", ROOT / "benchmarks" / "brain_extraction.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("brain_extraction")
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -29,13 +25,15 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def test_the_latest_line_of_every_candidate_and_set_is_a_row(program: ModuleType, tmp_path: Path) -> None:
+def test_the_latest_line_of_every_candidate_and_set_is_a_row(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     head = {"candidate": "medae", "package": "medae 1", "cases": 2, "cpu_seconds": 3.15}
     brains = {"set": "oasis", "dice": 0.8125, "dice_min": 0.7, "volume_ratio": 0.985}
     patients = {"set": "lgg", "lesion_recall": 0.9964, "lesion_recall_min": 0.9617, "mask_share": 0.1713}
     lines = [{**head, **brains, "dice": 0.1}, {**head, **patients}, {**head, **brains}]
     lines.append({**head, **brains, "candidate": "deepbet", "package": "deepbet 2", "set": "ixi_t1"})
-    program.RESULTS = tmp_path / "lines.jsonl"
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "lines.jsonl")
     program.RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     first, second, third = rows_of(program.table())
     assert (first["candidate"], first["set"], first["Dice, mean (worst)"]) == ("medae (medae 1)", "oasis", "0.813 (0.700)")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -13,18 +12,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "preprocessing.py"
-
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in ("MEDAE_CACHE", "XDG_CONFIG_HOME"):  # which the program sets
         monkeypatch.setenv(name, "")
-    spec = importlib.util.spec_from_file_location("benchmarks_preprocessing", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("preprocessing")
 
 
 def save(path: Path, array: np.ndarray, spacing: float) -> None:

@@ -13,7 +13,7 @@ from medae.data.check import check_manifest
 from medae.data.folder import FolderSource
 from medae.data.reading import read_array
 from medae.data.sources import AutoSource, ManifestSource, open_manifest, write_manifest
-from medae.errors import ConfigError, DataError
+from medae.errors import ConfigError, DataError, GeometryError
 from medae.plan import SpacePlan
 from medae.preprocessing.prepare import prepare_case
 from medae.volume import spacing_of
@@ -77,6 +77,45 @@ def test_a_case_without_a_mask_keeps_what_it_has_and_is_named(world: Path) -> No
     manifest = opened(world)
     assert "derivatives" in manifest.case("sub-1").targets["brain_mask"].files[0]
     assert [(finding.case, finding.code) for finding in manifest.findings] == [("sub-1", "brain-mask")]
+
+
+def test_where_a_mask_is_doubtful_comes_with_it(world: Path) -> None:
+    plain = opened(world)
+    doubtful = np.zeros((8, 9, 10), dtype=np.uint8)
+    doubtful[5:7, 2:7, 3:8] = 1
+    save(world / "masks" / "sub-2_doubtful.nii.gz", doubtful)
+    manifest = opened(world)
+    first, second = (case.targets["brain_mask"] for case in manifest.cases)
+    assert first == plain.case("sub-1").targets["brain_mask"] and first.doubtful is None
+    assert [Path(file).name for file in second.doubtful.files] == ["sub-2_doubtful.nii.gz"]
+    assert second.identity() != plain.case("sub-2").targets["brain_mask"].identity()
+    assert not [each for each in check_manifest(manifest).findings if each.level == "error"]
+    space = SpacePlan(foreground="brain", spacing=(2.0, 2.0, 2.0), channels=("T1w",))
+    known, unknown = (prepare_case(manifest, manifest.case(name), space).doubtful for name in ("sub-2", "sub-1"))
+    assert unknown is None
+    # the file's first axis runs from right to left: its last slice inside the mask is the first on RAS axes
+    assert known.shape == (1, 4, 5, 5) and known[0, 0].all() and not known[0, 1:].any(), "inside the mask"
+    again = open_manifest(validate(AutoSource, {"root": world / "set", "brain_masks": world / "masks"}), "hashed")
+    assert sum(case.targets["brain_mask"].doubtful is not None for case in again.cases) == 1
+
+
+def test_the_mask_of_a_case_is_not_the_doubt_of_another(tmp_path: Path) -> None:
+    for name in ("a", "a_doubtful"):
+        save(
+            tmp_path / "set" / f"{name}.nii.gz", np.random.default_rng(len(name)).normal(size=(8, 9, 10)).astype(np.float32)
+        )
+        save(tmp_path / "masks" / f"{name}.nii.gz", np.ones((8, 9, 10), dtype=np.uint8))
+    content = {"format": "folder", "root": tmp_path / "set", "image_pattern": "*.nii.gz", "brain_masks": tmp_path / "masks"}
+    found = open_manifest(validate(FolderSource, content))
+    assert [case.targets["brain_mask"].doubtful for case in found.cases] == [None, None]
+
+
+def test_what_is_doubtful_on_another_grid_is_refused(world: Path) -> None:
+    save(world / "masks" / "sub-2_doubtful.nii.gz", np.ones((8, 9, 9), dtype=np.uint8))
+    manifest = opened(world)
+    with pytest.raises(GeometryError, match=r"'doubt of the brain mask' .* lie on different grids") as caught:
+        prepare_case(manifest, manifest.case("sub-2"), SpacePlan(foreground="brain", channels=("T1w",)))
+    assert caught.value.where.endswith("masks/sub-2_doubtful.nii.gz")
 
 
 def test_hashed_cases_find_their_masks(world: Path) -> None:

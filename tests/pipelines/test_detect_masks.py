@@ -1,4 +1,4 @@
-"""Doubtful edges of masks that medae made: kept with the prepared scan, none where masks are given; idle masks."""
+"""Doubtful edges of masks that medae made: kept with the prepared scan, with given masks too, none without; idle masks."""
 
 from __future__ import annotations
 
@@ -51,8 +51,18 @@ def test_what_is_flagged_in_doubt_is_counted(head: Path) -> None:
     assert found.flagged_ml == pytest.approx(flagged.sum() * voxel)
     assert found.flagged_in_doubt_ml == pytest.approx((unsure & (flagged > 0)).sum() * voxel, rel=0.02)
     assert 0 < found.flagged_in_doubt_ml < found.doubtful_ml
-    given = build_store(manifest, SpacePlan(foreground="head", channels=manifest.channels), head / "store")
-    assert doubts_of(manifest, given, head / "maps") == []
+    head_alone = build_store(manifest, SpacePlan(foreground="head", channels=manifest.channels), head / "store")
+    assert doubts_of(manifest, head_alone, head / "maps") == []
+
+    def given(masks: Path) -> list[Doubt]:
+        beside = open_manifest(validate(AutoSource, {"root": head / "scans", "brain_masks": masks}))
+        store = build_store(beside, SpacePlan(foreground="brain", channels=manifest.channels), head / "store")
+        return doubts_of(beside, store, head / "maps")
+
+    assert given(head / "masks") == [found], "the same masks from files"
+    (head / "certain").mkdir()
+    (head / "certain" / "head_T1w.nii.gz").write_bytes((head / "masks" / "head_T1w.nii.gz").read_bytes())
+    assert given(head / "certain") == [], "nothing is known of what is doubtful"
 
 
 def test_the_report_says_how_much_lies_there(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_what_was_flagged_where_a_made_mask_is_doubtful_stands_in_table_and_line
     assert _lines(doubted, detects=True)[-1] == "1.25 ml of it where the mask is doubtful"
 
 
-def test_given_masks_are_not_doubted():
+def test_masks_of_which_nothing_is_known_are_not_doubted():
     columns, rows = _table({"a": case()}, detects=True)
     assert columns == ["Scan", "Score", "Among normals", "Flagged (ml)", "Findings", "Remarks"]
     assert rows == [["a", 1.5, 0.9, 4.0, 2, ""]]

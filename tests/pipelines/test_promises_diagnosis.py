@@ -9,6 +9,7 @@ import pytest
 from detections import TINY
 from pictures import leave_blank
 
+from medae.anomaly.detector import Scoring
 from medae.artifact import load_artifact, save_artifact
 from medae.config import validate
 from medae.errors import ArtifactError, DataError
@@ -148,13 +149,42 @@ def test_a_detector_is_diagnosed_on_scans_that_it_has_not_seen(healthy, work, tm
     found = result["facts"]["diagnosis"]
     assert found["lesions"] == {"+0.9, 9 mm, edge 0 mm": 2 * len(unseen)}
     assert set(found["mean"]) == {"detector", "ssim", "intensity", "equalised", "blurred"}, "what learns nothing"
-    assert "they learn from normal scans: voxel-wise" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Left out here: voxel-wise" in page and "does not hold what they learn from normal scans" in page
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
     assert "What it can and cannot see" in (tmp_path / "out" / "report.html").read_text()
     left_out = diagnose.run(str(model), source, tmp_path / "healthy", {**options, "target": "lesion"}, cells, as_json=True)
     lesions = sum(found["lesions"].values()) - sum(left_out["facts"]["diagnosis"]["lesions"].values())
     sick = [case for case in unseen if segmenting.reference(dataset.manifest, case, "lesion")[0].any()]
     assert lesions == 2 * len(sick)
+
+
+def test_the_voxelwise_baseline_is_a_row_where_the_detectors_map_has_it(healthy, work, tmp_path):
+    place = "place: {grid: [16, 16, 16]}"
+    scoring = f"scoring={{{place}, map: {{kind: sum, of: [{{kind: residual}}, {{kind: intensity, {place}}}]}}}}"
+    config = small(f"model={healthy.folder / 'model'}", "target=null", CELLS, scoring, "name=with-voxelwise")
+    finished = run_stage("detect", config, tmp_path, Screen())
+    expected = finished.result.facts["diagnosis"]
+    keys = [CELLS, "data.subjects=10", "data.lesions=0.5", "data.spacing=6.0"]
+    source, options = work / "runs" / "smoke-phantoms", {"format": "phantom", "device": "cpu"}
+    result = diagnose.run(str(finished.folder / "model"), source, tmp_path / "out", options, keys, as_json=True)
+    found = result["facts"]["diagnosis"]
+    assert set(found["mean"]) == {"detector", "intensity", "equalised", "voxelwise", "blurred"}
+    assert found["lesions"] == expected["lesions"], "the same test scans"
+    assert found["average_precision"] == expected["average_precision"], "the same baseline, as it was learnt then"
+    assert "Left out here" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_another_place_is_another_baseline():
+    parts = [{"kind": "residual"}, {"kind": "intensity", "place": {"smooth": 2.0}}]
+    scoring = validate(Scoring, {"map": {"kind": "sum", "of": parts}})
+    statistics = scoring.build(1)["detector"].state_dict()
+    assert "voxelwise" not in diagnose.maps_of(scoring, 1, statistics)
+    same = validate(Scoring, {"map": {"kind": "sum", "of": parts}, "place": {"smooth": 2.0}, "rarity": "all"})
+    learnt = same.build(1)["detector"].state_dict()
+    maps = diagnose.maps_of(same, 1, {name: value + 1 for name, value in learnt.items()})
+    kept = maps["voxelwise"].state_dict()
+    assert kept and all(bool((value == learnt[f"part.parts.1.{name}"] + 1).all()) for name, value in kept.items())
 
 
 def trained_at(spacing: float, model: Path, folder: Path) -> Path:

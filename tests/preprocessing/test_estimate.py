@@ -46,6 +46,16 @@ def test_by_hand(tmp_path: Path) -> None:
     assert size == voxels * (2 * 4 + 1) + 10_000 * 6 + estimate_module.RECORD
 
 
+@pytest.mark.parametrize(("extraction", "known", "masks"), [("none", False, 1), ("medae", False, 1), ("none", True, 2)])
+def test_where_a_given_mask_is_doubtful_takes_room_too(tmp_path: Path, extraction: str, known: bool, masks: int) -> None:
+    manifest = one_case(tmp_path)
+    ref = manifest.cases[0].images["image"]
+    mask = ref.model_copy(update={"kind": "mask", "doubtful": ref if known else None})
+    case = manifest.cases[0].model_copy(update={"targets": {"brain_mask": mask}})
+    space = SpacePlan(channels=("image",), foreground="brain", brain_extraction=extraction)
+    assert entry_bytes(manifest, case, space, []) == 20 * 19 * 45 * (4 + masks) + 10_000 * 6 + estimate_module.RECORD
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.png"])
 def test_the_header_says_the_same_as_the_whole_file(tmp_path: Path, name: str) -> None:
     if name == "a.png":
