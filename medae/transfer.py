@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.table import Table
 from torch import Tensor
 
@@ -26,6 +26,8 @@ from medae.plan import SpacePlan
 
 Status = Literal["loaded", "adapted", "random", "rejected"]
 ENCODER, DECODER = "encoder.", "decoder."
+HEAD, FINEST_HEAD = "head.", "head.0."
+"""Of an autoencoder; of a segmenter the one that reads the finest level of its decoder."""
 
 # What the whole encoder computes hangs on these, in the encoder's configuration and in the space of its input.
 WHOLE = ("spatial_dims", "stem", "block", "blocks", "norm", "activation")
@@ -35,10 +37,19 @@ BY_LEVEL = ("widths", "strides", "kernels")
 
 
 class TransferConfig(Config):
-    """decoder: move the decoder's weights too. minimum: share of the encoder's parameters that have to be moved."""
+    """decoder: move the decoder's weights too. head: also the head that has learnt to find drawn lesions
+    (``network.lesion_head``), as that of the one foreground class, so that fine-tuning begins with what finds them. minimum:
+    share of the encoder's parameters that have to be moved."""
 
     decoder: bool = False
+    head: bool = False
     minimum: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> TransferConfig:
+        if self.head and not self.decoder:
+            raise ValueError("head: it reads what the decoder makes, so move that too (decoder: true)")
+        return self
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,10 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
     target_space: of the images that ``model`` will see. The stem's input channels are matched by name, whatever their order;
     one that the source has not gets the mean over the source's (see ``adapt_stem``).
     Tensors that are broken (not finite, constant where weights are) are rejected, and stay as they were in ``model``.
-    Raises TransferError, and changes nothing, if less than ``config.minimum`` of the encoder's parameters would be moved.
+    With ``config.head`` the logit of a lesion, w, becomes the logits -w/2 and w/2 of background and foreground: a softmax of
+    these is the sigmoid of that.
+    Raises TransferError, and changes nothing, if less than ``config.minimum`` of the encoder's parameters would be moved, or
+    if there is no head of lesions or there are more classes.
     """
     if source.meta.network.kind in ("ensemble", "autoencoder_ensemble"):
         raise TransferError(
@@ -130,6 +144,10 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
             rows.append(row)
             if value is not None:
                 moved[name] = value.to(target.dtype)
+    if config.head:
+        heads = _heads(source, model, tensors)
+        rows += [row for row, _ in heads]
+        moved |= {row.name: value for row, value in heads if value is not None}
     rows += [
         Row(name, tuple(tensor.shape), None, "rejected", "the receiving network has no such tensor")
         for name, tensor in tensors.items()
@@ -142,6 +160,33 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
         raise TransferError(_refusal(report, config), where=source.folder, remedy=_remedy(report))
     model.load_state_dict(moved, strict=False)
     return report
+
+
+def _heads(source: Artifact, model: Network, tensors: Mapping[str, Tensor]) -> list[tuple[Row, Tensor | None]]:
+    """What the head of lesions becomes in a segmenter of two classes, by tensor."""
+    if not getattr(source.meta.network, "lesion_head", False):
+        raise TransferError(
+            "The source has no head of lesions to be moved.",
+            where=source.folder,
+            remedy="Pretrain with objective.kind: lesions and network.lesion_head: true, or leave transfer.head out.",
+        )
+    own = model.state_dict()
+    names = [name for name in own if name.startswith(FINEST_HEAD)]
+    if not names or getattr(model.config, "classes", None) != 2:
+        raise TransferError(
+            "The head of lesions can become that of a U-Net's or SegNet's one foreground class only.",
+            where=f"network: {model.config.kind} of {getattr(model.config, 'classes', 'no')} classes",
+            remedy="Leave transfer.head out, or learn one structure (data.structures).",
+        )
+    found = []
+    for name in names:
+        lesion, target = tensors[HEAD + name.removeprefix(FINEST_HEAD)][-1:], own[name]
+        shapes, broken = (tuple(lesion.shape), tuple(target.shape)), _broken(name, lesion)
+        fits = not broken and lesion.shape[1:] == target.shape[1:]
+        why = "the head of lesions, as that of the foreground" if fits else broken or "the shapes differ"
+        value = torch.cat((-lesion / 2, lesion / 2)).to(target.dtype) if fits else None
+        found.append((Row(name, *shapes, "adapted" if fits else "rejected", why), value))
+    return found
 
 
 def compare(source: Artifact, model: Network, target_space: SpacePlan, *, decoder: bool = False) -> tuple[Difference, ...]:

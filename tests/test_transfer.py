@@ -33,8 +33,12 @@ def encoder(**changes: Any) -> dict[str, Any]:
     return ENCODER | changes
 
 
-def network(kind: str = "unet", *, seed: int = 7, decoder: dict[str, Any] | None = None, **changes: Any) -> Network:
+def network(
+    kind: str = "unet", *, seed: int = 7, decoder: dict[str, Any] | None = None, lesion_head: bool = False, **changes: Any
+) -> Network:
     content: dict[str, Any] = {"kind": kind, "encoder": encoder(**changes)}
+    if lesion_head:
+        content["lesion_head"] = True
     if kind in ("unet", "segnet", "fcn"):
         content["classes"] = 2
     if decoder is not None:
@@ -48,9 +52,14 @@ def space(**changes: Any) -> SpacePlan:
 
 
 def artifact(
-    folder: Path, *, space: SpacePlan | None = None, decoder: dict[str, Any] | None = None, **changes: Any
+    folder: Path,
+    *,
+    space: SpacePlan | None = None,
+    decoder: dict[str, Any] | None = None,
+    lesion_head: bool = False,
+    **changes: Any,
 ) -> Artifact:
-    model = network("autoencoder", seed=1, decoder=decoder, **changes)
+    model = network("autoencoder", seed=1, decoder=decoder, lesion_head=lesion_head, **changes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))  # as a training would leave norms and biases
@@ -261,6 +270,38 @@ def test_a_light_decoder_moves_what_fits_and_the_report_says_so(tmp_path: Path) 
     assert "decoder.levels.1.blocks.0.conv.weight" in rejected
     assert set(rejected.values()) == {"the shapes differ"}
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in rejected if name in before)
+
+
+def test_the_head_of_lesions_becomes_that_of_the_foreground(tmp_path: Path) -> None:
+    source = artifact(tmp_path, decoder={"skips": "concat"}, lesion_head=True)
+    model = network("unet")
+    report = transfer(source, model, space(), TransferConfig(decoder=True, head=True))
+    image = torch.randn(2, 1, 16, 16, 16)
+    finder = source.model()
+    with torch.inference_mode():
+        lesion = finder(image).extras["lesion"].sigmoid()
+        found = model.eval()(image).maps[0].softmax(dim=1)
+    torch.testing.assert_close(found[:, 1:], lesion)
+    rows = {row.name: row for row in report.rows}
+    assert {rows[name].status for name in ("head.0.weight", "head.0.bias")} == {"adapted"}
+    assert rows["head.0.weight"].source_shape == (1, 4, 1, 1, 1) and rows["head.0.weight"].target_shape == (2, 4, 1, 1, 1)
+
+
+def test_a_head_that_cannot_be_moved_is_refused(tmp_path: Path) -> None:
+    both = TransferConfig(decoder=True, head=True)
+    with pytest.raises(TransferError, match="no head of lesions"):
+        transfer(artifact(tmp_path / "plain"), network("unet"), space(), both)
+    source = artifact(tmp_path / "lesions", decoder={"skips": "concat"}, lesion_head=True)
+    for kind, classes in (("fcn", 2), ("unet", 3)):
+        model = build_network(
+            TypeAdapter(NetworkConfig).validate_python({"kind": kind, "encoder": encoder(), "classes": classes})
+        )
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(TransferError, match="one foreground class only"):
+            transfer(source, model, space(), both)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="decoder: true"):
+        TransferConfig(head=True)
 
 
 def test_an_ensemble_is_refused_in_words(tmp_path: Path) -> None:
