@@ -123,7 +123,7 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
     With ``config.head`` the logit of a lesion, w, becomes the logits -w/2 and w/2 of background and foreground: a softmax of
     these is the sigmoid of that.
     Raises TransferError, and changes nothing, if less than ``config.minimum`` of the encoder's parameters would be moved, or
-    if there is no head of lesions or there are more classes.
+    if there is no head of lesions, if there are more classes, or if a tensor of the head or the decoder does not fit.
     """
     if source.meta.network.kind in ("ensemble", "autoencoder_ensemble"):
         raise TransferError(
@@ -146,8 +146,10 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
                 moved[name] = value.to(target.dtype)
     if config.head:
         heads = _heads(source, model, tensors)
+        if left := [row.name for row in rows if row.name.startswith(DECODER) and row.source_shape != row.target_shape]:
+            raise _no_head(source, f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else left[0])
         rows += [row for row, _ in heads]
-        moved |= {row.name: value for row, value in heads if value is not None}
+        moved |= {row.name: value for row, value in heads}
     rows += [
         Row(name, tuple(tensor.shape), None, "rejected", "the receiving network has no such tensor")
         for name, tensor in tensors.items()
@@ -162,7 +164,7 @@ def transfer(source: Artifact, model: Network, target_space: SpacePlan, config: 
     return report
 
 
-def _heads(source: Artifact, model: Network, tensors: Mapping[str, Tensor]) -> list[tuple[Row, Tensor | None]]:
+def _heads(source: Artifact, model: Network, tensors: Mapping[str, Tensor]) -> list[tuple[Row, Tensor]]:
     """What the head of lesions becomes in a segmenter of two classes, by tensor."""
     if not getattr(source.meta.network, "lesion_head", False):
         raise TransferError(
@@ -181,12 +183,21 @@ def _heads(source: Artifact, model: Network, tensors: Mapping[str, Tensor]) -> l
     found = []
     for name in names:
         lesion, target = tensors[HEAD + name.removeprefix(FINEST_HEAD)][-1:], own[name]
-        shapes, broken = (tuple(lesion.shape), tuple(target.shape)), _broken(name, lesion)
-        fits = not broken and lesion.shape[1:] == target.shape[1:]
-        why = "the head of lesions, as that of the foreground" if fits else broken or "the shapes differ"
-        value = torch.cat((-lesion / 2, lesion / 2)).to(target.dtype) if fits else None
-        found.append((Row(name, *shapes, "adapted" if fits else "rejected", why), value))
+        broken = _broken(name, lesion) or ("" if lesion.shape[1:] == target.shape[1:] else "the shapes differ")
+        if broken:
+            raise _no_head(source, f"{name}: {broken}")
+        value = torch.cat((-lesion / 2, lesion / 2)).to(target.dtype)
+        shapes = tuple(lesion.shape), tuple(target.shape)
+        found.append((Row(name, *shapes, "adapted", "the head of lesions, as that of the foreground"), value))
     return found
+
+
+def _no_head(source: Artifact, why: str) -> TransferError:
+    return TransferError(
+        f"The head of lesions reads what the whole decoder makes, and not all of both can be moved ({why}).",
+        where=source.folder,
+        remedy="Use the decoder that was pretrained (network.decoder: skips, width), or leave transfer.head out.",
+    )
 
 
 def compare(source: Artifact, model: Network, target_space: SpacePlan, *, decoder: bool = False) -> tuple[Difference, ...]:

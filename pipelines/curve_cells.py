@@ -279,22 +279,38 @@ class Design:
         )
 
     def _seconds(self, kind: str, name: str, measured: Sequence[Row]) -> float:
-        """Of a cell of a kind, by the mean a step of the rows that are most like it: of the arm and the kind, of the arm, of
-        the kind, any."""
-        steps: int = self._steps(kind, name)
-        likeness = [(row["arm"] == name and row["kind"] != "encoder", row["kind"] == kind) for row in measured]
+        """Of a cell of a kind, by the median a step of the rows that are most like it: of the arm and the kind, of the arm,
+        of the kind, any. An arm whose steps hang on seconds that are not known yet takes those that it is to take."""
+        other = self.written.curve.arms[name].as_long_as if kind == "draw" else None
+        if other is not None and not self.steps(name)[1]:
+            encoder = str(self.written.curve.arms[other].encoder)
+            return self._seconds("encoder", encoder, measured) + self._seconds("draw", other, measured)
+        pretraining = kind == "encoder"
+        likeness = [
+            (
+                row["arm"] == name and (row["kind"] == "encoder") == pretraining,
+                row["kind"] == kind,
+            )  # an encoder's name may be an arm's
+            for row in measured
+        ]
         best = max(likeness)
         alike = [row for row, like in zip(measured, likeness, strict=True) if like == best]
-        return steps * statistics.mean(row["seconds"] / row.get("steps_done", row["steps"]) for row in alike)
+        return self._steps(kind, name) * statistics.median(row["seconds"] / self._steps_of(row) for row in alike)
 
     def _steps(self, kind: str, name: str) -> int:
-        """That a cell of a kind is given."""
+        """That a cell of a kind is given, all members together."""
         if kind == "encoder":
             return int(self.encoder(name).content["fit"]["steps"])
         content = self.configured(name)
         if kind == "rate":
             content = dict(merge(content, self.written.curve.search.set))
-        return int((self.steps(name)[0] if kind == "draw" else None) or content["fit"]["steps"])
+        steps = self.steps(name)[0] if kind == "draw" else None
+        return int(steps or content["fit"]["steps"]) * int(content.get("members", 1))
+
+    def _steps_of(self, row: Row) -> int:
+        """That a row was trained for, all members together."""
+        members = 1 if row["kind"] == "encoder" else self.configured(row["arm"]).get("members", 1)
+        return int(row.get("steps_done", row["steps"])) * int(members)
 
     def _measured(self) -> list[Row]:
         """The timed rows of this curve's cells: the same file may have others, of a curve with other steps."""
@@ -305,7 +321,8 @@ class Design:
         cells += [self.searched(name, count, rate) for name, count in searches for rate in curve.search.rates]
         found = [self.rows.get(cell.digest) for cell in cells]
         found += [self.row(name, count, draw) for name, count in every for draw in range(curve.draws_of(count))]
-        return [row for row in found if row is not None and row.get("seconds") is not None]
+        timed = [row for row in found if row is not None and row.get("seconds") is not None]
+        return list({row["digest"]: row for row in timed}.values())  # two arms may be the same training
 
 
 def _step_seconds(row: Row) -> float:

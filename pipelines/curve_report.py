@@ -39,7 +39,9 @@ def summary(found: Found) -> dict[str, Any]:
         "oracle": {str(count): arm for count, arm in found.oracle.items()},
         "points": [_entry(point) for point in found.points.values()],
         "comparisons": found.planned,
-        "chosen_less_twin_at_twice_the_labels": {str(count): to_dict(made) for count, made in found.doubled.items()},
+        "chosen_at_twice_the_labels": [
+            {"labels": count, "less": base, "difference": to_dict(made)} for (count, base), made in found.doubled.items()
+        ],
         "words": sentences(found),
         "states": states(found),
         "medae": medae.__version__,

@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from medae.metrics.label_curve import LabelsEqual, labels_equal
 from medae.metrics.statistics import CrossedDifference, CrossedMean, crossed_difference, crossed_mean, holm
@@ -51,8 +52,8 @@ class Found:
     """All points that were measured, by arm and number of labels.
 
     chosen: the arm at each number of labels whose validation Dice is the best, among the complete ones; oracle: the one
-    whose test Dice is. planned: comparisons of the whole curve. doubled: the chosen arm less its twin with twice as many
-    labels, where both are complete.
+    whose test Dice is. planned: comparisons of the whole curve. doubled: by number of labels and arm, the chosen arm less
+    the baseline, and less its twin, with twice as many, where both are complete.
     """
 
     design: Design
@@ -60,7 +61,7 @@ class Found:
     chosen: Mapping[Count, str]
     oracle: Mapping[Count, str]
     planned: int
-    doubled: Mapping[Count, CrossedDifference]
+    doubled: Mapping[tuple[Count, str], CrossedDifference]
 
     def of(self, count: Count) -> list[Point]:
         """Those at a number of labels."""
@@ -86,16 +87,21 @@ def evaluate(design: Design, part: Part) -> Found:
             oracle[count] = max(here, key=lambda point: point.dice.mean).arm
         if validated and len(validated) == len(here):
             chosen[count] = max(validated, key=lambda point: float(point.validation or 0)).arm
-    doubled = {count: found for count, arm in chosen.items() if (found := _doubled(points, arm, count, curve)) is not None}
+    doubled = {
+        (count, base): made
+        for count, arm in chosen.items()
+        for base in dict.fromkeys((curve.baseline, curve.twin_of(arm)))
+        if (made := _doubled(points, arm, count, base)) is not None
+    }
     return Found(design, points, chosen, oracle, planned, doubled)
 
 
-def _doubled(points: Mapping[tuple[str, Count], Point], arm: str, count: Count, curve: Curve) -> CrossedDifference | None:
-    """An arm less its twin with twice as many labels, on the draws that both have; these contain the arm's cases.
+def _doubled(points: Mapping[tuple[str, Count], Point], arm: str, count: Count, than: str) -> CrossedDifference | None:
+    """An arm less another with twice as many labels, on the draws that both have; these contain the arm's cases.
 
     None where no other arm was measured with so few labels, so that nothing was chosen.
     """
-    point, base = points[arm, count], None if count == ALL else points.get((curve.twin_of(arm), 2 * int(count)))
+    point, base = points[arm, count], None if count == ALL else points.get((than, 2 * int(count)))
     alone = sum(number == count for _, number in points) == 1
     if base is None or not base.complete or alone:
         return None
@@ -107,22 +113,43 @@ def _doubled(points: Mapping[tuple[str, Count], Point], arm: str, count: Count, 
 def comparisons(design: Design) -> int:
     """How many there are to correct for: arms with their twins, at each number of labels that has more than a draw.
 
-    Arms whose trainings are the same, with another name, are compared once.
+    Arms whose trainings are the same, with another name, are compared once, and not at all with a twin that is the same.
     """
     curve = design.written.curve
     others = [name for name in curve.arms if curve.twin_of(name) != name]
-    return len(
-        {_comparison(design, name, count) for name in others for count in curve.counts_of(name) if curve.draws_of(count) > 1}
-    )
+    made = [(name, count) for name in others for count in curve.counts_of(name) if curve.draws_of(count) > 1]
+    return len({_comparison(design, *each) for each in made if not _is_twin(design, *each)})
 
 
-def _comparison(design: Design, name: str, count: Count) -> tuple[str, ...]:
-    """What an arm and its twin are trained as at a number of labels; their names before their rates are known."""
-    curve = design.written.curve
-    arms = (name, curve.twin_of(name))
-    cells = [design.cell(arm, count, draw) for arm in arms for draw in range(curve.draws_of(count))]
+def _comparison(design: Design, name: str, count: Count) -> tuple[tuple[str, ...], ...]:
+    """What an arm and its twin are trained as at a number of labels."""
+    return _trainings(design, name, count), _trainings(design, design.written.curve.twin_of(name), count)
+
+
+def _trainings(design: Design, name: str, count: Count) -> tuple[str, ...]:
+    """The digests of an arm's draws; its name while its rate is not known."""
+    cells = [design.cell(name, count, draw) for draw in range(design.written.curve.draws_of(count))]
     found = tuple(cell.digest for cell in cells if cell is not None)
-    return found if len(found) == len(cells) else (*arms, str(count))
+    return found if len(found) == len(cells) else (name, str(count))
+
+
+def _is_twin(design: Design, name: str, count: Count) -> bool:
+    """Whether an arm is trained as its twin is: then there is nothing to compare."""
+    one, other = _comparison(design, name, count)
+    return one == other
+
+
+def _repeated(found: Found) -> dict[str, str]:
+    """The arms whose trainings are all those of an earlier arm, with that one's name."""
+    curve = found.design.written.curve
+    seen: dict[tuple[tuple[str, ...], ...], str] = {}
+    repeated: dict[str, str] = {}
+    for name in curve.arms:
+        key = tuple(_trainings(found.design, name, count) for count in curve.counts_of(name))
+        if key in seen:
+            repeated[name] = seen[key]
+        seen.setdefault(key, name)
+    return repeated
 
 
 def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
@@ -172,7 +199,7 @@ def _compared(points: dict[tuple[str, Count], Point], design: Design, planned: i
     for (name, count), point in points.items():
         twin = points.get((curve.twin_of(name), count))
         shared = [] if twin is None else sorted(point.rows.keys() & twin.rows.keys())
-        if twin is None or twin is point or not shared:
+        if twin is None or twin is point or not shared or _is_twin(design, name, count):
             continue
         table, subjects = _table([source.rows[draw] for source in (point, twin) for draw in shared])
         found = crossed_difference(table[: len(shared)], table[len(shared) :], subjects)
@@ -229,12 +256,13 @@ def sentences(found: Found) -> list[str]:
             said.append(f"{name}: {'; '.join(words)}.")
         base = [int(point.labels) for (arm, _), point in found.points.items() if arm == twin and _is_complete(point)]
         said += [point.equal.describe(name, twin, min(base), max(base)) for point in points if point.equal is not None]
-    for count, made in found.doubled.items():
-        arm = found.chosen[count]
+    for (count, than), made in found.doubled.items():
         said.append(
-            f"{arm}, chosen at {count} labels, less {curve.twin_of(arm)} at {2 * int(count)}: "
+            f"{found.chosen[count]}, chosen at {count} labels, less {than} at {2 * int(count)}: "
             f"{_interval(made.mean, made.low, made.high, sign='+')} over {made.n_draws} draws."
         )
+    same = {name: twin for name, twin in _repeated(found).items() if any(arm == name for arm, _ in found.points)}
+    said += [f"{name} is the same training as {twin}: it counts once." for name, twin in same.items()]
     return said
 
 
@@ -307,21 +335,27 @@ def states(found: Found) -> list[str]:
 
 
 def processors(points: Mapping[tuple[str, Count], Point]) -> list[tuple[str, int]]:
-    """What the draws were trained on, a GPU by its name, and how many on each; that of the most first."""
-    return Counter(_processor(row) for point in points.values() for row in point.rows.values()).most_common()
+    """What the draws were trained on, a GPU by its name, and how many on each; that of the most first.
+
+    With their precision, if all of a processor's rows say it.
+    """
+    rows = {row["digest"]: row for point in points.values() for row in point.rows.values()}.values()
+    silent = {_kind(row) for row in rows if not row.get("precision")}
+    return Counter(_kind(row) if _kind(row) in silent else _processor(row) for row in rows).most_common()
 
 
 def mixed_processors(found: Found) -> tuple[int, int]:
-    """Of the pairs of an arm and its twin on a draw, those that were trained on two kinds of processor, and all."""
+    """Of the pairs of an arm and its twin on a draw, those that were trained on two kinds of processor or, as far as they
+    say it, in two precisions, and all."""
     curve, points = found.design.written.curve, found.points
-    pairs = [
-        (row, twin.rows[draw])
+    pairs = {
+        (row["digest"], twin.rows[draw]["digest"]): (row, twin.rows[draw])
         for (name, count), point in points.items()
         if (twin := points.get((curve.twin_of(name), count))) is not None and twin is not point
         for draw, row in point.rows.items()
         if draw in twin.rows
-    ]
-    return sum(_differ(one, other) for one, other in pairs), len(pairs)
+    }
+    return sum(_differ(pair) for pair in pairs.values()), len(pairs)
 
 
 def mixed_paces(found: Found) -> list[str]:
@@ -331,8 +365,8 @@ def mixed_paces(found: Found) -> list[str]:
         rows = found.design.pacing(name)
         if rows is None:
             continue
-        encoder, mine, theirs = (f"{_processor(row)} ({row.get('threads', 'some')} threads)" for row in rows)
-        if len({encoder, mine, theirs}) > 1:
+        if _differ(rows) or len({row.get("threads") for row in rows}) > 1:
+            encoder, mine, theirs = (f"{_processor(row)} ({row.get('threads', 'some')} threads)" for row in rows)
             said.append(
                 f"{name} is not trained as long as {arm.as_long_as} for certain, as the seconds were taken on unlike "
                 f"processors: of the pretraining on {encoder}, of its own search on {mine}, of that of {arm.as_long_as} on "
@@ -345,35 +379,41 @@ def unequal_steps(found: Found) -> list[str]:
     """In words: the arms that are trained for more or fewer steps, or with more members, than their twin by their keys."""
     design, curve = found.design, found.design.written.curve
     said = []
-    for name, arm in curve.arms.items():
-        mine, twin = (design.configured(each) for each in (name, curve.twin_of(name)))
-        steps, theirs = (content["fit"]["steps"] * content.get("members", 1) for content in (mine, twin))
-        if arm.as_long_as is None and steps != theirs:
-            said.append(f"{name} is trained for {steps} steps in all, {curve.twin_of(name)} for {theirs}: not a fair pair.")
+    for name in curve.arms:
+        twin = curve.twin_of(name)
+        if any(curve.arms[each].as_long_as is not None for each in (name, twin)):
+            continue
+        steps, theirs = (_steps_in_all(design.configured(each)) for each in (name, twin))
+        if steps != theirs:
+            said.append(f"{name} is trained for {steps} steps in all, {twin} for {theirs}: not a fair pair.")
     return said
 
 
+def _steps_in_all(content: Mapping[str, Any]) -> int:
+    return int(content["fit"]["steps"] * content.get("members", 1))
+
+
+def _kind(row: Row) -> str:
+    """The processor that a row was trained on."""
+    return str(row.get("gpus") or f"{row.get('cores', 'some')} CPU cores")
+
+
 def _processor(row: Row) -> str:
-    """What a row was trained on, and in which precision, if it says that."""
-    kind = str(row.get("gpus") or f"{row.get('cores', 'some')} CPU cores")
-    return f"{kind} in {row['precision']}" if row.get("precision") else kind
+    """The same, with the precision if the row says it."""
+    return f"{_kind(row)} in {row['precision']}" if row.get("precision") else _kind(row)
 
 
-def _differ(one: Row, other: Row) -> bool:
-    """Whether two rows are known to be of unlike processors, or of unlike precisions."""
-    told = all(row.get("precision") for row in (one, other))
-    return _processor(one) != _processor(other) if told else _plain(one) != _plain(other)
-
-
-def _plain(row: Row) -> str:
-    return _processor({**row, "precision": None})
+def _differ(rows: Sequence[Row]) -> bool:
+    """Whether rows are known to be of unlike processors, or of unlike precisions."""
+    told = {row["precision"] for row in rows if row.get("precision")}
+    return len({_kind(row) for row in rows}) > 1 or len(told) > 1
 
 
 def _timed(points: Mapping[tuple[str, Count], Point]) -> dict[tuple[str, Count], Point]:
     """With their seconds, all of one processor."""
-    used = [name for name, _ in processors(points)][:1]
+    used = Counter(_kind(row) for point in points.values() for row in point.rows.values()).most_common(1)
     timed = {}
     for place, point in points.items():
-        rows = [row for row in point.rows.values() if _processor(row) in used and row.get("training_seconds") is not None]
+        rows = [row for row in point.rows.values() if _kind(row) == used[0][0] and row.get("training_seconds") is not None]
         timed[place] = replace(point, seconds=statistics.median(row["training_seconds"] for row in rows) if rows else None)
     return timed

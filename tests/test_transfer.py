@@ -300,6 +300,14 @@ def test_a_head_that_cannot_be_moved_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TransferError, match="one foreground class only"):
             transfer(source, model, space(), both)
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    for decoder in ({"skips": "sum"}, {"skips": "concat", "width": 5}):
+        with pytest.raises(TransferError, match="not all of both can be moved"):
+            transfer(source, network("unet", decoder=decoder), space(), both)
+    tensors = load_file(source.folder / "weights.safetensors")
+    tensors["head.weight"][-1, 0] = float("nan")
+    save_file(tensors, source.folder / "weights.safetensors")
+    with pytest.raises(TransferError, match="not finite"):
+        transfer(source, network("unet"), space(), both)
     with pytest.raises(ValueError, match="decoder: true"):
         TransferConfig(head=True)
 

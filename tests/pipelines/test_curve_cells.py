@@ -52,6 +52,7 @@ def test_a_shipped_curve_is_valid_and_its_arms_share_what_they_must(name: str) -
         ({"arms": {"scratch": {}, "a": {"rate_of": "scratch"}}}, "without a rate of its own"),
         ({"arms": {"scratch": {"rate_of": "a"}, "a": {"rate_of": "scratch"}}, "shared_rates": True}, "search of its own"),
         ({"arms": {"scratch": {"rate": 1e-6}, "a": {"encoder": "masked"}}}, "arm with a fixed rate loses"),
+        ({"arms": {"scratch": {"rate": 1e-6}, "a": {"twin": "b"}, "b": {"rate": 1e-6}}}, "arms.b.rate: a, which"),
         ({"arms": {"scratch": {"set": {"fit": {"rate": 1}}}}}, "looked for on the validation subjects"),
         ({"arms": {"scratch": {"set": {"split": {"test": 9}}}}}, "must be the same in all arms"),
         ({"arms": {"scratch": {"set": {"scored": "test"}}}}, "must be the same in all arms"),
@@ -233,20 +234,50 @@ def test_what_is_left_is_searched_first_and_then_run_draw_by_draw(tmp_path: Path
         ("scratch", 2, 1),
         ("masked", 2, 1),
     ]
-    # a search of a step took 30 s, masked's draw of two steps 60 s; scratch has no draw yet, so that its searches tell
     left, seconds = found.expected(everything)
     assert left == {"encoder": 1, "rate": 0, "draw": 7}
+    # a search of one step took 30 s, masked's draw of two steps 60 s: all take 30 s a step
     steps = found.encoder("masked").content["fit"]["steps"]
-    assert seconds == pytest.approx(30 * steps + 7 * 60), "a step of the pretraining as one of all that was measured"
-    encoder = {"digest": found.encoder("masked").digest, "kind": "encoder", "arm": "masked", "seconds": 9.0, "steps": steps}
-    assert design(written, *known(written), done, encoder).expected(everything)[1] == pytest.approx(7 * 60)
+    assert seconds == pytest.approx(30 * (steps + 7 * 2))
     assert design(written).expected(everything)[1] is None, "nothing was measured"
     one = design(written, known(written)[0])
     assert one.expected(everything)[1] == pytest.approx(30 * (steps + 3 + 2 * 8)), "one cell tells of all, by their steps"
+    encoder = {"digest": found.encoder("masked").digest, "kind": "encoder", "arm": "masked", "seconds": 9.0, "steps": steps}
+    whole = design(written, *known(written), done, encoder)
+    assert whole.expected(everything)[1] == pytest.approx(7 * 60)
     assert found.expected(Part(("scratch",), (1,), (0,)))[0]["draw"] == 1
     others = [{"digest": kind, "kind": kind, "arm": "masked", "seconds": 9e9} for kind in ("encoder", "rate", "draw")]
-    whole = design(written, *known(written), done, encoder, *others)
-    assert whole.expected(everything)[1] == pytest.approx(7 * 60), "rows of another curve say nothing of this one's seconds"
+    beside = design(written, *known(written), done, encoder, *others)
+    assert beside.expected(everything)[1] == pytest.approx(7 * 60), "rows of another curve say nothing of this one's seconds"
+
+
+def test_what_is_not_measured_takes_as_long_a_step_as_what_is_most_like_it(tmp_path: Path) -> None:
+    arms = {
+        "scratch": {},
+        "masked": {"encoder": "masked"},
+        "three": {"set": {"members": 3}},
+        "long": {"as_long_as": "masked"},
+    }
+    written = curve(tmp_path, labelled=[2], draws=1, arms=arms)
+    rows = known(written)
+    for row in rows:
+        row["seconds"] = {"scratch": 10.0, "masked": 20.0}[row["arm"]]
+    cells = design(written, *rows)
+    draw = drawn(cells.drawn("scratch", 2, 0, 1e-3), {"a": 0.5}) | {"seconds": 8.0}  # of two steps, of one in a search
+    found = design(written, *rows, draw)
+    steps = found.encoder("masked").content["fit"]["steps"]
+
+    def left(*names: str) -> float:
+        part = Part(names, (2,))
+        return found.expected(part)[1]
+
+    assert left("scratch") == 0
+    # its own searches before others' draws, the encoder as the median of all: 4, 10, 10, 20, 20 s a step
+    assert left("masked") == pytest.approx(2 * 20 + 10 * steps)
+    # two searches of three members of one step, and a draw of three of two, as searches (10, 10, 20, 20) and draws (4) are
+    assert left("three") == pytest.approx(2 * 3 * 15 + 3 * 2 * 4)
+    # as long as the pretraining and a draw of masked, and before that the pretraining; its searches are those of scratch
+    assert left("long") == pytest.approx(10 * steps + (10 * steps + 2 * 20))
 
 
 def test_a_part_that_the_curve_has_not_is_refused(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_labels_saved_and_a_gain_are_said_in_words(tmp_path: Path) -> None:
     assert words[0] == "masked: better than scratch at 1 label."
     assert words[1].startswith("masked at 1 label equals scratch at 1.4 labels [")
     assert found.chosen[1] == "masked"
-    less = found.doubled[1]
+    less = found.doubled[1, "scratch"]
     assert less.mean == pytest.approx(-0.05, abs=1e-3) and less.n_draws == 4
     assert words[-1].startswith("masked, chosen at 1 labels, less scratch at 2: -0.050 [") and "over 4 draws" in words[-1]
     assert found.points["masked", 1].equal.equal == pytest.approx(2**0.5, abs=0.01), "half way, by the logarithm"
@@ -109,6 +109,17 @@ def test_arms_that_are_the_same_trainings_are_compared_once(tmp_path: Path) -> N
     one, other = (found.points[name, 2] for name in ("masked", "fixed"))
     assert found.planned == 1 and one.p is not None
     assert one.holm == other.holm == pytest.approx(one.p)
+    assert sentences(found)[-1] == "fixed is the same training as masked: it counts once."
+    assert mixed_processors(found) == (0, 3), "pairs count once too"
+
+
+def test_an_arm_that_is_its_twin_is_not_compared(tmp_path: Path) -> None:
+    written = curve(tmp_path, labelled=[2], arms={"scratch": {}, "masked": {"encoder": "masked"}, "fixed": {"rate": 1e-3}})
+    scores = {(name, 2, draw): {"a": 0.5 + 0.1 * draw, "b": 0.6} for name in ("scratch", "masked") for draw in range(2)}
+    rows = rows_of(written, scores, {"scratch": 0.5, "masked": 0.6})
+    found = evaluate(design(written, *known(written), *rows), part_of(written))
+    assert found.planned == 1 and found.points["fixed", 2].difference is None
+    assert sentences(found)[-1] == "fixed is the same training as scratch: it counts once."
 
 
 def test_surfaces_have_intervals_where_their_cases_are_kept(tmp_path: Path) -> None:
@@ -138,7 +149,12 @@ def test_unlike_steps_and_precisions_are_said(tmp_path: Path) -> None:
     found = evaluate(design(written, *known(written), *rows), part_of(written))
     assert unequal_steps(found) == ["masked is trained for 6 steps in all, scratch for 2: not a fair pair."]
     assert mixed_processors(found) == (1, 2), "a row that does not say its precision is not known to differ"
-    assert dict(processors(found.points)) == {"2 CPU cores": 1, "2 CPU cores in float32": 2, "2 CPU cores in bfloat16": 1}
+    assert processors(found.points) == [("2 CPU cores", 4)], "not told apart where one does not say it"
+    assert found.points["masked", 2].seconds == 50
+    rows[3]["precision"] = "bfloat16"
+    told = evaluate(design(written, *known(written), *rows), part_of(written))
+    assert dict(processors(told.points)) == {"2 CPU cores in float32": 2, "2 CPU cores in bfloat16": 2}
+    assert mixed_processors(told) == (2, 2)
     write_results(found, tmp_path / "out", Screen())
     text = (tmp_path / "out" / "table.md").read_text()
     assert "not a fair pair" in text and "for choosing. chosen: the arm" in text
