@@ -166,7 +166,7 @@ class Curve(Named):
 
     baseline: the arm that the others are compared with. labelled: numbers of labels. draws: of labelled cases, for each
     number, or one number for all. salt: of the draws; another one gives other draws. shared_rates: allow ``rate_of``, and
-    with it a comparison in which not every arm has a rate of its own.
+    a twin with a fixed rate beside arms with a search: comparisons in which not every arm has a rate of its own.
     """
 
     name: str = Field(pattern=NAME)
