@@ -121,6 +121,8 @@ def inspect_case(
                     first = raw
                 elif role == "target" and drawn is None and is_drawable:
                     drawn = replace(raw, array=_label_map(raw, ref))
+            if ref.doubtful is not None:
+                found += _of_doubt(root, ref.doubtful, first)
             noted += [Noted(role=role, name=name, **remark._asdict()) for remark in found]
     inspection = Inspection(noted=tuple(noted), images=facts["image"], targets=facts["target"])
     return inspection, None if picture is None or first is None else picture(first, drawn)
@@ -157,6 +159,17 @@ def _labels(raw: RawImage, ref: ImageRef, declared: Mapping[int, str] | None) ->
     found = list(remarks.undeclared_labels(counts, declared))
     found += wrong_sides(labels, raw.native.matrix(), declared or {}, are_stated=_states_sides(raw, ref))
     return _facts(raw, counts), found
+
+
+def _of_doubt(root: Path, ref: ImageRef, first: RawImage | None) -> Iterator[Remark]:
+    """What is wrong with the file that says where a mask is not sure."""
+    raw, found = _read(root, ref)
+    if raw is not None:
+        found += _labels(raw, ref, None)[1]
+        found += [] if first is None else _against(first, raw, "target")
+    for remark in found:
+        if remark.level == "error":
+            yield remark._replace(problem=f"has a file beside it, of where it is doubtful, that {remark.problem}")
 
 
 def _label_map(raw: RawImage, ref: ImageRef) -> np.ndarray:

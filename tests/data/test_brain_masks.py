@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -116,6 +117,21 @@ def test_what_is_doubtful_on_another_grid_is_refused(world: Path) -> None:
     with pytest.raises(GeometryError, match=r"'doubt of the brain mask' .* lie on different grids") as caught:
         prepare_case(manifest, manifest.case("sub-2"), SpacePlan(foreground="brain", channels=("T1w",)))
     assert caught.value.where.endswith("masks/sub-2_doubtful.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (np.ones((8, 9, 9), dtype=np.uint8), "is not on the grid of the case's first image"),
+        (np.full((8, 9, 10), np.nan, dtype=np.float32), "not finite|NaN|no number"),
+    ],
+)
+def test_check_finds_a_bad_file_of_what_is_doubtful(world: Path, values: np.ndarray, problem: str) -> None:
+    save(world / "masks" / "sub-2_doubtful.nii.gz", values)
+    errors = [each for each in check_manifest(opened(world)).findings if each.level == "error"]
+    assert [error.case for error in errors] == ["sub-2"]
+    assert "has a file beside it, of where it is doubtful, that" in errors[0].problem
+    assert re.search(problem, errors[0].problem)
 
 
 def test_hashed_cases_find_their_masks(world: Path) -> None:
