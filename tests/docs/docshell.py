@@ -127,13 +127,18 @@ def small(arguments: list[str]) -> list[str]:
 
 
 def _curve_changes(arguments: list[str], overrides: list[str]) -> list[str]:
-    """Two of the arms, one number of labels, one draw and no search for rates."""
+    """The arms that are named, else two, one number of labels, one draw, no search for rates and no length by seconds."""
     written = read_curve(arguments[1], overrides)
     options = dict(pairwise(arguments))
-    count = options.get("--labelled", str(written.curve.labelled[0])).split(",")[0]
-    arms = {name: arm for name, arm in to_dict(written.curve)["arms"].items() if not arm["as_long_as"]}
-    kept = {name: arm | {"rate": 0.001, "rate_of": None, "labelled": None} for name, arm in list(arms.items())[:2]}
-    changes = [f"labelled=[{count}]", "draws=1", f"search.labelled=[{count}]", "search.set={fit: {steps: 2}}"]
+    counts = options.get("--labelled", str(written.curve.labelled[0]))
+    count = counts.split(",")[0]
+    arms = to_dict(written.curve)["arms"]
+    named = (
+        options["--arms"].split(",") if "--arms" in options else [name for name in arms if not arms[name]["as_long_as"]][:2]
+    )
+    fixed = {"rate": 0.001, "rate_of": None, "as_long_as": None, "labelled": [count if count == "all" else int(count)]}
+    kept = {name: arms[name] | fixed for name in named}
+    changes = [f"labelled=[{counts}]", "draws=1", f"search.labelled=[{count}]", "search.set={fit: {steps: 2}}"]
     changes += ["search.rates=[0.001, 0.002]", "search.bounds=[0.001, 0.002]", f"arms={json.dumps(kept)}"]
     for kind, content in (("pretrain", written.pretrain), ("finetune", written.finetune)):
         own = [] if content is None else _changes(kind, content)

@@ -65,7 +65,8 @@ def make_data(phantoms: Path, data: Path) -> None:
         _put(two, data / "knees" / f"K{number:03d}_left_seg.nii.gz")
         _put_series(scan, data / "clinic", f"P{number:03d}")
         atlas = np.asarray(nib.load(tissue).dataobj)
-        atlas = nib.Nifti1Image(np.where(atlas == 3, 81, atlas).astype(np.uint8), two.affine, two.header)
+        atlas = np.choose(np.minimum(atlas, 3), [0, 4, 2, 81]).astype(np.uint8)  # a ventricle, anything, white matter
+        atlas = nib.Nifti1Image(atlas, two.affine, two.header)
         name = f"sub-IXI{number:03d}"
         _put(_with_scalp(scan), data / "ixi_t1" / name / "anat" / f"{name}_T1w.nii.gz")
         _put(atlas, data / "ixi_t1" / "derivatives" / "dlmuse" / name / "anat" / f"{name}_space-orig_dseg.nii.gz")

@@ -37,7 +37,7 @@ def test_seconds_in_which_a_training_was_stopped_do_not_count() -> None:
 @pytest.mark.slow
 def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: Path) -> None:
     arms = {"scratch": {"rate": 1e-3}, "masked": {"encoder": "masked"}}
-    (empty / "curve.yaml").write_text(json.dumps(content(labelled=[2], draws=1, arms=arms)))
+    (empty / "curve.yaml").write_text(json.dumps(content(labelled=[2], draws=1, arms=arms, shared_rates=True)))
     run = {"name": str(empty / "curve.yaml"), "overrides": [], "runs": empty / "runs"}
     found = program.run(**run, arms=["masked"])
     assert [(arm, count) for arm, count in found.points] == [("masked", 2)]
@@ -55,6 +55,10 @@ def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: P
     assert last["labelled_subjects"] == 2
     assert not last["cases"].keys() & last["validation"]["cases"].keys()
     assert last["dice_mean"] == pytest.approx(sum(last["cases"].values()) / 3, abs=1e-4)
+    for metric in ("hd95", "surface_dice"):
+        by_case = last[f"{metric}_cases"]
+        assert by_case.keys() == last["cases"].keys()
+        assert last[f"{metric}_mean"] == pytest.approx(sum(by_case.values()) / 3, abs=1e-4)
     for row in rows[1:3]:
         (result,) = (empty / "runs" / "tiny").glob(f"rate-masked-2-{row['digest']}/*/result.json")
         seen = json.loads(result.read_text())["metrics"]["pretrained"]["cases"]
@@ -74,12 +78,12 @@ def test_a_curve_runs_goes_on_and_sees_no_test_subject_while_it_chooses(empty: P
     shutil.rmtree(encoder)
     program.run(**run, arms=["masked"])
     assert not encoder.exists(), "nothing waits for it"
-    changed = {**content(labelled=[2], draws=2, arms=arms)}
+    changed = {**content(labelled=[2], draws=2, arms=arms, shared_rates=True)}
     (empty / "curve.yaml").write_text(json.dumps(changed))
     program.run(**run, arms=["masked"])
     again = (empty / "runs" / "tiny" / "results.jsonl").read_text().removeprefix(before).splitlines()
     assert encoder.exists() and [json.loads(line)["kind"] for line in again] == ["draw"], "its time is the first one's"
-    (empty / "curve.yaml").write_text(json.dumps(content(labelled=[2], draws=1, arms=arms)))
+    (empty / "curve.yaml").write_text(json.dumps(content(labelled=[2], draws=1, arms=arms, shared_rates=True)))
     program.run(**run, jobs=2)
     rows = list(read_rows(empty / "runs" / "tiny" / "results.jsonl").values())
     assert [(row["kind"], row["arm"]) for row in rows[5:]] == [("draw", "scratch")]
