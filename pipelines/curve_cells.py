@@ -285,13 +285,9 @@ class Design:
         if other is not None and not self.steps(name)[1]:
             encoder = str(self.written.curve.arms[other].encoder)
             return self._seconds("encoder", encoder, measured) + self._seconds("draw", other, measured)
-        pretraining = kind == "encoder"
+        pretraining = kind == "encoder"  # an encoder's name may be an arm's too
         likeness = [
-            (
-                row["arm"] == name and (row["kind"] == "encoder") == pretraining,
-                row["kind"] == kind,
-            )  # an encoder's name may be an arm's
-            for row in measured
+            (row["arm"] == name and (row["kind"] == "encoder") == pretraining, row["kind"] == kind) for row in measured
         ]
         best = max(likeness)
         alike = [row for row, like in zip(measured, likeness, strict=True) if like == best]

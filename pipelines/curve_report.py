@@ -12,17 +12,8 @@ from medae.report.figures_curve import CurvePoint, label_curves
 from medae.report.html import Report
 from pipelines.console import Screen, shown
 from pipelines.curve_config import ALL, Count
-from pipelines.curve_results import (
-    Found,
-    Point,
-    markdown,
-    mixed_paces,
-    mixed_processors,
-    processors,
-    sentences,
-    states,
-    unequal_steps,
-)
+from pipelines.curve_results import Found, Point, mixed_paces, mixed_processors, processors, states, unequal_steps
+from pipelines.curve_words import markdown, sentences
 from pipelines.files import write_json, write_text
 
 DIFFERENCE = "Dice, difference to the twin"

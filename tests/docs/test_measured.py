@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.curve_cells import Design, part_of, read_rows
 from pipelines.curve_config import read_curve
-from pipelines.curve_results import evaluate, markdown
+from pipelines.curve_results import evaluate
+from pipelines.curve_words import markdown
 
 ROOT = Path(__file__).parents[2]
 MEASURED = (ROOT / "docs" / "reference" / "measured.md").read_text(encoding="utf-8")

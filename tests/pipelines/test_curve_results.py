@@ -11,7 +11,8 @@ from curves import curve, design, drawn, known, rows_of, searched
 from pipelines.console import Screen
 from pipelines.curve_cells import part_of
 from pipelines.curve_report import write_results
-from pipelines.curve_results import evaluate, markdown, mixed_paces, mixed_processors, processors, sentences, unequal_steps
+from pipelines.curve_results import evaluate, mixed_paces, mixed_processors, processors, unequal_steps
+from pipelines.curve_words import markdown, sentences
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
