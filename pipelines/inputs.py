@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from medae.config import digest
+from medae.data.brain_masks import MaskFile
 from medae.data.case import Case, Manifest, Modality
 from medae.data.digests import reporting, sha256_of_files
 from medae.data.nnunet import CHANNEL_NUMBER
@@ -48,7 +49,7 @@ class Scan:
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def prepare(
-        self, space: SpacePlan, brain: BrainExtraction | None, mask: Path | None, change: Change | None = None
+        self, space: SpacePlan, brain: BrainExtraction | None, mask: MaskFile | None, change: Change | None = None
     ) -> Prepared:
         """The scan in a plan's space. brain: makes the brain mask where none is given. mask: of a plain file. change: as in
         ``prepare_case``."""
@@ -56,7 +57,8 @@ class Scan:
             return prepare_case(self.manifest, _named_for(self.case, space), space, brain=brain, change=change)
         names = {PLAIN: space.channels[0]} if set(self.files) == {PLAIN} else {}
         files = {names.get(name, name): [path] for name, path in self.files.items()}
-        return prepare_files(files, space, self.name, mask, brain, change)
+        brain_mask, doubtful = (None, None) if mask is None else (mask.mask, mask.doubtful)
+        return prepare_files(files, space, self.name, brain_mask, brain, change, doubtful)
 
     def modality(self, channels: Sequence[str] = ()) -> Modality:
         """Of the first of these channels that it has, or of its first image; a plain file does not say."""

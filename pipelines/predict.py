@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medae.artifact import load_artifact
 from medae.config import Config, apply_overrides, digest, read_yaml, to_dict, validate
+from medae.data.brain_masks import MaskFile, masks_in
 from medae.errors import ConfigError, DataError
 from medae.export.at_work import AtWork, Given, Made, put_to_work
 from medae.formats.endings import stem
@@ -39,8 +40,9 @@ SEEN = "The model was trained with this scan, so the result says nothing about n
 class Options(Config):
     """Choices of a prediction. format: layout of the input. data: further keys of that layout, such as the channels of a
     DICOM tree. flips: average over mirror images, even if the model's own recipe does not. brain_mask: of a plain file,
-    or a folder with those of plain files, for a model whose foreground is the brain; a data set's masks are among its
-    targets. to: the form of the results. models: further segmenters, whose probabilities are averaged with the first's.
+    or a folder with those of plain files, for a model whose foreground is the brain; a file of the mask's name with
+    ``_doubtful`` after it says where it is not sure; a data set's masks are among its targets. to: the form of the results.
+    models: further segmenters, whose probabilities are averaged with the first's.
     codes: what segments are in DICOM, by label name, before the shipped table.
     anyway: predict scans that are refused because they are unlike the training scans. workers: threads that read scans
     while others are predicted. force: take the place of other results.
@@ -104,7 +106,7 @@ def read_codes(path: Path) -> dict[str, Any]:
     return {name: to_dict(validate(SegmentCode, code, where=f"{path}: {name}")) for name, code in read_yaml(path).items()}
 
 
-def _mask_of(inputs: Inputs, space: SpacePlan, brain_mask: Path | None) -> Callable[[Scan], Path | None]:
+def _mask_of(inputs: Inputs, space: SpacePlan, brain_mask: Path | None) -> Callable[[Scan], MaskFile | None]:
     """The brain mask that a user gives for a scan. Raises ConfigError where one cannot have an effect, or is not enough."""
     if brain_mask is None:
         return lambda scan: None
@@ -121,14 +123,28 @@ def _mask_of(inputs: Inputs, space: SpacePlan, brain_mask: Path | None) -> Calla
             remedy="Leave it out, and keep the masks in the data set, or give the folder of images itself.",
         )
     if brain_mask.is_dir():
-        return lambda scan: brain_mask / next(iter(scan.files.values())).name
+        return _mask_in(brain_mask)
     if len(inputs.scans) > 1:
         raise ConfigError(
             f"One brain mask is given for {len(inputs.scans)} scans.",
             where="--brain-mask",
             remedy="Give the folder of the masks, each with the name of its scan.",
         )
-    return lambda scan: brain_mask
+    given = MaskFile.of(brain_mask)
+    return lambda scan: given
+
+
+def _mask_in(folder: Path) -> Callable[[Scan], MaskFile]:
+    """The mask of a scan in a folder: it has the name of the scan, or of one of its files, and any image's ending. Of a scan
+    without one it is a file that is not there, which is an error of that scan once it is read."""
+    files = masks_in(folder)
+
+    def found(scan: Scan) -> MaskFile:
+        names = [scan.name, *(stem(path) for path in scan.files.values())]
+        mask = next((files[name] for name in names if name in files), None)
+        return MaskFile(folder / f"{scan.name}.nii.gz") if mask is None else MaskFile.of(mask)
+
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,7 @@ class Held:
 class _Predicting(Work[Held, tuple[Made, Backdrop]]):
     """Reads scans for models at work, and writes what they make of them. page: where the report goes."""
 
-    def __init__(self, models: AtWork, choice: Options, writer: Writer, mask_of: Callable[[Scan], Path | None]) -> None:
+    def __init__(self, models: AtWork, choice: Options, writer: Writer, mask_of: Callable[[Scan], MaskFile | None]) -> None:
         self.models, self.choice, self.writer, self.mask_of = models, choice, writer, mask_of
         name = f"{stem(writer.output)}_" if writer.single else ""
         self.page: Path = writer.folder / f"{name}report.html"
@@ -168,11 +184,10 @@ class _Predicting(Work[Held, tuple[Made, Backdrop]]):
         make_report(self.models.artifacts, cases, failed, self.pictures).write(self.page)
 
     def input_of(self, scan: Scan) -> str:
-        """The images, and the brain mask that is given with the scan or beside it."""
+        """The images, and the brain mask that is given with the scan or beside it, with what is doubtful of it."""
         mask = self.mask_of(scan)
-        masks = list[str]()
-        if mask is not None and mask.is_file():
-            masks.append(Scan("mask", files={PLAIN: mask}).digests()[PLAIN])
+        files = [path for path in (mask.mask, mask.doubtful) if path is not None and path.is_file()] if mask else []
+        masks = [Scan("mask", files={PLAIN: file}).digests()[PLAIN] for file in files]
         if scan.case is not None:
             given = [brain_mask_of(scan.case, artifact.meta.plan.space) for artifact in self.models.artifacts]
             masks += [ref.identity() for ref in given if ref is not None]

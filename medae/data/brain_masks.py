@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from medae.data.case import Case, ImageRef, Manifest
 from medae.data.digests import sha256_of_files
@@ -21,6 +23,35 @@ DOUBTFUL = "_doubtful"
 """What the name of a mask's file ends in, before its ending, for the file that says where the mask is not sure."""
 
 
+@dataclass(frozen=True)
+class MaskFile:
+    """A brain mask that is a file. doubtful: says where the mask is not sure; None if that is not known."""
+
+    mask: Path
+    doubtful: Path | None = None
+
+    @classmethod
+    def of(cls, mask: Path, taken: Iterable[Path] = ()) -> Self:
+        """With what lies beside the mask: a file of its name with ``_doubtful`` after it. taken: files that are masks."""
+        name = f"{stem(mask)}{DOUBTFUL}"
+        beside = (path for path in image_files(mask.parent) if stem(path) == name and path not in taken)
+        return cls(mask, next(beside, None))
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without endings. Raises DataError where two have the same."""
+    files: dict[str, Path] = {}
+    for path in image_files(folder):
+        if stem(path) in files:
+            raise DataError(
+                f"{path.name} and {files[stem(path)].name} claim to be the mask of the same scan.",
+                where=folder,
+                remedy="Keep one of them.",
+            )
+        files[stem(path)] = path
+    return files
+
+
 def with_brain_masks(manifest: Manifest, folder: Path, aliases: Mapping[str, str]) -> Manifest:
     """The manifest with the masks of a folder as the target ``brain_mask``, which take the place of those that it had.
 
@@ -30,16 +61,7 @@ def with_brain_masks(manifest: Manifest, folder: Path, aliases: Mapping[str, str
     that is a finding. Raises DataError for a file that cannot be read, two masks of one case, a mask of two, and if no case
     has one.
     """
-    place = resolve_root(folder)
-    files: dict[str, Path] = {}
-    for path in image_files(place):
-        if stem(path) in files:
-            raise DataError(
-                f"{path.name} and {files[stem(path)].name} claim to be the mask of the same scan.",
-                where=folder,
-                remedy="Keep one of them.",
-            )
-        files[stem(path)] = path
+    files = masks_in(resolve_root(folder))
     masks: dict[str, Path] = {}
     for case in manifest.cases:
         name = next((name for name in _names(case, aliases) if name in files), None)

@@ -123,13 +123,20 @@ def prepare_files(
     brain_mask: Path | None = None,
     brain: BrainExtraction | None = None,
     change: Change | None = None,
+    doubtful: Path | None = None,
 ) -> Prepared:
     """Prepare one scan for prediction. files: by channel name, the files of that image; channels may be absent.
 
-    brain_mask, brain: as in `prepare_case`, of use only if the plan's foreground is the brain. change: as in `prepare_case`.
+    brain_mask, brain: as in `prepare_case`, of use only if the plan's foreground is the brain. doubtful: a mask of where
+    the brain mask is not sure, on its grid. change: as in `prepare_case`.
     """
     images = {name: _Source(paths[0], partial(read.read_array, paths, "intensity")) for name, paths in files.items()}
-    mask = None if brain_mask is None else _Source(brain_mask, partial(read.read_array, [brain_mask], "mask"))
+
+    def source(path: Path, doubt: _Source | None = None) -> _Source:
+        return _Source(path, partial(read.read_array, [path], "mask"), doubtful=doubt)
+
+    doubt = None if doubtful is None else source(doubtful)
+    mask = None if brain_mask is None else source(brain_mask, doubt)
     return _prepare(case_id, images, {}, space, mask if space.foreground == "brain" else None, brain, change)
 
 

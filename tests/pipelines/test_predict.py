@@ -248,6 +248,13 @@ def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
 
     assert shapes(tmp_path / "scans", masks) == [(2, 2, 2), (3, 3, 3)]
     assert shapes(tmp_path / "scans" / "b.nii.gz", masks / "a.nii.gz") == [(2, 2, 2)]
+    nib.save(nib.load(masks / "b.nii.gz"), masks / "b.nii")  # a scan's mask may have another ending than the scan
+    (masks / "b.nii.gz").unlink()
+    assert shapes(tmp_path / "scans", masks) == [(2, 2, 2), (3, 3, 3)]
+    (masks / "a.nii.gz").rename(masks / "other.nii.gz")
+    with pytest.raises(DataError, match=r"a\.nii\.gz"):
+        shapes(tmp_path / "scans", masks)
+    (masks / "other.nii.gz").rename(masks / "a.nii.gz")
     with pytest.raises(DataError, match="no brain mask"):
         shapes(tmp_path / "scans" / "b.nii.gz", None)
     with pytest.raises(ConfigError, match="a brain mask has no effect"):
@@ -257,6 +264,25 @@ def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
     (tmp_path / "cases.csv").write_text("subject,image\nP1,scans/a.nii.gz\n")
     with pytest.raises(ConfigError, match="masks are among its targets"):
         shapes(tmp_path / "cases.csv", masks)
+
+
+def test_what_lies_beside_a_given_mask_says_where_it_is_doubtful(tmp_path):
+    scan = np.random.default_rng(2).uniform(1, 9, (8, 8, 8)).astype(np.float32)
+    mask, doubt = np.zeros((2, 8, 8, 8), dtype=np.uint8)
+    mask[:4], doubt[3] = 1, 1
+    for name, array in (("scans/a", scan), ("masks/a", mask), ("masks/a_doubtful", doubt)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    inputs, space = find_inputs(tmp_path / "scans", tmp_path / "out", Screen()), SpacePlan(foreground="brain")
+
+    def unsure(given):
+        mask_of = predict._mask_of(inputs, space, given)
+        (prepared,) = (scan.prepare(space, None, mask_of(scan)) for scan in inputs.scans)
+        return None if prepared.doubtful is None else int(prepared.doubtful.sum())
+
+    assert unsure(tmp_path / "masks") == unsure(tmp_path / "masks" / "a.nii.gz") == 64
+    (tmp_path / "masks" / "a_doubtful.nii.gz").unlink()
+    assert unsure(tmp_path / "masks") is None
 
 
 @pytest.fixture
