@@ -51,7 +51,8 @@ def case_metrics(
     prediction, reference: label maps of the same shape, two or three axes, in the same grid. spacing: mm, an axis each.
     tolerance: mm, of the surface Dice. Values that ``labels`` does not name are ignored.
     Surface distances are between boundary voxels (HD95) or boundary elements weighted by their area (surface Dice,
-    as in Nikolov et al. 2018), so that thick slices do not count as thin ones do.
+    as in Nikolov et al. 2018), so that thick slices do not count as thin ones do. A single slice, with one voxel along an
+    axis, has an outline and no faces: its surfaces are those of the plane.
     Raises GeometryError if shapes or spacing do not fit.
     """
     if prediction.shape != reference.shape:
@@ -73,6 +74,7 @@ def case_metrics(
 
 def _score(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> LabelScore:
     voxel_ml = float(np.prod(spacing)) / MM3_PER_ML
+    prediction, reference, spacing = _in_plane(prediction, reference, spacing)
     found, real = int(prediction.sum()), int(reference.sum())
     if found and real:
         dice = 2 * int((prediction & reference).sum()) / (found + real)
@@ -89,6 +91,17 @@ def _score(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, 
         volume_ml_prediction=found * voxel_ml,
         volume_ml_reference=real * voxel_ml,
     )
+
+
+def _in_plane(
+    prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Without the axis along which a single slice has one voxel; what has another shape is left as it is."""
+    long = [axis for axis, size in enumerate(prediction.shape) if size > 1]
+    if len(long) != 2:
+        return prediction, reference, spacing
+    short = tuple(axis for axis in range(prediction.ndim) if axis not in long)
+    return prediction.squeeze(short), reference.squeeze(short), tuple(spacing[axis] for axis in long)
 
 
 def _surface_scores(

@@ -50,6 +50,20 @@ def test_hd95_is_in_mm_along_each_axis(axis: int, expected: float) -> None:
     assert case_metrics(prediction, reference, (1.0, 1.5, 5.0), {1: "x"})["x"].hd95 == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_single_slice_has_an_outline_and_no_faces(axis: int) -> None:
+    """A square of 20 pixels moved by 3: its two moved sides are 3 pixels away, and what lies beyond the other's ends."""
+    plane, moved = (box((40, 40), (5 + by, 25 + by), (10, 30)) for by in (0, 3))
+    flat = case_metrics(moved, plane, (1.5, 2.0), {1: "x"})["x"]
+    spacing = np.insert((1.5, 2.0), axis, 6.0)
+    slab = case_metrics(np.expand_dims(moved, axis), np.expand_dims(plane, axis), spacing, {1: "x"})["x"]
+    assert (slab.dice, slab.hd95, slab.surface_dice) == (flat.dice, flat.hd95, flat.surface_dice)
+    assert slab.hd95 == pytest.approx(4.5) and slab.surface_dice < 0.6
+    assert slab.volume_ml_reference == pytest.approx(400 * 1.5 * 2.0 * 6.0 / 1000)
+    missed = case_metrics(np.zeros_like(plane)[None], plane[None], (6.0, 1.5, 2.0), {1: "x"})["x"]
+    assert missed.hd95 == pytest.approx(math.hypot(40 * 1.5, 40 * 2.0))
+
+
 def test_hd95_leaves_out_the_farthest_twentieth() -> None:
     reference = box((40, 40), (5, 15), (5, 15))  # 36 surface pixels
     prediction = reference.copy()
