@@ -73,6 +73,11 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     store = preprocess(sides.labelled, plan.space, (config.target,), stage.screen, config.workers)
     for absent in _absent(labels, store, sides.training, config.target):
         stage.screen.warn(f"Label '{absent}' is in no training case, or lost at the plan's spacing: it cannot be learnt.")
+    if lost := [case.id for case in sides.training.cases if store[case.id].beyond.get(config.target)]:
+        stage.screen.warn(
+            f"{len(lost)} of {len(sides.training.cases)} training cases, such as {lost[0]}, have labelled voxels beyond the "
+            f"foreground ('{plan.space.foreground}'): they are not learnt from, yet scored. plan.foreground: all keeps all."
+        )
     _refuse_empty_selection(config, store, sides.selection)
     stage.uses("training", sides.training)
     stage.uses("validation", sides.selection)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +33,7 @@ class Entry:
     image: float32 ``[C, I, J, K]``. present: bool ``[C]``. mask: bool ``[1, I, J, K]``. targets: int16
     ``[1, I, J, K]`` by name. mask_voxels: int16 ``[n, 3]``, places (I, J, K) inside the mask, all or a fixed random
     sample of 10,000. foreground: the same by target and by label, for the labels above 0 that occur. native, affine,
-    doubtful, shape, spacing: as in `Prepared`. Every array holds an open file: keep entries no longer than needed.
+    doubtful, beyond, shape, spacing: as in `Prepared`. Every array holds an open file: keep entries no longer than needed.
     """
 
     case_id: str
@@ -47,6 +47,7 @@ class Entry:
     native: NativeGrid
     affine: np.ndarray
     doubtful: np.ndarray | None = None
+    beyond: dict[str, int] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,6 +71,7 @@ class Entry:
             self.native,
             self.affine,
             None if self.doubtful is None else torch.from_numpy(np.array(self.doubtful)),
+            self.beyond,
         )
 
 
@@ -89,6 +91,7 @@ def write_entry(folder: Path, prepared: Prepared, contents: str, slice_axis: int
         "affine": prepared.affine.tolist(),
         "slice_axis": slice_axis,
         "targets": list(prepared.targets),
+        "beyond": prepared.beyond,
         "mask_voxels": sample.add(prepared.mask[0].numpy(), "mask"),
         "foreground": {},
     }
@@ -130,6 +133,7 @@ def open_entry(folder: Path, case_id: str, subject: str) -> Entry:
         NativeGrid.model_validate(record["native"]),
         np.asarray(record["affine"], dtype=np.float64),
         arrays.get("doubtful"),
+        record.get("beyond", {}),
     )
 
 

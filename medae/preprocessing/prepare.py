@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Prepared:
     mask: bool ``[1, I, J, K]``, the foreground. targets: int16 ``[1, I, J, K]`` by name, only those that the case has.
     native: the grid of the first present channel's file, with the crop. affine: 4x4, voxel of these arrays -> world mm.
     doubtful: bool ``[1, I, J, K]``, the part of a brain mask that its extraction was not sure of; None if that is not known.
+    beyond: by target, labelled voxels of the file that are lost because they lie beyond that box; only where there are any.
     """
 
     case_id: str
@@ -51,6 +52,7 @@ class Prepared:
     native: NativeGrid
     affine: np.ndarray
     doubtful: Tensor | None = None
+    beyond: dict[str, int] = field(default_factory=dict)
 
     @property
     def counted(self) -> Tensor:
@@ -213,8 +215,11 @@ def _prepare(
     image = torch.zeros((len(present), *shape))
     resampled = resample_linear(_cut(normalised, box), affine, shape, onto, extrapolate=True, smooth=True)
     image[present] = torch.where(mask, resampled, 0.0)
-    labels = {name: resample_nearest(_cut(values, box), affine, shape, onto) for name, values in maps.items()}
-    return Prepared(case_id, image, present, mask, labels, native, onto, unsure)
+    inside = {name: _cut(values, box) for name, values in maps.items()}
+    lost = {name: int((maps[name] > 0).sum() - (values > 0).sum()) for name, values in inside.items()}
+    labels = {name: resample_nearest(values, affine, shape, onto) for name, values in inside.items()}
+    beyond = {name: count for name, count in lost.items() if count}
+    return Prepared(case_id, image, present, mask, labels, native, onto, unsure, beyond)
 
 
 def _given(mask: _Source, grid: tuple[tuple[int, int, int], np.ndarray], first: str) -> Extracted:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from cubes import NAMES, write_cubes
@@ -165,6 +167,30 @@ def test_the_arm_begins_as_its_twin_does_and_has_its_rate_and_tuning(root, overr
     assert chosen.arms() == expected
     assert chosen.fit_of("mean_teacher", 0).rate == (0.001 if expected["mean_teacher"] else 0.01)
     assert (chosen.tuning_of("mean_teacher") is not None) == expected["mean_teacher"]
+
+
+def test_labels_beyond_the_foreground_are_told_of(tmp_path, monkeypatch, capsys):
+    """A brain mask, or background of 0, may cut a structure off: the case is trained with as if it had none there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(finetune, "train_arm", stop)
+    root = write_cubes(tmp_path / "data")
+    for kind in ("image", "mask"):
+        file = root / kind / f"{LABELLED[0]}.nii.gz"
+        scan = nib.load(file)
+        array = np.asarray(scan.dataobj).copy()
+        array[0], array[1] = (0, array[1]) if kind == "image" else (1, 0)
+        nib.save(nib.Nifti1Image(array, scan.affine, scan.header), file)
+    keeping = [
+        config(root, VOLUMES, "fit.monitor=null", f"plan.foreground={kind}", "selection=0") for kind in ("nonzero", "all")
+    ]
+    for name, chosen in zip(("some", "none"), keeping, strict=True):
+        with pytest.raises(Stopped):
+            run_stage("finetune", chosen, tmp_path / name, Screen())
+    first, *others = [line for line in capsys.readouterr().err.splitlines() if "beyond the" in line]
+    assert (
+        not others and f"1 of 2 training cases, such as {LABELLED[0]}, have labelled voxels beyond the foreground" in first
+    )
 
 
 def test_what_cannot_help_is_said_before_the_training(root, tmp_path, monkeypatch, capsys):

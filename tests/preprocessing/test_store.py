@@ -54,6 +54,12 @@ def manifest(tmp_path: Path) -> Manifest:
     return make_manifest(tmp_path / "data")
 
 
+def lost(manifest: Manifest, case: Case) -> dict[str, int]:
+    """Labelled voxels where the image's first plane is background, which are cut off."""
+    maps = {name: ref.files[0] for name, ref in case.targets.items() if isinstance(ref, ImageRef)}
+    return {name: int((np.asarray(nib.load(manifest.root / file).dataobj)[0] > 0).sum()) for name, file in maps.items()}
+
+
 def times(folder: Path) -> dict[str, int]:
     return {each.name: (each / "entry.json").stat().st_mtime_ns for each in folder.iterdir()}
 
@@ -76,6 +82,7 @@ def test_entries_are_the_prepared_cases(manifest: Manifest, tmp_path: Path) -> N
         assert again.targets.keys() == expected.targets.keys() == ({"label"} if case.id != "c2" else set())
         assert all(torch.equal(again.targets[name], expected.targets[name]) for name in again.targets)
         assert again.native == expected.native
+        assert again.beyond == entry.beyond == expected.beyond == lost(manifest, case)
         assert again.native.crop is not None
         np.testing.assert_array_equal(again.affine, expected.affine)
         assert entry.shape == expected.shape
