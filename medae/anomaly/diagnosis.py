@@ -148,8 +148,11 @@ def lesions_in(
     centre is further than the radius from what is outside.
     """
     soft = np.zeros(allowed.shape, dtype=np.float32)
-    padded = np.pad(allowed, 1)
-    depth = ndimage.distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1, 1:-1]
+    # a single slice has an outline and no faces
+    padding = [(0, 0) if size == 1 else (1, 1) for size in allowed.shape]
+    padded = np.pad(allowed, padding)
+    inner = tuple(slice(before, before + size) for (before, _), size in zip(padding, allowed.shape, strict=True))
+    depth = ndimage.distance_transform_edt(padded, sampling=spacing)[inner]
     free = np.argwhere(depth > cell.radius)
     centres: list[np.ndarray] = []
     apart = 2 * cell.radius + 2 * (cell.blur if reach is None else reach) + max(spacing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,10 +45,11 @@ def read_table(path: Path, columns: Iterable[str] = (), delimiters: str = "\t") 
 
 
 def value(text: str) -> str | float | None:
-    """A cell's content: a number as such, ``n/a`` and the like as None."""
+    """A cell's content: a number as such, ``n/a`` and the like as None, and so is what is a number and not finite."""
     if text.strip() in MISSING:
         return None
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text.strip()
+    return number if math.isfinite(number) else None

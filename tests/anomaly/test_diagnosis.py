@@ -56,6 +56,12 @@ def test_a_full_scan_holds_fewer_and_a_thin_one_none():
     assert lesions_in(BRAIN, SPACING, Cell(0.2, 30, 0), 5, rng())[1] == 0
 
 
+def test_a_single_slice_has_room_in_its_plane():
+    soft, count = lesions_in(BRAIN[:, :, 20:21], (1.0, 1.0, 6.0), Cell(0.2, 5, 0), 4, rng())
+    assert count == 4 and ndimage.label(soft > 0.5)[1] == 4
+    assert soft.sum() == pytest.approx(4 * np.pi * 25, rel=0.1)
+
+
 def test_the_same_seed_gives_the_same_places_whatever_the_contrast_and_the_edge():
     def places(cell: Cell, case: str = "a") -> np.ndarray:
         put = Inserted(cell, DiagnosisConfig(lesions=3), case, [100.0])

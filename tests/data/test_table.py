@@ -10,6 +10,7 @@ import pytest
 from medae.data.case import ImageRef, Manifest
 from medae.data.sources import AutoSource, detect_format, open_manifest
 from medae.data.table import TableSource
+from medae.data.tables import value
 from medae.errors import ConfigError, DataError
 
 
@@ -21,6 +22,12 @@ def table(root: Path, *rows: str, name: str = "cases.csv", **fields: Any) -> Man
 def names(manifest: Manifest) -> dict[str, tuple[list[str], list[str]]]:
     """Case id -> its channels and targets."""
     return {case.id: (list(case.images), list(case.targets)) for case in manifest.cases}
+
+
+@pytest.mark.parametrize("text", ["NAN", "Nan", "inf", "-Infinity", "n/a", ""])
+def test_a_number_that_is_none_is_missing(text: str) -> None:
+    assert value(text) is None
+    assert value(" 61.5 ") == 61.5 and value("infant") == "infant"
 
 
 def test_a_table_named_itself(listing):
