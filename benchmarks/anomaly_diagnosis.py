@@ -37,7 +37,7 @@ from pipelines.console import Screen
 from pipelines.detect import Config
 from pipelines.detect_diagnosis import words_of
 from pipelines.detect_results import evaluation_file
-from pipelines.files import source_digest
+from pipelines.files import append_line, read_lines, source_digest
 from pipelines.stage import open_dataset
 
 RESULTS = Path(__file__).parent / "results" / "anomaly_diagnosis.jsonl"
@@ -94,8 +94,7 @@ def measured(name: str, seed: int, model: Path | None, runs: Path, screen: Scree
 
 def lines() -> Iterator[Line]:
     """What has been measured."""
-    if RESULTS.is_file():
-        yield from map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
+    yield from map(json.loads, read_lines(RESULTS))
 
 
 def table_of_means(found: list[Line]) -> str:
@@ -170,8 +169,7 @@ def main() -> None:
         if known:
             continue
         line = measured(name, seed, chosen.model, chosen.runs, Screen())
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(RESULTS, json.dumps(line))
         print(f"{name}, seed {seed}: {line['seconds']:.0f} s", flush=True)
 
 

@@ -48,7 +48,7 @@ from pipelines import stage
 from pipelines.console import Screen
 from pipelines.detect import Config
 from pipelines.detect_results import evaluation_file
-from pipelines.files import source_digest
+from pipelines.files import append_line, read_lines, source_digest
 from pipelines.stage import open_dataset
 
 RESULTS = Path(__file__).parent / "results" / "anomaly_folds.jsonl"
@@ -177,8 +177,7 @@ def kept(filtered: AnomalyEvaluation, unfiltered: AnomalyEvaluation) -> dict[str
 
 def lines() -> Iterator[Line]:
     """What has been measured."""
-    if RESULTS.is_file():
-        yield from map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
+    yield from map(json.loads, read_lines(RESULTS))
 
 
 def main() -> None:
@@ -210,8 +209,7 @@ def main() -> None:
                 "The lines that are there were measured with other masks or data: use those, or begin a new file."
             )
         line = {**measured(cell, config, given, chosen.runs, screen), "recipe": recorded}
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(RESULTS, json.dumps(line))
         print(f"{cell[0]}, seed {cell[1]}, fold {cell[2]}: {line['seconds']:.0f} s", flush=True)
 
     for name, fold in product(chosen.only or CONFIGURATIONS, folds):

@@ -76,7 +76,14 @@ def run(
     failed: dict[str, str] = {}
     if not report_only:
         failed = _measure(written, folder, file, part, executor, jobs, slurm, screen)
-    found = evaluate(Design(written, read_rows(file)), part_of(written))
+    design = Design(written, read_rows(file))
+    for arm in design.stuck(part):
+        other = written.curve.arms[arm].as_long_as
+        screen.warn(
+            f"The arm '{arm}' cannot be trained: every rate that was tried for it, or for '{other}', diverged, so nothing "
+            "says how long a step takes. Write lower search.rates."
+        )
+    found = evaluate(design, part_of(written))
     if not found.points:
         if failed:
             raise failed_cells(failed)

@@ -98,6 +98,22 @@ class Matrix:
             total += sum(self.draws.values()) * (steps * step + times.rest)
         return total
 
+    def chain(self, times: Times) -> float:
+        """Seconds of what can only be done one after the other, however many processes there are."""
+        most = 0.0
+        encoder = self.pretrain_steps * times.pretrain + times.rest
+        for arm in self.arms:
+            step, is_long = times.finetune * STEPS_OF.get(arm, 1.0), "as_long_as" in ARMS[arm]
+            searches = (1 + TRIED - len(RATES)) * (self.search_steps * step + times.rest)
+            begins = encoder if is_long or "encoder" in ARMS[arm] else 0.0
+            steps = self._long_steps(times) if is_long else self.steps
+            most = max(most, begins + searches + steps * step + times.rest)
+        return most
+
+    def takes(self, times: Times, jobs: int) -> float:
+        """Seconds of so many processes, for everything."""
+        return max(self.seconds(times) / jobs, self.chain(times))
+
     def _long_steps(self, times: Times) -> int:
         """So many from scratch take the time of pretraining and fine-tuning together, see ``Design.steps``."""
         seconds = self.pretrain_steps * times.pretrain + self.steps * times.finetune
@@ -111,9 +127,9 @@ def choose(budget: float, times: Times, training: int, jobs: int = 1) -> Matrix:
     """
     chosen: Matrix | None = None
     for matrix in _growing(training):
-        if matrix.seconds(times) > SHARE * budget * jobs:
+        if matrix.takes(times, jobs) > SHARE * budget:
             if chosen is None:
-                least = matrix.seconds(times) / (SHARE * jobs)
+                least = matrix.takes(times, jobs) / SHARE
                 raise ConfigError(
                     f"The smallest comparison that says anything takes about {in_words(least)}: {describe(matrix)}.",
                     where="--budget",

@@ -20,6 +20,7 @@ from medae.errors import ConfigError, DataError
 from medae.plan import Plan
 from pipelines.configs import merge
 from pipelines.curve_config import ALL, Count, Written
+from pipelines.files import read_lines
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Row]
@@ -84,10 +85,8 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises DataError if a line is not JSON.
     """
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()
     rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
             row = json.loads(line)
             rows[row["digest"]] = row
@@ -143,18 +142,23 @@ class Design:
         name = curve.arms[name].rate_of or name
         if (fixed := curve.arms[name].rate) is not None:
             return fixed, []
-        place = curve.search_count(count)
-        low, high = curve.search.bounds
-        rates = list(curve.search.rates)
+        best, cells = self._search(name, curve.search_count(count))
+        return best, [cell for cell in cells if cell.digest not in self.rows]
+
+    def _search(self, name: str, place: Count) -> tuple[float | None, list[Cell]]:
+        """The best rate with ``place`` labels, and every cell that tries one: those that are written, and beyond the best
+        one where that is at an end. The best is None while a cell is not measured."""
+        low, high = self.written.curve.search.bounds
+        rates = list(self.written.curve.search.rates)
         while True:
             cells = {rate: self.searched(name, place, rate) for rate in rates}
             found = {rate: self.rows[cell.digest]["dice_mean"] for rate, cell in cells.items() if cell.digest in self.rows}
             if len(found) < len(rates):
-                return None, [cell for rate, cell in cells.items() if rate not in found]
+                return None, list(cells.values())
             best = max(sorted(rates), key=lambda rate: found[rate])
             beyond = [best * 2] if best == max(rates) else [best / 2] if best == min(rates) else []
             if len(rates) == 1 or not beyond or not low <= beyond[0] <= high:
-                return best, []
+                return best, list(cells.values())
             rates += beyond
 
     def steps(self, name: str) -> tuple[int | None, bool]:
@@ -176,6 +180,13 @@ class Design:
         encoder, mine, theirs = rows
         seconds = encoder["training_seconds"] + _step_seconds(theirs) * self.configured(other)["fit"]["steps"]
         return max(ROUND, round(seconds / _step_seconds(mine) / ROUND) * ROUND), True
+
+    def stuck(self, part: Part) -> list[str]:
+        """The arms that will never be trained: of the seconds that decide their length there are none, since every rate of
+        theirs, or of the other arm, diverged."""
+        long = [name for name in part.arms if not self.steps(name)[1]]
+        measured = all(cell.digest in self.rows for cell in self.encoders(part))
+        return [name for name in long if measured and not any(self._searches(name, count) for count in part.counts)]
 
     def pacing(self, name: str) -> tuple[Row, Row, Row] | None:
         """The rows by whose seconds an arm with ``as_long_as`` is trained: of the encoder, and of the fastest search of
@@ -201,11 +212,11 @@ class Design:
         return dict(merge(self.written.finetune, self.written.curve.arms[name].set))
 
     def _fastest(self, name: str) -> Row | None:
-        """The fastest of an arm's searches; None until all of them are there."""
+        """The fastest of an arm's searches; None until all of them are there, and where every one diverged."""
         curve = self.written.curve
         name = curve.arms[name].rate_of or name
         places = dict.fromkeys(curve.search_count(count) for count in curve.counts_of(name))
-        cells = [self.searched(name, place, rate) for place in places for rate in curve.search.rates]
+        cells = [cell for place in places for cell in self._search(name, place)[1]]
         found = [self.rows.get(cell.digest) for cell in cells]
         whole = [row for row in found if row is not None and "diverged" not in row]
         return min(whole, key=_step_seconds) if whole and None not in found else None
@@ -309,16 +320,20 @@ class Design:
         return int(row.get("steps_done", row["steps"])) * int(members)
 
     def _measured(self) -> list[Row]:
-        """The timed rows of this curve's cells: the same file may have others, of a curve with other steps."""
+        """The timed rows of this curve's cells: the same file may have others, of a curve with other steps. An arm goes by
+        the name that it has here: its rows may have been measured under another."""
         curve = self.written.curve
         every = [(name, count) for name in curve.arms for count in curve.counts_of(name)]
         searches = {(name, curve.search_count(count)) for name, count in every}
-        cells = [self.encoder(name) for name in curve.encoders]
+        cells: list[Cell | None] = [self.encoder(name) for name in curve.encoders]
         cells += [self.searched(name, count, rate) for name, count in searches for rate in curve.search.rates]
-        found = [self.rows.get(cell.digest) for cell in cells]
-        found += [self.row(name, count, draw) for name, count in every for draw in range(curve.draws_of(count))]
-        timed = [row for row in found if row is not None and row.get("seconds") is not None]
-        return list({row["digest"]: row for row in timed}.values())  # two arms may be the same training
+        cells += [self.cell(name, count, draw) for name, count in every for draw in range(curve.draws_of(count))]
+        timed = {
+            cell.digest: {**row, "arm": cell.name}
+            for cell in cells
+            if cell is not None and (row := self.rows.get(cell.digest)) is not None and row.get("seconds") is not None
+        }
+        return list(timed.values())  # two arms may be the same training
 
 
 def _step_seconds(row: Row) -> float:

@@ -191,7 +191,7 @@ class Curve(Named):
     def _ascending(cls, labelled: tuple[Count, ...]) -> tuple[Count, ...]:
         if few := [count for count in labelled if count != ALL and int(count) < 1]:
             raise ValueError(f"an arm needs at least 1 label, and {few[0]} is written")
-        if list(labelled) != sorted(set(labelled), key=order_of):
+        if list(labelled) != sorted(set(labelled), key=lambda count: (count == ALL, order_of(count))):
             raise ValueError("must ascend, 'all' last")
         return labelled
 

@@ -80,7 +80,7 @@ def plan_curve(
     pretrain, finetune = (content[kind]["set"] for kind in ("pretrain", "finetune"))
     content = apply_overrides(content_of(matrix, name, pretrain, finetune), overrides)
     written_of(content, file)
-    takes = f"about {matrix.seconds(times) / side / 3600:.1f} h"
+    takes = f"about {matrix.takes(times, side) / 3600:.1f} h"
     lines = [f"In {_hours(budget)}: {describe(matrix)}; {takes}.", *resolves(matrix, training)]
     for line in lines:
         screen.note(line)

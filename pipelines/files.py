@@ -30,14 +30,34 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that several processes write to. Half a line, which one left that was killed, is cut off."""
+    """Add a line of JSON to a file that several processes write to. Half a line, which one left that was killed, is cut off;
+    a whole one that only lacks its end, as some editors save it, gets one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(line.encode() + b"\n")
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        ended = b"" if whole == len(content) or not _is_json(content[whole:]) else b"\n"
+        if not ended:
+            file.truncate(whole)
+        file.write(ended + line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that ``append_line`` wrote, none if there is no such file. Half a line at the end is left out."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    *lines, last = text.split("\n")
+    return [*lines, last] if _is_json(last.encode()) else lines
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

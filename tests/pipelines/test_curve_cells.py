@@ -80,6 +80,7 @@ def test_a_shipped_curve_is_valid_and_its_arms_share_what_they_must(name: str) -
         ({"search": {"rates": [1e-3], "bounds": [1e-3, 1e-3]}}, "nothing is chosen"),
         ({"search": {"rates": [1e-3, 2e-3], "bounds": [1e-3, 2e-3], "labelled": [8]}}, "no such number of labels: 8"),
         ({"labelled": [2, 1]}, "must ascend"),
+        ({"labelled": [1, "all", 2000]}, "must ascend"),
         ({"labelled": [0, 1]}, "labelled: an arm needs at least 1 label, and 0 is written"),
         ({"arms": {"scratch": {}, "mean teacher": {}}}, "arms: 'mean teacher' becomes the name of a folder"),
         ({"arms": {"scratch": {}, "a/b": {}}}, "arms: 'a/b' becomes the name of a folder"),
@@ -171,6 +172,7 @@ def test_a_number_of_labels_takes_the_rate_of_the_nearest_search() -> None:
     found = validate(Curve, content(**made))
     assert [found.search_count(count) for count in found.labelled] == [4, 4, 4, "all"]
     assert order_of("all") > order_of(500)
+    assert validate(Curve, content(**made | {"labelled": [4, 2000, "all"]})).labelled == (4, 2000, "all")
 
 
 def test_as_long_as_takes_the_seconds_of_pretraining_and_fine_tuning(tmp_path: Path) -> None:
@@ -249,6 +251,35 @@ def test_what_is_left_is_searched_first_and_then_run_draw_by_draw(tmp_path: Path
     others = [{"digest": kind, "kind": kind, "arm": "masked", "seconds": 9e9} for kind in ("encoder", "rate", "draw")]
     beside = design(written, *known(written), done, encoder, *others)
     assert beside.expected(everything)[1] == pytest.approx(7 * 60), "rows of another curve say nothing of this one's seconds"
+
+
+def test_rows_that_were_measured_under_another_name_tell_how_long_it_takes(tmp_path: Path) -> None:
+    """A cell's digest has no name in it: what an arm is called may be changed."""
+    written = curve(tmp_path, arms={"plain": {}, "masked": {"encoder": "masked"}}, baseline="plain")
+    rows = [
+        row if row["arm"] == "masked" else row | {"arm": "scratch"}
+        for row in searched(written, "plain", 2, {1e-3: 0.6, 2e-3: 0.5})
+    ]
+    left, seconds = design(written, *rows).expected(Part(("plain",), (1, 2), (0, 1)))
+    assert left == {"encoder": 0, "rate": 0, "draw": 4} and seconds == pytest.approx(4 * 2 * 30)
+
+
+def test_a_length_is_known_by_the_searches_beyond_the_written_rates_too(tmp_path: Path) -> None:
+    arms = {"scratch": {}, "masked": {"encoder": "masked"}, "long": {"as_long_as": "masked"}}
+    short = {**SHORT, "fit": {"steps": 500, "epoch_steps": 50, "schedule": {"warmup": 1}}}
+    search = {"rates": [1e-2, 2e-2], "bounds": [5e-3, 2e-2], "labelled": [2], "set": {"fit": {"steps": 1}}}
+    written = curve(tmp_path, arms=arms, search=search, finetune={"config": "phantoms", "set": short})
+    encoder = {"digest": Design(written, {}).encoder("masked").digest, "kind": "encoder", "training_seconds": 300.0}
+    masked = searched(written, "masked", 2, {1e-2: 0.6, 2e-2: 0.5, 5e-3: 0.4})
+    diverged = [row | {"diverged": True} for row in searched(written, "scratch", 2, {1e-2: 0.0, 2e-2: 0.0})]
+    beyond = searched(written, "scratch", 2, {5e-3: 0.6}, seconds=0.5)
+    part = Part(("scratch", "masked", "long"), (2,), (0,))
+    waiting = design(written, *masked, *diverged, encoder)
+    assert waiting.steps("long") == (None, False) and waiting.stuck(part) == []
+    found = design(written, *masked, *diverged, *beyond, encoder)
+    assert found.steps("long") == (1600, True) and found.stuck(part) == []
+    lost = design(written, *masked, *diverged, *[row | {"diverged": True} for row in beyond], encoder)
+    assert lost.steps("long") == (None, False) and lost.stuck(part) == ["long"]
 
 
 def test_what_is_not_measured_takes_as_long_a_step_as_what_is_most_like_it(tmp_path: Path) -> None:
@@ -361,6 +392,15 @@ def test_curves_that_share_their_results_wait_for_each_other(empty: Path) -> Non
         assert list(read_rows(results)) == ["a"]
     adding.join()
     assert list(read_rows(results)) == ["a", "b"]
+
+
+def test_a_whole_line_that_lacks_its_end_is_a_line(empty: Path) -> None:
+    """Some editors save a file without the end of its last line."""
+    worker = Worker(curve(empty), empty / "work", empty / "rows.jsonl", Screen())
+    worker.results.write_text('{"digest": "a"}\n{"digest": "b"}')
+    assert list(read_rows(worker.results)) == ["a", "b"]
+    worker.add({"digest": "c"})
+    assert list(read_rows(worker.results)) == ["a", "b", "c"] and worker.results.read_text().endswith("}\n")
 
 
 def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> None:

@@ -54,6 +54,20 @@ def test_an_arm_as_long_as_pretraining_and_fine_tuning_costs_both_on_every_draw_
     assert looked_for == other, "the same training"
 
 
+def test_many_processes_still_do_one_thing_after_the_other() -> None:
+    times = Times(pretrain=2.0, finetune=1.0, rest=10.0)
+    matrix = Matrix(("scratch", "masked"), {1: 8, 4: 3}, steps=100, pretrain_steps=60)
+    chain = (60 * 2.0 + 10) + 3 * (50 * 1.0 + 10) + (100 * 1.0 + 10)  # the search goes on twice beyond an end
+    assert matrix.chain(times) == pytest.approx(chain)
+    assert matrix.takes(times, 1) == matrix.seconds(times) > chain == pytest.approx(matrix.takes(times, 100))
+    long = replace(matrix, arms=(*matrix.arms, "scratch_long"))
+    assert long.chain(times) == pytest.approx(chain + 100), "200 steps in the place of 100"
+    for budget in (1500.0, 4000.0, 9000.0):
+        assert choose(budget, times, 100, jobs=16).takes(times, 16) <= budget
+    with pytest.raises(ConfigError, match="smallest comparison"):  # of 200 and 300 steps: 610 + 3 * 110 + 210 seconds
+        choose(1150, times, 100, jobs=1000)
+
+
 def test_scratch_is_trained_as_long_before_other_arms_are_added() -> None:
     times, orders = Times(0.3, 0.3, 20.0), {}
     for hours in range(1, 200):
