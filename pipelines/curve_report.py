@@ -161,6 +161,7 @@ def _caption(found: Found, choosing: int) -> str:
         "subjects, which nobody can choose. Intervals and p are over draws of labelled cases from these training "
         "subjects, and over test subjects; with all labels the draws differ in their seeds alone, and each encoder was "
         f"trained once, with one seed. p is corrected for all {found.planned} comparisons that were planned (Holm), "
-        "intervals are not. seconds: of a training, median over "
+        "intervals are not; and it is the larger of two, over draws and subjects together and over draws alone, so with few "
+        "draws an interval may lie beside 0 where p shows nothing. seconds: of a training, median over "
         "draws, whatever else the machine did; the pretraining comes on top."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -167,18 +168,18 @@ def _point(design: Design, name: str, count: Count, part: Part) -> Point | None:
         complete=len(found) == len(draws),
         rate=rate,
         seconds=None,
-        dice=crossed_mean(table, subjects),
-        hd95=_of_surfaces(list(found.values()), "hd95"),
-        surface_dice=_of_surfaces(list(found.values()), "surface_dice"),
+        dice=crossed_mean(table, subjects).within(0.0, 1.0),
+        hd95=_of_surfaces(list(found.values()), "hd95", math.inf),
+        surface_dice=_of_surfaces(list(found.values()), "surface_dice", 1.0),
         validation=statistics.mean(validation) if len(validation) == len(found) else None,
     )
 
 
-def _of_surfaces(rows: Sequence[Row], metric: str) -> CrossedMean | None:
-    """The mean of a metric of surfaces, with an interval where all rows have it by case."""
+def _of_surfaces(rows: Sequence[Row], metric: str, most: float) -> CrossedMean | None:
+    """The mean of a metric of surfaces, with an interval where all rows have it by case. most: that it can be."""
     key = f"{metric}_cases"
     if all(row.get(key) for row in rows):
-        return crossed_mean(*_table(rows, key))
+        return crossed_mean(*_table(rows, key)).within(0.0, most)
     values = [row[f"{metric}_mean"] for row in rows if row[f"{metric}_mean"] is not None]
     if not values:
         return None

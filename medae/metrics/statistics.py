@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from scipy.stats import t as student
@@ -89,6 +90,12 @@ class CrossedMean(Config):
     deviation: float | None
     error: float | None
     degrees: float | None
+
+    def within(self, least: float, most: float) -> Self:
+        """With an interval that ends where the score does, such as the Dice at 0 and 1: Student's does not know of that."""
+        if self.low is None or self.high is None:
+            return self
+        return self.model_copy(update={"low": max(self.low, least), "high": min(self.high, most)})
 
 
 class CrossedDifference(CrossedMean):

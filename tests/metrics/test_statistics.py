@@ -98,6 +98,16 @@ def test_the_crossed_interval_by_hand():
     assert (found.n_draws, found.n_subjects) == (2, 3)
 
 
+def test_an_interval_ends_where_the_score_does():
+    found = crossed_mean([[0.1, 0.9], [0.9, 0.8]], ["a", "b"])
+    assert found.low is not None and found.low < 0 and found.high is not None and found.high > 1
+    cut = found.within(0.0, 1.0)
+    assert (cut.low, cut.high) == (0.0, 1.0) and cut.mean == found.mean
+    assert found.within(-99.0, 99.0) == found
+    alone = crossed_mean([[0.5, 0.9]], ["a", "b"])
+    assert alone.within(0.0, 1.0) == alone
+
+
 def test_the_p_value_is_the_larger_of_two_and_the_half_goes_with_it():
     zero = np.zeros((3, 4)).tolist()
     # draws 1, 2, 3 of equal cases: t = 2 / (1 / sqrt(3)) with 2 degrees of freedom in both
