@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 
 from medae.errors import ConfigError, DataError, TrackingError
 from medae.metrics.segmentation import case_dice
 from medae.metrics.statistics import PairedDifference, paired_difference
 from medae.tracking.client import STORE_ERRORS, missing, open_client, reason, shown
+from medae.tracking.models import stored_result
 from pipelines.console import Screen
 
 SCORES = {"finetune": "dice", "detect": "average_precision"}
@@ -27,11 +24,13 @@ NAMES = {"dice": "Dice", "average_precision": "Average precision"}
 
 @dataclass(frozen=True)
 class Tested:
-    """A registered model with what its run says of it. scores: by test case. cases: digest of what it was tested on."""
+    """A registered model with what its run says of it. labels: that its scores are of, none of a detector. scores: by test
+    case. cases: digest of what it was tested on."""
 
     name: str
     version: str
     stage: str
+    labels: tuple[str, ...]
     scores: dict[str, float]
     cases: str | None
 
@@ -138,7 +137,7 @@ def _tested(client: MlflowClient, name: str, version: str, run_id: str, arm: str
     used = [] if inputs is None else inputs.dataset_inputs
     tested = [each.dataset.digest for each in used if each.dataset.name.endswith("-testing")]
     known = {case: value for case, value in scores.items() if value is not None}
-    return Tested(name, version, stage, known, tested[0] if len(tested) == 1 else None)
+    return Tested(name, version, stage, tuple(own.get("labels", ())), known, tested[0] if len(tested) == 1 else None)
 
 
 def _score(values: Any, score: str) -> float | None:
@@ -154,10 +153,17 @@ def _score(values: Any, score: str) -> float | None:
 def _compared(candidate: Tested, champion: Tested, force: bool) -> tuple[str, PairedDifference | None]:
     """What the comparison says. Raises DataError if it speaks against the candidate, or there is none, unless forced."""
     common = sorted(set(candidate.scores) & set(champion.scores))
+    both = f"{candidate.address} and {champion.address}"
     if candidate.stage != champion.stage or candidate.cases is None or candidate.cases != champion.cases or not common:
-        text = f"{candidate.address} and {champion.address} were not tested on the same cases, and cannot be compared."
+        text = f"{both} were not tested on the same cases, and cannot be compared."
         if not force:
             raise DataError(text, where="test cases", remedy="Train with the same data and split, or give --force.")
+        return text, None
+    if set(candidate.labels) != set(champion.labels):
+        labels = " and ".join(", ".join(each.labels) or "none" for each in (candidate, champion))
+        text = f"{both} were tested on other labels ({labels}), and cannot be compared."
+        if not force:
+            raise DataError(text, where="labels", remedy="Give their configurations other names, or --force.")
         return text, None
     found = paired_difference([candidate.scores[case] for case in common], [champion.scores[case] for case in common])
     interval = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
@@ -180,15 +186,10 @@ def _compared(candidate: Tested, champion: Tested, force: bool) -> tuple[str, Pa
 def _result(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """``result.json`` as the run stored it."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = download_artifacts(
-                run_id=run_id, artifact_path="result.json", dst_path=folder, tracking_uri=client.tracking_uri
-            )
-            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        return stored_result(client, run_id)
     except STORE_ERRORS as error:
         raise TrackingError(
             f"The run has no result: {reason(error)}.",
             where=run_id,
             remedy="Name a run of finetune or detect that ended (runs:/ID).",
         ) from error
-    return content

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import json
 import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -16,6 +18,7 @@ from medae.tracking.client import STORE_ERRORS, missing, open_client, reason, sh
 
 # The file that makes a folder a medae artifact.
 RECORD = "medae.json"
+RESULT = "result.json"
 _RUN = re.compile(r"runs:/(?P<run>[\w-]+)(?:/(?P<path>.+?))?/?$")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))$")
 
@@ -23,7 +26,8 @@ _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version
 def resolve_model(model: str | Path, *, store: str | None = None, folder: Path | None = None) -> Path:
     """The local folder of a medae artifact.
 
-    model: a path, ``runs:/<run id>`` (the artifact among what the run stored, else the last model that it made),
+    model: a path, ``runs:/<run id>`` (the artifact among what the run stored, else the model that it made; of several, such
+    as those of two arms, the first that its ``result.json`` names, which is the run's own),
     ``runs:/<run id>/<path>``, ``models:/<name>@<alias>`` or ``models:/<name>/<version>``. store: see ``store_uri``.
     folder: where a download gets a folder of its own; by default a temporary one that is gone when the program ends.
     Raises TrackingError if the store does not answer or holds no such run or model, ArtifactError if what is there is no
@@ -75,13 +79,33 @@ def _stored_by(client: MlflowClient, run_id: str) -> str:
         if any(Path(item.path).name == RECORD for item in found):
             return f"runs:/{run_id}/{place}".rstrip("/")
     outputs = client.get_run(run_id).outputs
-    if outputs is None or not outputs.model_outputs:
+    models = [] if outputs is None else [each.model_id for each in outputs.model_outputs]
+    if not models:
         raise ArtifactError(
             f"The run {run_id} stored no model.",
             where=shown(client.tracking_uri),
             remedy="Name a run of pretrain, finetune or detect that ended.",
         )
-    return f"models:/{outputs.model_outputs[-1].model_id}"
+    if len(models) == 1:
+        return f"models:/{models[0]}"
+    # the store gives a run's models in no order
+    registered = stored_result(client, run_id).get("registered", {}) if any(item.path == RESULT for item in files) else {}
+    first = next(iter(registered.values()), None)
+    if first is None or _MODEL.match(first) is None:
+        raise ArtifactError(
+            f"The run {run_id} stored {len(models)} models, and does not say which is its own.",
+            where=shown(client.tracking_uri),
+            remedy="Name one of them, models:/<name>/<version>: the run's page in MLflow lists them.",
+        )
+    return str(first)
+
+
+def stored_result(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    """A run's ``result.json``. Raises what ``STORE_ERRORS`` names if there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = download_artifacts(run_id=run_id, artifact_path=RESULT, dst_path=folder, tracking_uri=client.tracking_uri)
+        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content
 
 
 def _own_folder(parent: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickletools
 import re
@@ -160,6 +161,21 @@ def test_an_artifact_among_a_runs_files_is_found(stored: Artifact, store: str, w
     tracker.end()
     for address in (f"runs:/{tracker.run_id}", f"runs:/{tracker.run_id}/model", f"runs:/{tracker.run_id}/model/"):
         assert load_artifact(resolve_model(address, folder=tmp_path / "a")).digest == stored.digest
+
+
+@pytest.mark.parametrize("own", ["first", "second"])
+def test_of_a_runs_models_its_own_is_taken(store: str, work: Path, tmp_path: Path, own: str) -> None:
+    """MLflow gives the models of a run in no order; the first that the result names is the run's own."""
+    tracker = MlflowTracker.start("project", "arms", folder=work / own, uri=store, system_seconds=None)
+    made = {name: artifact(tmp_path / name, seed=seed) for seed, name in enumerate(("first", "second"))}
+    addresses = {arm: log_pyfunc(each.folder, run_id=tracker.run_id, name=arm, uri=store) for arm, each in made.items()}
+    with pytest.raises(ArtifactError, match="stored 2 models, and does not say which"):
+        resolve_model(f"runs:/{tracker.run_id}")
+    names = [own, *(name for name in made if name != own)]
+    (tmp_path / "result.json").write_text(json.dumps({"registered": {name: addresses[name] for name in names}}))
+    tracker.artifact(tmp_path / "result.json")
+    tracker.end()
+    assert load_artifact(resolve_model(f"runs:/{tracker.run_id}")).digest == made[own].digest
 
 
 def test_a_download_is_gone_when_the_program_ends(stored: Artifact, logged: str, store: str, tmp_path: Path) -> None:

@@ -27,7 +27,14 @@ def here(store: Path, monkeypatch) -> None:
 
 
 def trained(
-    folder: Path, name: str, scores=SCORES, *, cases: str = "digest", stage: str = "finetune", arm: str = "a"
+    folder: Path,
+    name: str,
+    scores=SCORES,
+    *,
+    cases: str = "digest",
+    stage: str = "finetune",
+    arm: str = "a",
+    labels: tuple[str, ...] = (),
 ) -> str:
     """A run as a stage leaves it, with a registered model."""
     tracker = MlflowTracker.start("project", stage, folder=folder / f"run{len(list(folder.iterdir()))}", system_seconds=None)
@@ -44,6 +51,11 @@ def trained(
         values = {f"c{place}": {"average_precision": score, "dice": None} for place, score in enumerate(scores)}
     content = {"stage": stage, "registered": {arm: f"models:/{name}/{version}"}}
     content["metrics"] = {"detector" if stage == "detect" else arm: {"cases": values}}
+    if labels:
+        own = {label: {"dice": 0.5, "n": 6} for label in labels}
+        scored = {"volume_ml_reference": 1.0, "volume_ml_prediction": 1.0, "hd95": 1.0, "surface_dice": 1.0}
+        values = {f"c{place}": {label: {"dice": score, **scored} for label in labels} for place, score in enumerate(scores)}
+        content["metrics"] = {arm: {"cases": values, "labels": own}}
     (folder / "result.json").write_text(json.dumps(content))
     tracker.artifact(folder / "result.json")
     tracker.end()
@@ -98,6 +110,17 @@ def test_a_difference_that_chance_gives_is_called_so(store, tmp_path):
     promoted(trained(tmp_path, "chance"))
     with pytest.raises(DataError, match="by no more than chance gives"):
         promoted(trained(tmp_path, "chance", (0.70, 0.90, 0.85, 0.79, 0.72, 0.63)))
+
+
+def test_other_labels_are_no_comparison(store, tmp_path):
+    """Two targets of one data set have the same test cases."""
+    promoted(trained(tmp_path, "targets", labels=("lesion",)))
+    other = trained(tmp_path, "targets", [0.99] * 6, labels=("white matter", "grey matter"))
+    with pytest.raises(DataError, match=r"other labels \(white matter, grey matter and lesion\)"):
+        promoted(other)
+    assert holder("targets") == "1"
+    promoted(other, force=True)
+    assert holder("targets") == "2"
 
 
 def test_other_test_cases_are_no_comparison(store, tmp_path):
