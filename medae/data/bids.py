@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -94,7 +95,7 @@ class BIDSSource(FileSource):
 
     def _add_targets(self, files: Files, sessions: Sessions, raw: list[BIDSFile]) -> tuple[list[BIDSFile], dict[int, str]]:
         """Take the label maps and masks. Returns all files of the derivatives, and the names of the labels of ``dseg``."""
-        derived = {folder: list(scan(folder, self.datatype)) for folder in self._derivatives(files.root)}
+        derived = {folder: list(scan(folder, self.datatype)) for folder in self._derivatives(files)}
         chosen = {folder: self._labels(found) for folder, found in derived.items()}
         every = [(label, False) for label in self._labels(raw)]
         every += [(label, True) for labels in chosen.values() for label in labels]
@@ -164,19 +165,33 @@ class BIDSSource(FileSource):
             and fnmatchcase(stem(file.path), self.label_pattern)
         ]
 
-    def _derivatives(self, root: Path) -> list[Path]:
-        base = root / "derivatives"
+    def _derivatives(self, files: Files) -> list[Path]:
+        base = files.root / "derivatives"
         if self.derivatives == "none" or (self.derivatives == "auto" and not base.is_dir()):
             return []
         known = sorted(path for path in base.glob("*/") if path.is_dir())
         if self.derivatives == "auto":
-            return known
+            own = [folder for folder in known if _is_ours(folder)]
+            for folder in own:
+                problem = "is a derivative that medae made: its label maps are predictions, and are not taken for references"
+                remedy = f"Nothing is to be done; 'derivatives: {folder.name}' takes them all the same."
+                files.report("warning", "predictions", problem, remedy, path=folder)
+            return [folder for folder in known if folder not in own]
         wanted = (self.derivatives,) if isinstance(self.derivatives, str) else self.derivatives
         for name in wanted:
             if base / name not in known:
                 remedy = f"The folder holds {', '.join(path.name for path in known) or 'nothing'}."
                 raise DataError(f"There is no derivative '{name}'.", where="derivatives", remedy=remedy)
         return [base / name for name in wanted]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a derivative says that medae made it, as ``medae predict --to bids`` does."""
+    try:
+        content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8"))
+        return any(program.get("Name") == "medae" for program in content.get("GeneratedBy", ()))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def _kind(label: BIDSFile, is_derived: bool) -> Kind:

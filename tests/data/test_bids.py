@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,20 @@ def test_bids_other_masks_are_named_after_what_they_are_of(bids, touch):
     assert table(auto(bids))["sub-01"][1] == ["brain_mask", "label"]
     touch(bids, "sub-01/anat/sub-01_desc-csf_mask.nii.gz")
     assert table(auto(bids))["sub-01"][1] == ["brain_mask", "csf_mask", "lesion_mask"]
+
+
+def test_bids_predictions_of_medae_are_no_references(bids, touch):
+    """``medae predict --to bids`` may write among the derivatives of the set that it reads."""
+    before = table(auto(bids))
+    touch(bids, "derivatives/guess/sub-01/anat/sub-01_dseg.nii.gz", "derivatives/guess/sub-02/anat/sub-02_dseg.nii.gz")
+    description = {"Name": "Predictions", "DatasetType": "derivative", "GeneratedBy": [{"Name": "medae", "Version": "1"}]}
+    (bids / "derivatives/guess/dataset_description.json").write_text(json.dumps(description))
+    manifest = auto(bids)
+    assert table(manifest) == before
+    (finding,) = [each for each in manifest.findings if each.code == "predictions"]
+    assert (finding.level, finding.file) == ("warning", "derivatives/guess") and "derivatives: guess" in finding.remedy
+    chosen = open_manifest(BIDSSource(root=bids, derivatives="guess")).case("sub-01").targets["label"]
+    assert isinstance(chosen, ImageRef) and chosen.files[0].startswith("derivatives/guess/")
 
 
 def test_bids_several_derivatives_have_to_be_chosen(bids, touch):
