@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
 from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from medae.config import digest
 from medae.data.brain_masks import MaskFile
@@ -25,7 +27,7 @@ from medae.formats.endings import NIFTI, image_files, stem
 from medae.plan import SpacePlan
 from medae.preprocessing.brain import BrainExtraction
 from medae.preprocessing.prepare import Change, Prepared, prepare_case, prepare_files
-from medae.tracking.privacy import public
+from medae.tracking.privacy import public_error
 from medae.volume import NativeGrid
 from pipelines.console import Screen, shown
 from pipelines.data import open_folder
@@ -238,6 +240,38 @@ def work_through(
         output.mkdir(parents=True, exist_ok=True)
     # beside a single file may lie others' results
     summary = output.with_name(f"{stem(output)}_result.json") if inputs.single else output / "result.json"
+    with nullcontext() if inputs.single else alone(summary):
+        return _work_through(inputs, output, summary, screen, title, work, result, force, readers)
+
+
+@contextmanager
+def alone(summary: Path) -> Iterator[None]:
+    """Within it no other process works in a folder of results: each would write a summary without the other's scans.
+
+    Raises DataError if one does.
+    """
+    try:
+        with FileLock(summary.with_name(f".{summary.stem}.lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise DataError(
+            "Another process writes results here.",
+            where=shown(summary.parent),
+            remedy="Wait for it, or choose another folder.",
+        ) from error
+
+
+def _work_through(
+    inputs: Inputs,
+    output: Path,
+    summary: Path,
+    screen: Screen,
+    title: str,
+    work: Work[Any, Any],
+    result: Mapping[str, Any],
+    force: bool,
+    readers: int,
+) -> dict[str, Any]:
     record = Record.open(summary, work.key, force)
     _refuse_doubles(inputs.scans, work)
     to_do, keys = [], dict[str, str]()
@@ -248,7 +282,7 @@ def work_through(
         try:
             keys[scan.name] = work.input_of(scan)
         except MedaeError as error:
-            failed[scan.name] = str(public(str(error)))
+            failed[scan.name] = public_error(error)
             continue
         if not record.has(scan.name, keys[scan.name]):
             to_do.append(scan)
@@ -267,7 +301,7 @@ def work_through(
     with screen.progress(title) as report:
         for done, (scan, found) in enumerate(results, start=before + 1):
             if isinstance(found, MedaeError):
-                failed[scan.name] = str(public(str(found)))
+                failed[scan.name] = public_error(found)
             report(done, total)
     whole = record.close({**result, "key": work.key}, [scan.name for scan in inputs.scans], failed)
     work.finish(whole["cases"], failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,12 @@ class Pictures:
         write_json(self.folder / RANKS, ranks)
 
     def keep(self, names: Container[str]) -> None:
-        """Let go of the pictures of all other scans."""
+        """Let go of the pictures of all other scans, and of what a run that was killed left half drawn."""
         for path in self.folder.glob("*"):
-            if path.name != RANKS and path.stem not in names:
-                path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != RANKS and path.stem not in names:
+                path.unlink(missing_ok=True)
         if ranks := self._ranks():
             write_json(self.folder / RANKS, {name: rank for name, rank in ranks.items() if name in names})
 

@@ -117,8 +117,8 @@ def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids
 
     case_ids: ``given`` keeps the ids of BIDS, MSD, nnU-Net, tables and phantoms and the pseudonyms of DICOM, and hashes file
     names of plain folders, unless their source says ``ids: names``; ``hashed`` hashes all. A manifest file keeps the ids
-    that it was written with. Raises DataError if the data set cannot be opened, and ConfigError if ``hashed`` is asked
-    for of a manifest file with given ids.
+    that it was written with. Raises DataError if the data set cannot be opened, or an id that is kept is a path, and
+    ConfigError if ``hashed`` is asked for of a manifest file with given ids.
     """
     if isinstance(source, ManifestSource):
         record = source.record()
@@ -147,8 +147,22 @@ def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids
         hashed = {_contents(case): case.id for case in hash_ids(manifest).cases}
         aliases = {case.id: hashed[_contents(case)] for case in manifest.cases}
         manifest = with_brain_masks(manifest, source.brain_masks, aliases)
-    is_plain = isinstance(source, FolderSource) and source.ids == "hashed"
-    return hash_ids(manifest) if is_plain or case_ids == "hashed" else manifest
+    if case_ids == "hashed" or (isinstance(source, FolderSource) and source.ids == "hashed"):
+        return hash_ids(manifest)
+    _refuse_paths(manifest)
+    return manifest
+
+
+def _refuse_paths(manifest: Manifest) -> None:
+    """Raises DataError for an id that cannot be the name of a file: results are named after their case, and such an id would
+    lead out of their folder, perhaps to the scan itself."""
+    for case in manifest.cases:
+        if not case.id or case.id.startswith(".") or set(case.id) & set("/\\\0"):
+            raise DataError(
+                f"The id '{case.id}' cannot be the name of a file, and results are named after their case.",
+                where=case.subject,
+                remedy="Give ids without / and \\ that do not begin with a dot, or set case_ids to hashed.",
+            )
 
 
 def _contents(case: Case) -> str:

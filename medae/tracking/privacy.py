@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medae.config import flatten
+from medae.errors import MedaeError
 
 MAX_KEY = 250
 MAX_PARAM = 6000
@@ -46,6 +47,13 @@ def public(value: Any) -> Any:
             return _hide(value)
         return _PATH.sub(lambda found: _hide(found.group()), value)
     return value
+
+
+def public_error(error: MedaeError) -> str:
+    """What an error says, with every absolute path taken out. Its place alone is a path to its end, blanks and all."""
+    parts = (None if part is None else str(public(part)) for part in (error.where, error.remedy))
+    where, remedy = parts
+    return str(MedaeError(str(public(error.what)), where=where, remedy=remedy))
 
 
 def _hide(path: str) -> str:

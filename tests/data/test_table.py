@@ -24,6 +24,17 @@ def names(manifest: Manifest) -> dict[str, tuple[list[str], list[str]]]:
     return {case.id: (list(case.images), list(case.targets)) for case in manifest.cases}
 
 
+@pytest.mark.parametrize("name", ["/data/P1", "../P1", "2021/0345", "a\\b", ".hidden"])
+def test_an_id_that_is_a_path_is_refused_unless_it_is_hashed(listing: Path, name: str) -> None:
+    """Results are named after their case: they could take the place of the scan itself."""
+    rows = ["case,subject,image", f"{name},P1,a/1.nii.gz"]
+    with pytest.raises(DataError, match="cannot be the name of a file"):
+        table(listing, *rows, name="ids.csv")
+    source = TableSource(root=listing, table=Path("ids.csv"))
+    (case,) = open_manifest(source, "hashed").cases
+    assert case.id.startswith("case-")
+
+
 @pytest.mark.parametrize("text", ["NAN", "Nan", "inf", "-Infinity", "n/a", ""])
 def test_a_number_that_is_none_is_missing(text: str) -> None:
     assert value(text) is None

@@ -8,6 +8,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from medae.artifact import ArtifactMeta, save_artifact
 from medae.errors import ArtifactError, ConfigError, DataError, GeometryError
@@ -227,6 +228,19 @@ def test_results_never_go_among_the_scans(smoke, tmp_path, source, output):
         predict_with(smoke.stage("finetune") / "model-scratch", tmp_path / source, tmp_path / output)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["x.nii.gz"]
     assert (tmp_path / "in" / "x.nii.gz").read_bytes() == before
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(smoke, tmp_path):
+    scan = smoke.folder / "runs" / "smoke-phantoms" / "sub-phantom001/anat/sub-phantom001_T1w.nii.gz"
+    for folder in ("in", "masks"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(scan, tmp_path / "in" / "scan.nii.gz")
+    with (
+        FileLock(tmp_path / "masks" / ".result.lock"),
+        pytest.raises(DataError, match="Another process writes results here"),
+    ):
+        predict_with(smoke.stage("finetune") / "model-scratch", tmp_path / "in", tmp_path / "masks")
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == [".result.lock"]
 
 
 def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pipelines.predict_report import _lines, _table
+from pipelines.predict_report import RANKS, Pictures, _lines, _table
 
 
 def case(**more: Any) -> dict[str, Any]:
@@ -25,3 +26,12 @@ def test_masks_of_which_nothing_is_known_are_not_doubted():
     assert columns == ["Scan", "Score", "Among normals", "Flagged (ml)", "Findings", "Remarks"]
     assert rows == [["a", 1.5, 0.9, 4.0, 2, ""]]
     assert _lines(case(), detects=True)[-1] == "flagged 4 ml in 2 pieces"
+
+
+def test_what_a_killed_run_left_half_drawn_is_cleared(tmp_path: Path):
+    for name in ("a.webp", "b.webp", RANKS):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / ".new-1a2b").mkdir()
+    (tmp_path / ".new-1a2b" / "a.webp").write_text("half")
+    Pictures(tmp_path).keep({"a"})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.webp", RANKS}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medae.tracking.privacy import MAX_KEY, MAX_PARAM, as_name, as_params, as_tags, public
+from medae.errors import DataError
+from medae.tracking.privacy import MAX_KEY, MAX_PARAM, as_name, as_params, as_tags, public, public_error
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,14 @@ def test_paths_in_nested_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     value = {"a": [Path("/data/doe"), {"/data/doe": 1}], "b": Path("runs/x"), "c": tmp_path / "out" / "model", "d": 1.5}
     assert public(value) == {"a": ["<path>", {"<path>": 1}], "b": "runs/x", "c": "out/model", "d": 1.5}
+
+
+def test_the_place_of_an_error_is_a_path_to_its_end() -> None:
+    """In the middle of a text a blank would end it, and folders are named after wards and patients."""
+    where = "/data/st lukas/Meier Hans/ct.nii.gz"
+    said = public_error(DataError("It cannot be read.", where=where, remedy="See /data/x, then try again."))
+    assert said == "It cannot be read.\n  where:  <path>\n  remedy: See <path>, then try again."
+    assert public_error(DataError("It is empty.", where="imagesTr/a.nii.gz")).endswith("imagesTr/a.nii.gz")
 
 
 def test_the_root_as_working_folder_makes_no_path_relative(monkeypatch: pytest.MonkeyPatch) -> None:
