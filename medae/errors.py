@@ -70,3 +70,7 @@ class Interrupted(TrainingError):
 
 class TrackingError(MedaeError):
     """A tracking store that cannot be reached or does not hold what was asked for."""
+
+
+class GoneError(TrackingError):
+    """A run that was to be reopened, and that the store does not hold any more."""

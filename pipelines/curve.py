@@ -130,7 +130,7 @@ def _measure(
         return {}
     screen.note(_left(worker.design, part))
     worker.forget_failures()
-    with Parent(written.curve, folder, "curve") as parent:
+    with Parent(written.curve, folder, "curve", screen) as parent:
         run_id = parent.open()
         task, look = Task(written, folder, results, part, run_id, worker.data), _look(written, results, part, screen)
         if executor == "slurm":

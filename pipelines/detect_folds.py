@@ -59,7 +59,7 @@ def run_folds(config: Config, folder: Path, screen: Screen, *, force: bool = Fal
     The sides of every fold are checked before the first is trained.
     """
     _check_sides(config, screen)
-    parent = Parent(Named(name=config.name, experiment=config.experiment), folder, "folds")
+    parent = Parent(Named(name=config.name, experiment=config.experiment), folder, "folds", screen)
     finished = []
     with parent:
         for fold in range(config.folds or 0):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medae.config import Config, to_dict
-from medae.errors import Interrupted
+from medae.errors import GoneError, Interrupted
 from medae.tracking.mlflow import MlflowTracker
+from pipelines.console import Screen
 from pipelines.files import read_json, write_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -24,8 +25,8 @@ class Parent:
     """The MLflow run of a pipeline, of folds or of a curve: started by the first stage that has work to do, taken up again
     after an interruption. kind: the run's tag ``medae.stage``; each kind has a record of its own in the folder."""
 
-    def __init__(self, config: Named, folder: Path, kind: str) -> None:
-        self._config, self._folder, self._kind = config, folder, kind
+    def __init__(self, config: Named, folder: Path, kind: str, screen: Screen) -> None:
+        self._config, self._folder, self._kind, self._screen = config, folder, kind, screen
         self._record = folder / f"{kind}.json"
         self._tracker: MlflowTracker | None = None
         self._ended = False
@@ -42,21 +43,29 @@ class Parent:
         return {}
 
     def open(self) -> str:
-        """The id of the run, which is started or reopened if it is not open yet."""
+        """The id of the run, which is started or reopened if it is not open yet. One that the store has lost, or another
+        store has, is begun anew: its stages have runs of their own."""
         if self._tracker is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._tracker = MlflowTracker.start(
-                self._config.experiment,
-                self._config.name,
-                folder=self._folder,
-                run_id=self.run_id if self._unfinished else None,
-                tags={"medae.stage": self._kind},
-                system_seconds=None,
-            )
+            try:
+                self._tracker = self._start(self.run_id if self._unfinished else None)
+            except GoneError as error:
+                self._screen.warn(f"{error.what} A new one is begun.")
+                self._tracker = self._start(None)
             self.run_id = self._tracker.run_id
             self._note("RUNNING")
             self._tracker.params(to_dict(self._config))
         return self._tracker.run_id
+
+    def _start(self, run_id: str | None) -> MlflowTracker:
+        return MlflowTracker.start(
+            self._config.experiment,
+            self._config.name,
+            folder=self._folder,
+            run_id=run_id,
+            tags={"medae.stage": self._kind},
+            system_seconds=None,
+        )
 
     def __enter__(self) -> Parent:
         return self

@@ -124,7 +124,7 @@ def run(
     for label, (kind, content) in stages.items():  # all are validated before the first is run
         stage_config(kind, content, dict.fromkeys(stages, "."), where=f"{name}: stages.{label}")
     folder = runs / pipeline.name
-    parent = Parent(pipeline, folder, "pipeline")
+    parent = Parent(pipeline, folder, "pipeline", screen)
     finished: dict[str, Finished] = {}
     with parent:
         for label, (kind, content) in stages.items():

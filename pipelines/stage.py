@@ -191,7 +191,7 @@ def run_stage(
         with FileLock(folder / f".{place.name}.lock", timeout=0), explained(place):
             if force and place.exists():
                 screen.note(f"The earlier run was moved to {shown(set_aside(place))}.")
-            if (finished := _done(place, label, screen)) is not None:
+            if (finished := _done(place, label, config.registered, screen)) is not None:
                 return finished
             unfinished = any(place.rglob("checkpoints"))
             if asked and not unfinished:
@@ -213,8 +213,9 @@ def run_stage(
         ) from error
 
 
-def _done(place: Path, label: str, screen: Screen) -> Finished | None:
-    """The finished run in this folder, after what MLflow still lacks of it was delivered."""
+def _done(place: Path, label: str, registered: bool, screen: Screen) -> Finished | None:
+    """The finished run in this folder, after what MLflow still lacks of it was delivered. registered: whether its models are
+    to be, even if they were not when it was made."""
     if not (place / "run.json").is_file() or not read_json(place / "run.json").get("finished"):
         return None
     result = validate(Result, read_json(place / "result.json"), where=place / "result.json")
@@ -223,6 +224,9 @@ def _done(place: Path, label: str, screen: Screen) -> Finished | None:
         screen.warn(f"{label}: the finished run in {shown(place)} has lost {', '.join(gone)}.")
         return None
     screen.note(f"{label}: nothing changed since run {result.run_id}; skipped (--force runs it again).")
+    if registered:
+        wanted = {arm: None if address == NOT_WANTED else address for arm, address in result.registered.items()}
+        result = result.model_copy(update={"registered": wanted})
     return catch_up(Finished(place, result, skipped=True), screen)
 
 
@@ -296,5 +300,7 @@ def _fingerprint(kind: str, config: StageConfig, dataset: Dataset, inputs: Mappi
     # where data and manifest file lie and how many read it does not matter; how it is read, and who is on which side, does
     read = {key: value for key, value in content["data"].items() if key not in ("root", "brain_masks", "file", "workers")}
     content["data"] = read | {"digest": dataset.digest}
+    if kind == "detect":  # scores are given by sex, age and site
+        content["covariates"] = {case.id: case.covariates for case in dataset.subset(dataset.split.test).cases}
     content["sides"] = [dataset.split.train, dataset.split.validation, dataset.split.test]
     return digest({"stage": kind, "config": content, "medae": medae.__version__, "source": source_digest()})

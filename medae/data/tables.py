@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medae.errors import DataError
 
+CODE = re.compile(r"[+-]?0\d|.*_")
 MISSING = frozenset({"", "n/a", "N/A", "NA", "nan", "NaN"})
 DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
 
@@ -45,11 +46,17 @@ def read_table(path: Path, columns: Iterable[str] = (), delimiters: str = "\t") 
 
 
 def value(text: str) -> str | float | None:
-    """A cell's content: a number as such, ``n/a`` and the like as None, and so is what is a number and not finite."""
-    if text.strip() in MISSING:
+    """A cell's content: a number as such, ``n/a`` and the like as None, and so is what is a number and not finite.
+
+    Codes stay texts that are written in digits: with leading zeros (``001``) or underscores (``1_2``).
+    """
+    text = text.strip()
+    if text in MISSING:
         return None
     try:
         number = float(text)
     except ValueError:
-        return text.strip()
-    return number if math.isfinite(number) else None
+        return text
+    if not math.isfinite(number):
+        return None
+    return text if CODE.match(text) else number

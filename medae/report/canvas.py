@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#e4e8ed", "#ffffff"
@@ -52,7 +53,13 @@ def tidy(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, making the folder; returns the path."""
+    """Write a PNG, making the folder; returns the path. Names of cases and labels are written as they are: between two ``$``
+    is no formula, as it is in the numbers of a logarithmic axis."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    formulae = {label for axis in axes if "log" in axis.get_scale() for label in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in formulae:
+            text.set_parse_math(False)
     figure.savefig(path, dpi=DPI, facecolor=figure.get_facecolor())
     return path

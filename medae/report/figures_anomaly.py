@@ -54,9 +54,12 @@ def heatmap_panels(
     """A row a case: image, heat map, flagged mask and truth, in the slice that holds most of the truth.
 
     Without truth: the slice with most flagged voxels. All maps share one colour scale, so that rows can be compared:
-    from 0 to twice the calibrated threshold, at which a line is drawn. unit: of the map.
+    from 0 to twice the calibrated threshold, at which a line is drawn; to their highest value where that threshold is not
+    above 0. unit: of the map.
     """
-    rows = [Row(_panels(case, threshold, first=place == 0), case.title, case.detail) for place, case in enumerate(cases)]
+    highest = _highest(cases, threshold)
+    panels = [_panels(case, threshold, highest, first=place == 0) for place, case in enumerate(cases)]
+    rows = [Row(each, case.title, case.detail) for each, case in zip(panels, cases, strict=True)]
     legend = {"flagged": INVENTED, mask_name: BRAIN}
     if any(case.truth is not None for case in cases):
         legend = {
@@ -67,7 +70,7 @@ def heatmap_panels(
             mask_name: BRAIN,
         }
     label = f"anomaly{f' ({unit})' if unit else ''}, line at the threshold {threshold:.3g}"
-    return draw(Mosaic(rows, title=title, legend=legend, bar=(label, 0.0, HEAT_RANGE * threshold), note=CONVENTION), path)
+    return draw(Mosaic(rows, title=title, legend=legend, bar=(label, 0.0, highest), note=CONVENTION), path)
 
 
 def precision_recall(
@@ -157,7 +160,13 @@ def recall_by_lesion_size(
     return canvas.save(figure, path)
 
 
-def _panels(case: AnomalyCase, threshold: float, *, first: bool) -> list[Panel]:
+def _highest(cases: Sequence[AnomalyCase], threshold: float) -> float:
+    """The value of the brightest colour. A threshold of 0 or below, which a map has that is 0 wherever it is normal, has no
+    multiple that says anything."""
+    return HEAT_RANGE * threshold if threshold > 0 else max(1e-6, *(float(case.heat.max()) for case in cases))
+
+
+def _panels(case: AnomalyCase, threshold: float, highest: float, *, first: bool) -> list[Panel]:
     scene = Scene(case.affine, around=case.mask)
     image, heat, mask = scene.ras(case.image), scene.ras(case.heat), scene.ras(case.mask) != 0
     flagged = scene.ras(case.prediction) != 0
@@ -169,7 +178,7 @@ def _panels(case: AnomalyCase, threshold: float, *, first: bool) -> list[Panel]:
         return Panel(cut.of(image), window(image, mask), cut.size_mm(image.shape), titled, cut.marks, **over)
 
     brain = (cut.of(mask), BRAIN)
-    panels = [panel("image"), panel("heat map", heat=Heat(cut.of(heat), HEAT_RANGE * threshold, contour=threshold))]
+    panels = [panel("image"), panel("heat map", heat=Heat(cut.of(heat), highest, contour=threshold))]
     if truth is None:
         return [*panels, panel("flagged at the threshold", fills=[(cut.of(flagged), INVENTED)], outlines=[brain])]
     colours = [(flagged & truth, FOUND), (flagged & ~truth, INVENTED), (truth & ~flagged, MISSED)]

@@ -13,7 +13,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from medae.errors import TrackingError
+from medae.errors import GoneError, TrackingError
 from medae.tracking.client import (
     STORE_ERRORS,
     experiment_id,
@@ -73,8 +73,8 @@ class MlflowTracker:
 
         folder: where what cannot be delivered waits. uri: the store, see ``store_uri``. parent: the id of the run that this
         one is a part of. system_seconds: how often the use of processor, memory and GPU is logged, None for never.
-        Raises TrackingError if a new run cannot be made, or the store does not hold ``run_id``; a store that does not
-        answer does not keep a known run from going on.
+        Raises TrackingError if a new run cannot be made, GoneError if the store does not hold ``run_id``; a store that does
+        not answer does not keep a known run from going on.
         """
         uri = store_uri(uri)
         client = open_client(uri)
@@ -94,10 +94,10 @@ class MlflowTracker:
             run = self._client.get_run(self.run_id)
         except STORE_ERRORS as error:
             if missing(error) or refused(error):
-                raise TrackingError(
+                raise GoneError(
                     f"The run {self.run_id} cannot be reopened: {reason(error)}",
                     where=shown(self.uri),
-                    remedy="Use the store that the run was made in (MLFLOW_TRACKING_URI), or start anew without --resume.",
+                    remedy="Use the store that the run was made in (MLFLOW_TRACKING_URI), or start anew (--force).",
                 ) from error
             self._outbox.failed(error, self.run_id)
             self._put("resume")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -297,6 +298,24 @@ def test_how_the_data_is_read_and_split_counts_where_it_lies_does_not(work, tmp_
     assert fingerprint(f"data.root={tmp_path / 'elsewhere'}") == base
 
 
+def test_a_corrected_age_of_a_test_subject_is_another_detection(work):
+    """The groups of a report come from it; a training does not read it."""
+    config = small("detect")
+    dataset = open_dataset(config, Screen())
+    older = {case.id: case.model_copy(update={"covariates": {"age": 99.0}}) for case in dataset.manifest.cases}
+
+    def fingerprint(kind: str, ids: tuple[str, ...]) -> str:
+        cases = tuple(older[case.id] if case.id in ids else case for case in dataset.manifest.cases)
+        return _fingerprint(
+            kind, config, replace(dataset, manifest=dataset.manifest.model_copy(update={"cases": cases})), {}
+        )
+
+    tested = tuple(case.id for case in dataset.subset(dataset.split.test).cases)
+    trained = tuple(case.id for case in dataset.subset(dataset.split.train).cases)
+    assert fingerprint("detect", tested) != fingerprint("detect", ()) == fingerprint("detect", trained)
+    assert fingerprint("pretrain", tested) == fingerprint("pretrain", ())
+
+
 def test_how_many_processes_read_headers_and_where_the_manifest_lies_do_not_count():
     """The digests cover the contents."""
     dataset = SimpleNamespace(digest="d", split=SimpleNamespace(train=("a",), validation=("b",), test=()))
@@ -328,7 +347,7 @@ def test_folds_and_a_pipeline_of_one_name_do_not_take_up_each_others_run(work, t
     named = Named(name="shared", experiment=EXPERIMENT)
 
     def killed(kind: str) -> str:
-        parent = Parent(named, tmp_path, kind)
+        parent = Parent(named, tmp_path, kind, Screen())
         run_id = parent.open()
         parent.end("KILLED")
         return run_id
@@ -338,6 +357,30 @@ def test_folds_and_a_pipeline_of_one_name_do_not_take_up_each_others_run(work, t
     assert (killed("pipeline"), killed("folds")) == (pipeline, folds), "each goes on in its own"
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "pipeline.json").write_text(json.dumps({"run_id": folds, "status": "KILLED"}))
-    with Parent(named, tmp_path / "old", "folds") as parent:
+    with Parent(named, tmp_path / "old", "folds", Screen()) as parent:
         assert parent.open() == folds, "a record of before there were kinds"
-    assert Parent(named, tmp_path / "old", "folds").run_id == folds
+    assert Parent(named, tmp_path / "old", "folds", Screen()).run_id == folds
+
+
+def test_a_parent_whose_run_the_store_has_lost_begins_anew(work, tmp_path, monkeypatch, capsys):
+    """Another store, or one that was removed: neither keeps the stages, which have runs of their own, from going on."""
+    named = Named(name="moved", experiment=EXPERIMENT)
+    parent = Parent(named, tmp_path / "runs", "pipeline", Screen())
+    first = parent.open()
+    parent.end("FAILED")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    with Parent(named, tmp_path / "runs", "pipeline", Screen()) as again:
+        second = again.open()
+    assert second != first and "A new one is begun" in capsys.readouterr().err
+    assert Parent(named, tmp_path / "runs", "pipeline", Screen()).run_id == second
+
+
+def test_a_model_that_was_not_to_be_registered_may_be_later(work, tmp_path, monkeypatch):
+    without_figures(monkeypatch)
+    first = run_stage("pretrain", small("pretrain", "registered=false", "name=later-on"), tmp_path, Screen())
+    assert first.result.registered == {"autoencoder": "not wanted"}
+    kept = run_stage("pretrain", small("pretrain", "registered=false", "name=later-on"), tmp_path, Screen())
+    assert kept.skipped and kept.result.registered == first.result.registered
+    second = run_stage("pretrain", small("pretrain", "name=later-on"), tmp_path, Screen())
+    assert second.skipped and second.result.registered == {"autoencoder": "models:/medae-later-on-pretrain/1"}
+    assert json.loads((second.folder / "result.json").read_text())["registered"] == second.result.registered

@@ -119,6 +119,31 @@ def test_heat_maps_share_one_scale(tmp_path: Path) -> None:
     assert bright(2.0) > 300
 
 
+@pytest.mark.parametrize("threshold", [0.0, -0.5])
+def test_heat_maps_with_no_threshold_above_nought_end_at_their_highest(tmp_path: Path, threshold: float) -> None:
+    case = AnomalyCase("a", IMAGE, 3.0 * LESION, LESION, HEAD, np.eye(4))
+    path = heatmap_panels([case], tmp_path / "heat.png", threshold=threshold)
+    with_threshold = heatmap_panels([case], tmp_path / "same.png", threshold=1.5)
+    coloured = [int((pixels(file)[:-110, :, 0] - pixels(file)[:-110, :, 2] > 100).sum()) for file in (path, with_threshold)]
+    assert coloured[0] > 300 and coloured[0] == pytest.approx(coloured[1], rel=0.3)
+
+
+@pytest.mark.parametrize("name", ["a$_$b", "$1_2$", "a$b"])
+def test_a_name_with_dollars_is_written_as_it_is(tmp_path: Path, name: str) -> None:
+    """Between two of them Matplotlib would typeset a formula, or end in an error."""
+    path = overlay(OverlayCase(name, IMAGE, {"reference": LESION}, np.eye(4)), tmp_path / "overlay.png", {1: name})
+    assert pixels(path).shape[1] == 1600
+    figure = canvas.chart(3, 2)
+    axes = figure.add_subplot()
+    axes.plot([1, 100], [1, 2], label=name)
+    axes.set_xscale("log")
+    axes.set_title(name)
+    axes.legend()
+    canvas.save(figure, tmp_path / "chart.png")
+    assert not axes.title.get_parse_math() and not axes.get_legend().get_texts()[0].get_parse_math()
+    assert any("mathdefault" in label.get_text() and label.get_parse_math() for label in axes.get_xticklabels())
+
+
 def test_overlay_shows_every_label_in_its_colour(tmp_path: Path) -> None:
     names = {0: "background", 1: "front", 2: "back"}
     labels = LESION.astype(int) + 2 * ball(HEAD.shape, (28, 24, 10), 4)
