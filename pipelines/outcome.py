@@ -114,7 +114,7 @@ def _register(finished: Finished, arm: str, tracker: MlflowTracker, screen: Scre
         return None
 
 
-MOST_COLUMNS = 5
+MOST_COLUMNS = 4
 BESIDE = ("n_test",)
 """Figures that need not be on the screen where there is little room."""
 
