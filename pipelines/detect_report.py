@@ -145,8 +145,10 @@ def describe_scores(
         points = {row: (summaries[row]["recall_pooled"], summaries[row]["precision_pooled"]) for row in curves}
         operating = {title_of(row): (r, p) for row, (r, p) in points.items() if r is not None and p is not None}
         titled = {title_of(row): curve for row, curve in curves.items()}
-        drawn = precision_recall(titled, figure("precision-recall"), operating=operating)
-        report.figure(drawn, "Precision and recall of voxels.", "chart")
+        rivals = [title_of(row) for row in curves if row in BASELINES]
+        drawn = precision_recall(titled, figure("precision-recall"), operating=operating, baselines=rivals)
+        words = "Precision and recall of voxels. The detector's line is thick, those of the baselines are dashed."
+        report.figure(drawn, words, "chart")
         strata = {title_of(row): evaluations[row].strata() for row in shown}
         sizes = recall_by_lesion_size(strata, figure("lesion-size"))
         report.figure(sizes, "Lesions found at the calibrated threshold.", "chart")

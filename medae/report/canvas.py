@@ -15,7 +15,10 @@ from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#e4e8ed", "#ffffff"
 DARK, ON_DARK, MUTED_ON_DARK = "#0b0e13", "#e9eef4", "#93a1b0"
-SERIES = ("#2563eb", "#ea7317", "#0f9d8a", "#9b4fd6", "#8a5a2b", "#c2306e", "#7a8b00", "#0891b2")
+SERIES = (
+    *("#2563eb", "#ea7317", "#0f9d8a", "#9b4fd6", "#8a5a2b", "#c2306e", "#7a8b00", "#0891b2"),
+    *("#111827", "#f472b6", "#166534", "#d4a017"),
+)
 """Colours of curves and arms, in order; the first two differ for every kind of colour vision."""
 DPI = 160
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from medae.report.mosaic import Heat, Mosaic, Panel, Row, draw, window
 from medae.report.planes import CONVENTION, Scene, largest_slice
 
 FOUND, INVENTED, MISSED, TRUTH, BRAIN = "#34d399", "#fb923c", "#f472b6", "#fbbf24", "#5b6b7c"
+
+COMPARED, BASELINE = ((7, 1.6, 1.2, 1.6), (7, 1.6, 1.2, 1.6, 1.2, 1.6)), ((5, 1.8), (2, 1.2))
+"""Dashes of curves; the second of each where colours come again."""
 
 HEAT_RANGE = 2.0
 """The heat map's brightest colour, in calibrated thresholds."""
@@ -78,25 +81,31 @@ def precision_recall(
     path: Path,
     *,
     operating: Mapping[str, tuple[float, float]] | None = None,
+    baselines: Collection[str] = (),
     title: str = "Precision and recall of voxels, all scans pooled",
 ) -> Path:
-    """Curves of the model and of the baselines over lines of equal Dice.
+    """Curves of the model, of the maps beside it and of the baselines over lines of equal Dice; the legend is beside them.
 
-    curves: by row name, the model first. operating: row name -> (recall, precision) of its mask at the calibrated
-    threshold, drawn as a point. The dotted line is that of a random map: it ends at the recall that the mask permits.
+    curves: by row name, the model first: a thick line. baselines: names of rows whose lines are dashed; all others are
+    dash-dotted. operating: row name -> (recall, precision) of its mask at the calibrated threshold, drawn as a point. The
+    dotted line is that of a random map: it ends at the recall that the mask permits.
     """
-    figure = canvas.chart(7.4, 5.2)
+    figure = canvas.chart(10, 5.2)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     axes = figure.add_subplot()
     canvas.tidy(axes, title, x="recall (lesion outside the mask counts as missed)", y="precision")
     top = _top(curves.values())
     _equal_dice(axes, top)
     for place, (name, curve) in enumerate(curves.items()):
         colour = canvas.SERIES[place % len(canvas.SERIES)]
-        style = "-" if place == 0 else (0, (5, 1.6))
+        dashes = (BASELINE if name in baselines else COMPARED)[place // len(canvas.SERIES) % 2]
+        look: dict[str, Any] = {"linewidth": 1.7, "linestyle": (0, dashes)} if place else {"linewidth": 3, "zorder": 3}
         label = f"{name}   AP {curve.average_precision:.3f}"
-        axes.step(curve.recall, curve.precision, where="pre", color=colour, linewidth=2.2, linestyle=style, label=label)
+        axes.step(curve.recall, curve.precision, where="pre", color=colour, label=label, **look)
         if operating is not None and name in operating:
-            axes.scatter(*operating[name], s=70, color=colour, edgecolors=canvas.PAPER, linewidths=1.5, zorder=5)
+            axes.scatter(
+                *operating[name], s=70, color=colour, edgecolors=canvas.PAPER, linewidths=1.5, zorder=5 if place else 6
+            )
     if curves:
         first = next(iter(curves.values()))
         label, height = f"random map   AP {first.random:.3f}", 2 * [first.prevalence]
@@ -105,8 +114,8 @@ def precision_recall(
         axes.scatter([], [], s=50, color=canvas.MUTED, label="at the calibrated threshold")
     axes.set_xlim(0, 1.0)
     axes.set_ylim(0, top)
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=canvas.INK, loc="upper right")
-    figure.tight_layout(pad=1.2)
+    look = {"frameon": False, "fontsize": 9, "labelcolor": canvas.INK, "handlelength": 3.6, "labelspacing": 0.7}
+    figure.legend(loc="outside right upper", **look)
     return canvas.save(figure, path)
 
 
@@ -191,9 +200,9 @@ def _panels(case: AnomalyCase, threshold: float, highest: float, *, first: bool)
 
 
 def _top(curves: Iterable[PrecisionRecall]) -> float:
-    """Upper end of the precision axis: room for the curves, their first hundredth of recall apart, and the legend."""
+    """Upper end of the precision axis: room for the curves, their first hundredth of recall apart."""
     highest = [curve.precision[curve.recall >= 0.01].max(initial=0.0) for curve in curves]
-    return float(np.clip(1.5 * max(highest, default=1.0), 0.2, 1.02))
+    return float(np.clip(1.1 * max(highest, default=1.0), 0.2, 1.02))
 
 
 def _equal_dice(axes: Axes, top: float) -> None:

@@ -238,6 +238,11 @@ def test_charts_of_an_evaluation(tmp_path: Path) -> None:
     point = {"model": (0.9, 0.8)}
     path = precision_recall({"model": curve, "intensity": curve}, tmp_path / "pr.png", operating=point)
     assert count_of(path, canvas.SERIES[1]) > 0
+    ten = precision_recall({f"map {place}": curve for place in range(10)}, tmp_path / "ten.png", baselines=["map 9"])
+    shown = pixels(ten)[:, int(0.7 * pixels(ten).shape[1]) :]
+    for colour in canvas.SERIES[:10]:  # in the legend, which is beside the curves
+        near = np.abs(shown - np.round(255 * np.array(to_rgb(colour)))).max(axis=-1) <= 12
+        assert near.sum() > 30, colour
     nothing_found = VoxelScores()
     nothing_found.add(np.ones(2), np.array([1, 0]), np.array([0, 1]))
     flat = nothing_found.curve()
