@@ -78,7 +78,9 @@ def make_report(
     dice = {arm: case_dice(values) for arm, values in results.metrics.items()}
     _scores(report, results)
     if all(dice.values()):
-        report.figure(dice_strip(dice, stage.figure("dice"), reference=_base(dice)), "Dice of every test case.", "chart")
+        figure = dice_strip(dice, stage.figure("dice"), reference=_base(dice))
+        words = f" The arm that the others are compared with, {_base(dice)}, stands at the left." if len(dice) > 1 else ""
+        report.figure(figure, f"Dice of every test case.{words}", "chart")
     report.section("Cases")
     for arm in trained:
         if dice[arm]:

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 from scipy import stats
 
 from medae.errors import DataError
@@ -88,30 +91,32 @@ def dice_strip(
 ) -> Path:
     """Every case of every arm as a point, the same case joined by a line; beside it the differences to one arm.
 
-    arms: arm -> case -> value. reference: the arm that the others are compared with; the first unless given. Diamond
-    and bar: mean and its 95 % confidence interval over cases (Student's t), also below the name. Lines are drawn where both
-    neighbours have the case, green where it rises. Raises DataError if an arm has no case.
+    arms: arm -> case -> value. reference: the arm that the others are compared with; the first unless given. It stands at
+    the left, the others follow in their order. Diamond and bar: mean and its 95 % confidence interval over cases (Student's
+    t), also below the name. Lines are drawn where both neighbours have the case: green where the right one is above the
+    reference, red where it is below. Raises DataError if an arm has no case.
     """
     for arm, values in arms.items():
         if not values:
             raise DataError(f"The arm '{arm}' has no case.", remedy="Leave it out or evaluate it.")
-    names = list(arms)
-    base = names[0] if reference is None else reference
-    others = [name for name in names if name != base]
-    figure = canvas.chart(1.6 + 1.7 * len(names) + (0.8 + 1.7 * len(others) if others else 0), 5.0)
+    base = next(iter(arms)) if reference is None else reference
+    others = [name for name in arms if name != base]
+    names = [base, *others]
+    figure = canvas.chart(1.6 + 1.7 * len(names) + (1.2 + 1.7 * len(others) if others else 0), 5.0)
     grid = figure.add_gridspec(1, 2 if others else 1, width_ratios=[len(names), max(len(others), 0.8)] if others else [1])
     axes = figure.add_subplot(grid[0])
     canvas.tidy(axes, title or f"{measure} of every case", y=measure)
-    colours = {name: canvas.SERIES[place % len(canvas.SERIES)] for place, name in enumerate(names)}
+    colours = {name: canvas.SERIES[place % len(canvas.SERIES)] for place, name in enumerate(arms)}
     places = [_strip(axes, place, arms[name], colours[name]) for place, name in enumerate(names)]
     for left, right in itertools.pairwise(places):
-        _join(axes, left, right)
+        _join(axes, left, right, arms[base])
     _categories(axes, [f"{name}\n{_mean_in_words(arms[name])}\nn = {len(arms[name])}" for name in names])
     note = "Diamond, ±: mean and 95 % interval over cases."
     if others:
-        note += " Lines join a case: green rises, red falls."
+        compared = others[0] if len(others) == 1 else "the arm at the right end"
+        note += f" Lines join a case:\ngreen where {compared} is above {base}, red where it is below."
         beside = figure.add_subplot(grid[1])
-        canvas.tidy(beside, f"Change against {base}", y=f"difference in {measure}, same case")
+        canvas.tidy(beside, f"Against {base}", y=f"difference in {measure}, same case")
         beside.axhline(0, color=canvas.MUTED, linewidth=1)
         changes = {
             name: {case: value - arms[base][case] for case, value in arms[name].items() if case in arms[base]}
@@ -120,7 +125,7 @@ def dice_strip(
         for place, name in enumerate(others):
             _strip(beside, place, changes[name], colours[name])
         _categories(beside, [f"{name}\n{_mean_in_words(changes[name], signed=True)}" for name in others])
-    figure.tight_layout(pad=1.2, w_pad=2.5, rect=(0, 0.05, 1, 1))
+    figure.tight_layout(pad=1.2, w_pad=2.5, rect=(0, 0.08, 1, 1))
     figure.text(0.02, 0.02, note, fontsize=8, color=canvas.MUTED)
     return canvas.save(figure, path)
 
@@ -157,6 +162,10 @@ def _panel(
 Points = dict[str, tuple[float, float]]
 """Where the dot of each case is."""
 
+SIDES = ((5, "left"), (-5, "right"), (0, "center"))
+HEIGHTS = ((0, "center_baseline"), (-6, "top"), (6, "bottom"), (-16, "top"), (16, "bottom"))
+"""Where a name may stand beside its point, in points, and what of it stands there; the nearest first."""
+
 
 def reliability_diagram(arms: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """Share of right labels against confidence. arms: by name, ``bins`` (confidence, share right, voxels) and ``error``."""
@@ -178,27 +187,58 @@ def reliability_diagram(arms: Mapping[str, Mapping[str, Any]], path: Path) -> Pa
 def dice_by_volume(labels: Mapping[str, Mapping[str, tuple[float, float]]], path: Path) -> Path:
     """A point a case and label: volume of the reference (ml, logarithmic over more than a decade) and Dice.
 
-    labels: label -> case -> (volume above 0, Dice). The lowest case of each label is named.
+    labels: label -> case -> (volume above 0, Dice). The lowest case of each label is named where there is room, in the
+    label's colour.
     """
-    figure = canvas.chart(6.4, 4.4)
+    figure = canvas.chart(7.6, 4.4)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     axes = figure.add_subplot()
-    names: list[str] = []
     canvas.tidy(axes, "Dice and size", x="volume of the reference (ml)", y="Dice")
     for place, (label, cases) in enumerate(labels.items()):
         volumes, dice = zip(*cases.values(), strict=True)
         axes.scatter(volumes, dice, s=16, color=label_colour(place + 1), edgecolor=canvas.INK, linewidth=0.3, label=label)
-        names.append(min(cases, key=lambda case: (cases[case][1], case)))
-    every = [volume for cases in labels.values() for volume, _ in cases.values()]
-    if every:
-        axes.set_xscale("log" if max(every) > 10 * min(every) else "linear")
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        middle = float(np.median(every))
-        for lowest, cases in zip(names, labels.values(), strict=True):
-            near = cases[lowest][0] <= middle  # the name goes to the side where there is room
-            look: dict[str, Any] = {"xytext": (4 if near else -4, -8), "ha": "left" if near else "right", "fontsize": 7}
-            axes.annotate(lowest, cases[lowest], textcoords="offset points", color=canvas.MUTED, **look)
-    axes.set_ylim(-0.02, 1.02)
+    points = [point for cases in labels.values() for point in cases.values()]
+    if points:
+        every, heights = zip(*points, strict=True)
+        if max(every) > 10 * min(every):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(every) < 1000 * min(every) else (1,)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        room = max(0.12 * (max(heights) - min(heights)), 0.03)
+        axes.set_ylim(max(min(heights) - room, -0.02), min(max(heights) + room, 1.02))
+        look: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": canvas.INK}
+        figure.legend(loc="outside right upper", ncols=1 + len(labels) // 24, **look)
+        figure.draw_without_rendering()  # so that places on the page are known
+        _name_lowest(axes, labels, 5 * figure.dpi / 72)
     return canvas.save(figure, path)
+
+
+def _name_lowest(axes: Axes, labels: Mapping[str, Mapping[str, tuple[float, float]]], reach: float) -> None:
+    """Write the name of each label's lowest case beside its point, the lowest first, clear of all points and names.
+
+    reach: what names keep away from the middle of a point, in pixels.
+    """
+    centres = axes.transData.transform([point for cases in labels.values() for point in cases.values()])
+    taken = [Bbox([(x - reach, y - reach), (x + reach, y + reach)]) for x, y in centres]
+    lowest = [
+        (*min((dice, case, volume) for case, (volume, dice) in cases.items()), label_colour(place + 1))
+        for place, cases in enumerate(labels.values())
+    ]
+    for dice, name, volume, bright in sorted(lowest):
+        look: dict[str, Any] = {"fontsize": 7, "color": tuple(0.6 * part for part in to_rgb(bright))}  # for white paper
+        line = {"arrowstyle": "-", "color": look["color"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
+        for (x, across), (y, up) in itertools.product(SIDES, HEIGHTS):
+            where: dict[str, Any] = {"xytext": (x, y), "textcoords": "offset points"}
+            text = axes.annotate(name, (volume, dice), ha=across, va=up, **where, **look)
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+            if inside and not box.count_overlaps(taken):
+                taken.append(box)
+                axes.annotate("", (volume, dice), arrowprops=line, **where).set_in_layout(False)
+                break
+            text.remove()
 
 
 def _strip(axes: Axes, place: int, values: Mapping[str, float], colour: str) -> Points:
@@ -215,10 +255,11 @@ def _strip(axes: Axes, place: int, values: Mapping[str, float], colour: str) -> 
     return points
 
 
-def _join(axes: Axes, left: Points, right: Points) -> None:
-    """A line from each case's dot to its dot in the next arm."""
+def _join(axes: Axes, left: Points, right: Points, base: Mapping[str, float]) -> None:
+    """A line from each case's dot to its dot in the next arm, coloured by how that one differs from the base."""
     for case in sorted(left.keys() & right.keys()):
-        colour = canvas.SERIES[2 if right[case][1] >= left[case][1] else 5]
+        change = right[case][1] - base.get(case, right[case][1])
+        colour = canvas.SERIES[2] if change > 0 else canvas.SERIES[5] if change < 0 else canvas.MUTED
         axes.plot(*zip(left[case], right[case], strict=True), color=colour, alpha=0.28, linewidth=0.9, zorder=1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from medae.errors import DataError, GeometryError
@@ -180,10 +180,37 @@ def test_confidence_and_size_are_drawn_in_the_colours_of_arms_and_labels(tmp_pat
     assert dice_by_volume({}, tmp_path / "none.png").is_file()
 
 
+def faint(path: Path, colour: str) -> int:
+    """Pixels of a line that lets 72 % of the paper through."""
+    return count_of(path, to_hex(1 - 0.28 * (1 - np.array(to_rgb(colour)))))
+
+
+def test_names_of_cases_stay_clear_of_points_and_the_legend_inside_the_page(tmp_path: Path) -> None:
+    cases = {"a case with a long name": (900.0, 0.91), "b": (1000.0, 0.95)}
+    beside = {"another with a long name": (1001.0, 0.905), "d": (90.0, 0.94)}
+    path = dice_by_volume({"a rather long label": cases, "one more of this length": beside}, tmp_path / "volume.png")
+    shown = pixels(path)
+    dark = [np.round(0.6 * 255 * np.array(to_rgb(label_colour(value)))) for value in (1, 2)]
+    assert all((np.abs(shown - colour).max(axis=-1) <= 12).sum() > 20 for colour in dark), "names are like their label"
+    assert shown[:, -8:].min() == 255
+    assert shown[:, :4].min() == 255
+    alone = dice_by_volume({"one": {"c": (1.0, 0.905), "d": (1.1, 0.915), "e": (2.0, 0.91)}}, tmp_path / "fitted.png")
+    rows = np.flatnonzero(
+        (np.abs(pixels(alone)[:, :900] - np.round(255 * np.array(to_rgb(label_colour(1))))) < 12).all(-1).any(1)
+    )
+    assert np.ptp(rows) > 50, "the axis is fitted to values that lie close together"
+
+
 def test_dice_strip_draws_arms_that_share_some_cases(tmp_path: Path) -> None:
     rising = dice_strip({"scratch": {"a": 0.5, "b": 0.6}, "pretrained": {"a": 0.7, "c": 0.8}}, tmp_path / "two.png")
     alone = dice_strip({"scratch": {"a": 0.5}}, tmp_path / "one.png")
     assert pixels(rising).shape[1] > pixels(alone).shape[1]
+    green, red = canvas.SERIES[2], canvas.SERIES[5]
+    better, worse = {"a": 0.7, "b": 0.8, "c": 0.6}, {"a": 0.5, "b": 0.6, "c": 0.3}
+    for order in ({"scratch": worse, "new": better}, {"new": better, "scratch": worse}):
+        joined = dice_strip(order, tmp_path / "joined.png", reference="scratch")
+        assert faint(joined, green) > 200 and not faint(joined, red), "the reference is at the left, whatever the order"
+    assert faint(dice_strip({"scratch": better, "new": worse}, tmp_path / "worse.png"), red) > 200
     with pytest.raises(DataError, match="pretrained"):
         dice_strip({"scratch": {"a": 0.5}, "pretrained": {}}, tmp_path / "none.png")
 
