@@ -40,7 +40,7 @@ from pipelines.detect_given import check_given, describe_unlike, given_in_words,
 from pipelines.detect_masks import describe as describe_masks
 from pipelines.detect_masks import doubts_of
 from pipelines.detect_masks import facts as mask_facts
-from pipelines.detect_report import make_report
+from pipelines.detect_report import make_report, verdict
 from pipelines.detect_results import evaluation_file, row_metrics, with_intervals
 from pipelines.detect_scoring import Scorer
 from pipelines.detect_scratch import check_disk, scratch
@@ -109,6 +109,7 @@ def run(config: Config, stage: Stage) -> Outcome:
         config.name, stage, plan, test, config.target, config.scoring, histories, *scored, groups, given, config.registered
     )
     facts: dict[str, Any] = {"normals": config.normals, "learnt_from": origin["learnt_from"]}
+    facts["sentences"] = [verdict(evaluations)]
     facts |= {key: origin[key] for key in ("members", "seeds") if key in origin}
     facts["calibration"] = {row: to_dict(found) for row, found in calibrations.items()}
     if groups:

@@ -22,7 +22,7 @@ from pipelines.detect_config import Config
 from pipelines.detect_masks import describe as describe_masks
 from pipelines.detect_masks import facts as mask_facts
 from pipelines.detect_masks import kept_doubts
-from pipelines.detect_report import describe_groups, describe_scores, describe_thresholds, scoring_in_words
+from pipelines.detect_report import describe_groups, describe_scores, describe_thresholds, scoring_in_words, verdict
 from pipelines.detect_results import evaluation_file, row_metrics
 from pipelines.detect_sides import sides
 from pipelines.detect_strata import strata
@@ -146,7 +146,8 @@ def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Scre
         "normals": config.normals,
         "folds": [{"run_id": each.result.run_id, "folder": each.folder.name} for each in finished],
         "metrics": metrics,
-        "facts": ({"groups": [asdict(group) for group in groups]} if groups else {})
+        "facts": {"sentences": [verdict(filtered)]}
+        | ({"groups": [asdict(group) for group in groups]} if groups else {})
         | ({"doubtful_masks": mask_facts(doubts)} if doubts else {}),
         "medae": medae.__version__,
     }
@@ -157,6 +158,7 @@ def pool(config: Config, finished: Sequence[Finished], place: Path, screen: Scre
         ["", *headers],
         [[row, *(metrics[row][key] for key in headers)] for row in rows],
     )
+    screen.say(verdict(filtered))
     screen.say(f"Report: {shown(place / 'report.html')}")
     screen.say(f"MLflow: {open_mlflow()}")
     screen.json(result)

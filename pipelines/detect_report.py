@@ -215,7 +215,8 @@ def best_baseline(summaries: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def verdict(evaluations: Mapping[str, AnomalyEvaluation]) -> str:
-    """Whether the detector found more than the best baseline, with the interval of the difference over subjects.
+    """Whether the detector found more than the best baseline, with the interval of the difference over subjects. Where there
+    is none, only which of them scored higher.
 
     The best is chosen on these very subjects. That makes it hard to beat, and easy to fall behind: so "less" is said only by
     the interval for as many comparisons as there are baselines (Bonferroni).
@@ -230,8 +231,8 @@ def verdict(evaluations: Mapping[str, AnomalyEvaluation]) -> str:
     found, strict = (pooled_difference(mine, theirs, subjects, 1 - 0.05 / number) for number in (1, rivals))
     figures = f"pooled AUPRC {own:.3f} against {other:.3f} of the {title_of(best)}"
     if found.low is None or found.high is None:
-        side = "more" if own > other else "no more"
-        return f"The detector found {side} than the best baseline: {figures}. Too few subjects to say how sure that is."
+        side = "higher than" if own > other else "lower than" if own < other else "as high as"
+        return f"The detector scored {side} the best baseline: {figures}. Too few subjects to say how sure that is."
     figures += f", difference {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}] over {found.n_subjects} subjects"
     if found.low > 0:
         return f"The detector found more than the best baseline: {figures}."

@@ -74,6 +74,13 @@ def test_less_than_the_best_of_four_takes_more_than_one_interval_below_zero(ahea
     assert ("less than a baseline" in alone) == (sum(ahead) > 0), "where there is one to compare with, one interval will do"
 
 
+@pytest.mark.parametrize(("other", "said"), [(10, "higher than"), (30, "lower than"), (20, "as high as")])
+def test_of_too_few_subjects_is_said_which_scored_higher_not_which_found_more(other: int, said: str):
+    words = verdict({DETECTOR: finds(20, 20), "intensity": finds(other, other)})
+    assert words.startswith(f"The detector scored {said} the best baseline: pooled AUPRC ")
+    assert words.endswith("Too few subjects to say how sure that is.")
+
+
 def test_a_promise_is_kept_or_not_by_the_normal_subjects_alone():
     kept = promise_in_words(CALIBRATION, evaluation(("a", 9, False), ("b", 12, False), ("c", 500, True)))
     assert "In 2 test subjects without a lesion it was reached in 1.05% of the mask" in kept

@@ -56,6 +56,7 @@ def result_of(folded: Path) -> dict:
 
 def test_every_scan_is_scored_once_by_a_detector_that_has_not_seen_it(folded, work):
     result = result_of(folded)
+    assert result["facts"]["sentences"][0].startswith("The detector ")
     dataset = open_dataset(validate(Config, read_config("phantoms", "detect", [*SMALL, "split.test=2"])), Screen())
     digests = {case.id: {ref.sha256[:DIGITS] for ref in case.images.values()} for case in dataset.manifest.cases}
     assert set(result["metrics"]["detector"]["cases"]) == set(digests)

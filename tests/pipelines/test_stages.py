@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from medae.artifact import load_artifact
+from medae.config import validate
 from medae.errors import TrainingError
+from pipelines.console import Screen
+from pipelines.outcome import Finished, Result, show
 from pipelines.run import run
 
 STAGES = ("pretrain", "finetune", "detect")
@@ -92,6 +95,15 @@ def test_metrics_have_an_entry_an_arm_with_every_case(smoke):
         assert arm["intervals"] == {}, "two subjects have none"
         assert sum(size["lesions"] for size in arm["lesion_sizes"].values()) == arm["summary"]["n_lesions"]
         assert set(arm["cases"]) == set(metrics["scratch"]["cases"])
+
+
+def test_what_a_detection_came_to_stands_on_the_screen_as_in_its_report(smoke, capsys):
+    folder = smoke.stage("detect")
+    result = validate(Result, smoke.result["stages"]["detect"])
+    (sentence,) = result.facts["sentences"]
+    assert sentence.startswith("The detector ") and sentence in (folder / "report.html").read_text(encoding="utf-8")
+    show(Finished(folder, result, skipped=False), Screen())
+    assert sentence in capsys.readouterr().out
 
 
 def test_no_figure_of_an_oracle_is_on_the_card_of_a_detector(smoke):
