@@ -101,7 +101,7 @@ def _table(values: Mapping[str, Any]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        value = f"{value:.4g}"
+        value = f"{value:.0f}" if 9999.5 <= abs(value) < 1e5 else f"{value:.4g}"
     elif value is None:
         value = "-"
     elif isinstance(value, list):

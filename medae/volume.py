@@ -81,6 +81,15 @@ class Volume:
     native: NativeGrid
 
 
+def in_ml(volume: float) -> str:
+    """A volume (ml) in words: three significant digits, whole from 1000 ml on, with an exponent only from 100,000 ml on."""
+    if volume >= 1e5:
+        return f"{volume:.3g} ml"
+    if volume >= 999.5:
+        return f"{volume:,.0f} ml"
+    return f"{np.format_float_positional(volume, precision=3, unique=False, fractional=False, trim='-')} ml"
+
+
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel size in mm along the array axes of a 4x4 affine."""
     i, j, k = np.linalg.norm(affine[:3, :3], axis=0)

@@ -9,6 +9,9 @@ from typing import Any
 from medae.metrics.anomaly import AnomalyEvaluation, ScanMetrics
 from medae.report.html import format_value
 
+COUNTS = ("false_findings_normal",)
+"""Figures that count."""
+
 
 def evaluation_file(folder: Path, kind: str, row: str) -> Path:
     """Of a stage's folder. kind: ``filtered`` or ``unfiltered``."""
@@ -54,12 +57,17 @@ def with_intervals(evaluation: AnomalyEvaluation) -> dict[str, Any]:
 
 
 def figure_words(summary: Mapping[str, Any], intervals: Mapping[str, tuple[float, float]], name: str) -> str | None:
-    """Such as ``0.745 [0.644, 0.825]``, without ends where there is no interval; None without the figure."""
+    """Such as ``0.745 [0.644, 0.825]``, without ends where there is no interval; None without the figure. Counts, and means
+    of counts, have three digits and no decimals that are 0."""
     value = summary[name]
-    if value is None or name not in intervals:
-        return None if value is None else format_value(value)
-    low, high = map(format_value, intervals[name])
-    return f"{format_value(value)} [{low}, {high}]"
+    if value is None:
+        return None
+    value, *ends = (_count(each) if name in COUNTS else format_value(each) for each in (value, *intervals.get(name, ())))
+    return f"{value} [{', '.join(ends)}]" if ends else value
+
+
+def _count(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else format_value(float(value))
 
 
 def _case(scan: ScanMetrics) -> dict[str, Any]:

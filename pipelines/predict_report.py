@@ -14,12 +14,15 @@ from medae.modelcard import figures_of
 from medae.report.html import Report, Tile, format_value
 from medae.report.view import Backdrop, View, drawn_over
 from medae.report.viewer import MOST
-from medae.volume import NativeGrid
+from medae.volume import NativeGrid, in_ml
 from pipelines.files import read_json, write_json
 
 RANKS = ".ranks.json"
 TILES = 60
 """Pictures on the page, at most."""
+
+FEW = 20
+"""Calibration scans below which they are counted: a share of them in percent would look more exact than it is."""
 
 TITLES = {"": "labels", "heatmap": "heat map", "anomaly": "flagged", "disagreement": "disagreement"}
 """Of the layers that are drawn."""
@@ -95,6 +98,7 @@ def make_report(
     """The page."""
     first = artifacts[0].meta
     detects = first.kind == "detector"
+    normals = len((first.calibration or {}).get("normal_scores", ()))
     remarked = sum(bool(case.get("remarks")) for case in cases.values())
     report = Report("Anomalies" if detects else f"Segmentation: {first.target}", "What the model gave for new scans")
     report.card("Scans", len(cases)).card("With remarks", remarked, tone="caution" if remarked else "plain")
@@ -103,14 +107,14 @@ def make_report(
         "Research only, and no diagnosis. **Remarks** say where a scan is unlike those that the model was trained on: look "
         "at these first. Click on a header to sort."
     )
-    columns, rows = _table(cases, detects)
+    columns, rows = _table(cases, detects, normals)
     report.table(columns, rows)
     if failed:
         report.section("Failed").table(["Scan", "Why"], [[name, reason] for name, reason in failed.items()])
     order = sorted(cases, key=lambda name: (-rank_of(cases[name]), name))
     views = pictures.views(order)
     for view in views:
-        view["lines"] = [*_lines(cases[view["name"]], detects), *cases[view["name"]].get("remarks", ())]
+        view["lines"] = [*_lines(cases[view["name"]], detects, normals), *cases[view["name"]].get("remarks", ())]
     if views:
         report.section("To look through").text(
             "Drag in a plane to move the cross, scroll to leaf through, use the right button for contrast. Radiological "
@@ -124,7 +128,7 @@ def make_report(
     )
     report.gallery(
         [
-            Tile(tile, name, _lines(cases[name], detects), "caution" if cases[name].get("remarks") else "plain")
+            Tile(tile, name, _lines(cases[name], detects, normals), "caution" if cases[name].get("remarks") else "plain")
             for name, tile in tiles
             if tile is not None
         ]
@@ -143,7 +147,8 @@ def make_report(
     return report
 
 
-def _table(cases: Mapping[str, Mapping[str, Any]], detects: bool) -> tuple[list[str], list[list[Any]]]:
+def _table(cases: Mapping[str, Mapping[str, Any]], detects: bool, normals: int = 0) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows. normals: how many normal scans a detector was calibrated on; 0 where that is not known."""
     if detects:
         doubted = any("doubtful_ml" in case for case in cases.values())
         own = ["Scan", "Score", "Among normals", "Flagged (ml)", "Findings"]
@@ -152,7 +157,7 @@ def _table(cases: Mapping[str, Mapping[str, Any]], detects: bool) -> tuple[list[
             [
                 name,
                 case.get("score"),
-                case.get("percentile_among_normals"),
+                _among(case.get("percentile_among_normals"), normals),
                 case.get("flagged_ml"),
                 len(case.get("findings", ())),
                 *([case.get("flagged_in_doubt_ml")] if doubted else []),
@@ -176,13 +181,19 @@ def _table(cases: Mapping[str, Mapping[str, Any]], detects: bool) -> tuple[list[
     return columns, rows
 
 
-def _lines(case: Mapping[str, Any], detects: bool) -> list[str]:
+def _among(share: float | None, normals: int) -> float | str | None:
+    """The share of normal scans that score no higher: such as ``2 of 3``, as a number where they are many."""
+    return share if share is None or not 0 < normals < FEW else f"{round(share * normals)} of {normals}"
+
+
+def _lines(case: Mapping[str, Any], detects: bool, normals: int = 0) -> list[str]:
+    """What is said beside a scan's picture. normals: as of ``_table``."""
     if detects:
-        among = case.get("percentile_among_normals")
-        above = "" if among is None else f", above {among:.0%} of normal scans"
+        among = _among(case.get("percentile_among_normals"), normals)
+        above = "" if among is None else f", above {among if isinstance(among, str) else f'{among:.0%} of'} normal scans"
         return [
             f"score {case['score']:.3g}{above}",
-            f"flagged {case['flagged_ml']:.3g} ml in {len(case['findings'])} pieces",
-            *([f"{case['flagged_in_doubt_ml']:.3g} ml of it where the mask is doubtful"] if "doubtful_ml" in case else []),
+            f"flagged {in_ml(case['flagged_ml'])} in {len(case['findings'])} pieces",
+            *([f"{in_ml(case['flagged_in_doubt_ml'])} of it where the mask is doubtful"] if "doubtful_ml" in case else []),
         ]
-    return [f"{label}: {volume:.3g} ml" for label, volume in case.get("volume_ml", {}).items()][:6]
+    return [f"{label}: {in_ml(volume)}" for label, volume in case.get("volume_ml", {}).items()][:6]

@@ -11,6 +11,7 @@ from medae.commented import commented_yaml
 from medae.config import Config, to_dict
 from medae.data.case import Modality
 from medae.plan import Foreground
+from medae.volume import in_ml
 
 Triple = tuple[int, int, int]
 Range = tuple[float, float]
@@ -169,7 +170,7 @@ def _sizes(found: Structure) -> str:
 
 
 def _volume(cubic_mm: float) -> str:
-    return f"{cubic_mm / 1000:,.3g} ml" if cubic_mm >= 1000 else f"{cubic_mm:,.3g} mm³"
+    return in_ml(cubic_mm / 1000) if cubic_mm >= 1000 else f"{cubic_mm:,.3g} mm³"
 
 
 def _times(values: Any) -> str:

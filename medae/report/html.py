@@ -174,12 +174,15 @@ class Report:
 
 
 def format_value(value: object) -> str:
-    """As a reader wants it: three decimals or three significant digits, a dash for None and not-a-number, no folders."""
+    """As a reader wants it: three decimals, whole from 1000 on, three significant digits of the very small and very large, a
+    dash for None and not-a-number, no folders."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
+        if 999.9995 <= abs(value) < 1e5:
+            return f"{value:,.0f}"
         return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3g}"
     return value.name if isinstance(value, Path) else str(value)
 

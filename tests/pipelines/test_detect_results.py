@@ -52,3 +52,12 @@ def test_a_figure_is_said_with_its_ends_where_it_has_some() -> None:
     assert figure_words({"a": 0.5}, {"a": (0.25, 0.75)}, "a") == "0.500 [0.250, 0.750]"
     assert figure_words({"a": 0.5}, {}, "a") == "0.500"
     assert figure_words({"a": None}, {}, "a") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [((22.0,), "22"), ((14.5, 9.0, 20.25), "14.5 [9, 20.2]"), ((1234.5, 2.0, 3000.0), "1,234 [2, 3,000]")],
+)
+def test_counts_have_no_decimals_that_are_nought(found: tuple[float, ...], words: str) -> None:
+    name, (value, *ends) = "false_findings_normal", found
+    assert figure_words({name: value}, {name: (ends[0], ends[1])} if ends else {}, name) == words

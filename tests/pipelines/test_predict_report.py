@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipelines.predict_report import RANKS, Pictures, _lines, _table
 
 
@@ -35,3 +37,18 @@ def test_what_a_killed_run_left_half_drawn_is_cleared(tmp_path: Path):
     (tmp_path / ".new-1a2b" / "a.webp").write_text("half")
     Pictures(tmp_path).keep({"a"})
     assert {path.name for path in tmp_path.iterdir()} == {"a.webp", RANKS}
+
+
+@pytest.mark.parametrize(
+    ("normals", "cell", "said"),
+    [(0, 0.9, "90% of normal scans"), (10, "9 of 10", "9 of 10 normal scans"), (20, 0.9, "90% of normal scans")],
+)
+def test_few_normal_scans_are_counted(normals: int, cell: float | str, said: str):
+    _, rows = _table({"a": case()}, True, normals)
+    assert rows[0][2] == cell
+    assert _lines(case(), True, normals)[0] == f"score 1.5, above {said}"
+
+
+def test_volumes_have_no_exponent():
+    assert _lines({"volume_ml": {"grey": 1238.6, "spot": 0.00002345}}, False) == ["grey: 1,239 ml", "spot: 0.0000235 ml"]
+    assert _lines(case(flagged_ml=1000.2), True)[1] == "flagged 1,000 ml in 2 pieces"
