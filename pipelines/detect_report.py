@@ -191,20 +191,25 @@ def describe_groups(report: Report, groups: Sequence[Stratum]) -> None:
 
 def promise_in_words(calibration: Calibration, evaluation: AnomalyEvaluation) -> str:
     """Whether the threshold is reached in normal test subjects as the calibration promised, by the calibration's own rule;
-    empty where it cannot be told."""
+    empty where it cannot be told. Only more than was promised breaks the promise."""
     normal = evaluation.normal_subjects()
     rates = [share for subject, share in evaluation.reached(calibration.threshold).items() if subject in normal]
     promised = calibration.promise(len(rates)) if rates else None
     if promised is None:
         return ""
     found, (low, high) = sum(rates) / len(rates), promised
-    subjects = f"{len(rates)} test subjects" if len(rates) > 1 else "one test subject"
-    said = (
-        f" In {subjects} without a lesion it was reached in {found:.2%} of the mask; promised were {low:.2%} to {high:.2%}"
-    )
-    if low <= found <= high:
-        return f"{said}: kept."
-    return f"{said}: not kept. They differ from the scans that the threshold was set on; set it on scans like these."
+    ends = f"{low:.2%} to {high:.2%}"
+    if len(rates) > 1:
+        said = f" In {len(rates)} test subjects without a lesion it was reached in {found:.2%} of the mask, as their mean"
+        said += f"; promised of such a mean, which varies less than a single subject, were {ends}"
+    else:
+        said = f" In one test subject without a lesion it was reached in {found:.2%} of the mask"
+        said += f"; promised of a single subject were {ends}"
+    if found < low:
+        return f"{said}: fewer false positives than promised, which is harmless; the threshold is strict for these scans."
+    if found > high:
+        return f"{said}: not kept. They differ from the scans that the threshold was set on; set it on scans like these."
+    return f"{said}: kept{', but so wide a promise is easily kept' if calibration.too_wide(high) else ''}."
 
 
 def best_baseline(summaries: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -18,6 +18,9 @@ from medae.metrics.voxelscores import bin_floor, check_same_grid, score_bins
 FEWEST = 3
 """Calibration subjects without which nothing is promised."""
 
+WIDE, MANY = 5, 20
+"""Times the rate that was asked for from which on a promise is too wide to be of use; subjects that are not few."""
+
 Normals = Literal["lesion_free_scans", "lesion_free_slices"]
 
 
@@ -70,6 +73,10 @@ class Calibration(Config):
         moved = (1 - 1 / n_subjects) * variance
         return float(low**2 + moved), float(high**2 + moved)
 
+    def too_wide(self, high: float) -> bool:
+        """Whether a promise with this upper end says next to nothing."""
+        return high > WIDE * self.false_positive_rate
+
     def without(self, subject: int) -> Calibration:
         """The same, as if the levels of one subject, by its place, were not known: it does not vouch for itself."""
         kept = tuple(own for place, own in enumerate(self.normal_levels) if place != subject)
@@ -92,9 +99,12 @@ class Calibration(Config):
             )
         if (one := self.promise(1)) is not None:
             parts.append(
-                f"In another subject of this cohort it should be reached in {one[0]:.2%} to {one[1]:.2%} of the mask, were "
-                "it normal."
+                f"A single further normal subject of this cohort should reach it in {one[0]:.2%} to {one[1]:.2%} of its "
+                "mask, with 95 % confidence."
             )
+            if self.too_wide(one[1]):
+                remedy = "" if self.n_subjects >= MANY else "; calibrate on more normal scans to narrow it"
+                parts.append(f"This is too wide to be of use: it rests on {self.n_subjects} subjects{remedy}.")
         return " ".join(parts)
 
     def limits(self) -> str:

@@ -109,7 +109,10 @@ def test_a_promise_by_hand() -> None:
     assert found.promise(3) == pytest.approx((moved, (0.15 + reach) ** 2 + moved), rel=1e-4)
     # For one more: sqrt(1/3 + 1) = 1.1547, and nothing is moved.
     assert found.promise(1) == pytest.approx((0.0, (0.15 + 4.30265 * 0.05 * 1.15470) ** 2), rel=1e-4)
-    assert "In another subject" in found.rests_on()
+    assert "A single further normal subject of this cohort should reach it in 0.00% to 15.87%" in found.rests_on()
+    assert "too wide" not in found.rests_on(), "of 5 % asked for"
+    strict = found.model_copy(update={"false_positive_rate": 0.01, "n_subjects": 3})
+    assert "too wide to be of use: it rests on 3 subjects; calibrate on more" in strict.rests_on()
     tight = found.model_copy(update={"left_out": (0.0100, 0.0102, 0.0104, 0.0101)})
     low, high = tight.promise(2)
     assert 0.009 < low < 0.0101 < high < 0.0115

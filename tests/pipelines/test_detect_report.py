@@ -83,11 +83,21 @@ def test_of_too_few_subjects_is_said_which_scored_higher_not_which_found_more(ot
 
 def test_a_promise_is_kept_or_not_by_the_normal_subjects_alone():
     kept = promise_in_words(CALIBRATION, evaluation(("a", 9, False), ("b", 12, False), ("c", 500, True)))
-    assert "In 2 test subjects without a lesion it was reached in 1.05% of the mask" in kept
+    assert "In 2 test subjects without a lesion it was reached in 1.05% of the mask, as their mean" in kept
+    assert "a single subject" in kept and "harmless" not in kept
     assert kept.endswith(": kept.")
     broken = promise_in_words(CALIBRATION, evaluation(("a", 90, False), ("b", 12, False)))
     assert "it was reached in 5.10%" in broken
-    assert "not kept" in broken
+    assert "not kept" in broken and "harmless" not in broken
+
+
+def test_fewer_false_positives_than_promised_are_harmless_and_a_wide_promise_is_easily_kept():
+    fewer = promise_in_words(CALIBRATION, evaluation(("a", 1, False), ("b", 2, False)))
+    assert "fewer false positives than promised, which is harmless" in fewer and "kept" not in fewer
+    alone = promise_in_words(CALIBRATION, evaluation(("a", 10, False)))
+    assert "In one test subject" in alone and "promised of a single subject were" in alone
+    wide = CALIBRATION.model_copy(update={"left_out": (0.001, 0.01, 0.1)})
+    assert promise_in_words(wide, evaluation(("a", 10, False))).endswith(": kept, but so wide a promise is easily kept.")
 
 
 @pytest.mark.parametrize("subjects", [(("c", 5, True),), (("c", 5, True), ("c", 5, False))])
