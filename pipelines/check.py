@@ -127,7 +127,7 @@ def write_report(check: Check, facts: dict[str, Any], out: Path) -> None:
     chunks = [drawn[start : start + TILES] for start in range(0, len(drawn), TILES)]
     pages = {f"Cases {TILES * place + 1} to {TILES * place + len(chunk)}": chunk for place, chunk in enumerate(chunks)}
     names = {title: f"cases-{place:03d}.html" for place, title in enumerate(pages, start=1)}
-    subtitle = f"Axial, coronal, sagittal; label map in colour. {CONVENTION}"
+    subtitle = f"Axial, coronal, sagittal; label map outlined. {CONVENTION}"
     subtitle += " Phantoms, not patients." if check.manifest.phantom else ""
     for title, chunk in pages.items():
         Report(title, subtitle).section("Cases").gallery(chunk).write(out / names[title])

@@ -24,7 +24,7 @@ from medae.formats.raw import RawImage
 from medae.formats.read import read_raw
 from medae.volume import spacing_of
 
-VERSION = 6
+VERSION = 7
 """Raised whenever something else is found in the same contents, so that nothing older is remembered."""
 
 SAMPLE = 1_000_000

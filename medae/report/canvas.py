@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from medae.report import colours
+
 INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#e4e8ed", "#ffffff"
-DARK, ON_DARK, MUTED_ON_DARK = "#0b0e13", "#e9eef4", "#93a1b0"
+DARK, ON_DARK, MUTED_ON_DARK = colours.DARK, colours.ON_DARK, "#93a1b0"
 SERIES = (
     *("#2563eb", "#ea7317", "#0f9d8a", "#9b4fd6", "#8a5a2b", "#c2306e", "#7a8b00", "#0891b2"),
     *("#111827", "#f472b6", "#166534", "#d4a017"),

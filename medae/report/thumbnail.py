@@ -1,24 +1,29 @@
-"""A small picture of a scan: three planes at true proportions, its label map over it."""
+"""A small picture of a scan: three planes at true proportions with the body's sides, its label map over it."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from medae.formats.raw import RawImage
-from medae.report.colours import label_colour
+from medae.report.colours import DARK, ON_DARK, label_colour
 from medae.report.planes import Cut, Scene
 
-WIDTH, HEIGHT = 430, 150
+WIDTH, HEIGHT = 800, 220
 """Pixels of the whole picture at most, and of its highest plane."""
 
 THINNEST = 14
 """Pixels of a plane at least: a stack of two slices would be a line."""
 
 GAP = 3
-OPACITY = 0.45
+OPACITY = 0.2
+"""Of a label inside its outline."""
+
+LETTERS, ROOM = 11, 44
+"""Height of the letters in pixels, and of a plane that has room for them."""
+
 SAMPLE = 200_000
 
 
@@ -65,4 +70,25 @@ def _panel(cut: Cut, size: tuple[int, int], shades_IJK: np.ndarray, label_IJK: n
         for value in np.unique(labels[labels > 0]):
             tint = np.frombuffer(bytes.fromhex(label_colour(int(value))[1:]), np.uint8)
             colour[labels == value] = (1 - OPACITY) * colour[labels == value] + OPACITY * tint
-    return colour.astype(np.uint8)
+            colour[_rim(labels == value)] = tint
+    return _marked(colour.astype(np.uint8), cut.marks)
+
+
+def _rim(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask that touch another one above, below, left or right; those at the border of the picture too."""
+    wide = np.pad(mask, 1)
+    inside = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+    return np.asarray(mask & ~inside)
+
+
+def _marked(pixels: np.ndarray, marks: tuple[str, str, str, str]) -> np.ndarray:
+    """With the letters of the sides at left, right, top and bottom, where there is room for them."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < ROOM:
+        return pixels
+    picture = Image.fromarray(pixels)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(LETTERS)
+    places = ((4, height / 2, "lm"), (width - 4, height / 2, "rm"), (width / 2, 3, "mt"), (width / 2, height - 4, "mb"))
+    for text, (x, y, anchor) in zip(marks, places, strict=True):
+        pen.text((x, y), text, fill=ON_DARK, font=font, anchor=anchor, stroke_width=1, stroke_fill=DARK)
+    return np.asarray(picture)
