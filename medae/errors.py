@@ -36,6 +36,10 @@ def _restored(kind: type[MedaeError], what: str, where: str | None, remedy: str 
     return kind(what, where=where, remedy=remedy)
 
 
+RESUME = "go on with --resume (Python: resume=True)"
+"""In the remedy of a training that was stopped; commands that go on by themselves say otherwise."""
+
+
 class ConfigError(MedaeError):
     """A configuration that cannot be used: unknown key, wrong type, contradictory choice."""
 

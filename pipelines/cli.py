@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from medae.errors import Interrupted, MedaeError
+from medae import __version__
+from medae.errors import RESUME, Interrupted, MedaeError
 from pipelines import cli_data
 from pipelines.cli_curve import curve
 from pipelines.cli_export import export
@@ -19,18 +20,22 @@ from pipelines.cli_predict import brainmask, predict
 
 
 class _Commands(Commands):
-    """What all commands share: an answer to Ctrl-C."""
+    """What all commands share: an answer to Ctrl-C, and how to go on."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Raises Interrupted on Ctrl-C, at which Typer would end without a word."""
+        in_the_way = [option for option in ("--force", "--no-resume") if option in sys.argv]
+        without = f" without {' and '.join(in_the_way)}" if in_the_way else ""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             remedy = GO_ON.get(ctx.invoked_subcommand or "")
-            in_the_way = [option for option in ("--force", "--no-resume") if option in sys.argv]
-            without = f" without {' and '.join(in_the_way)}" if in_the_way else ""
             said = "Interrupted." if remedy is None else f"Interrupted. The same command{without}{remedy}"
             raise Interrupted(said) from error
+        except MedaeError as error:
+            if GO_ON.get(ctx.invoked_subcommand or "") == BY_ITSELF and error.remedy is not None:
+                error.remedy = error.remedy.replace(RESUME, f"run the same command{without} again")
+            raise
 
 
 app = typer.Typer(
@@ -44,6 +49,21 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_data.app, name="data")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"medae {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 class CaseIdChoice(Enum):
@@ -73,7 +93,8 @@ Workers = Annotated[
 ]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped configuration.")]
 GO_ON = dict.fromkeys(("pretrain", "finetune", "detect"), " goes on with --resume.")
-GO_ON |= dict.fromkeys(("run", "demo", "curve"), " goes on where it was.")
+BY_ITSELF = " goes on where it was."
+GO_ON |= dict.fromkeys(("run", "demo", "curve"), BY_ITSELF)
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from medae.errors import TrainingError
+from medae.errors import RESUME, TrainingError
 from medae.training.checkpoint import latest
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,7 +28,7 @@ def resume_hint(folder: Path) -> str:
     path = latest(folder)
     if path is None:
         return "No checkpoint had been written yet: start again."
-    return f"The checkpoint of step {int(path.name.partition('-')[2])} is intact: go on with --resume (Python: resume=True)."
+    return f"The checkpoint of step {int(path.name.partition('-')[2])} is intact: {RESUME}."
 
 
 def disk_full(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from medae.errors import Interrupted
+from medae.errors import RESUME, Interrupted
 from pipelines import stage
 
 COMMANDS = {
@@ -27,6 +27,17 @@ def test_help_is_quick_and_names_every_command(medae, tmp_path):
     assert {line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "} == COMMANDS
     assert "beside the same network from scratch." in " ".join(listed.split())
     assert min(seconds) < 0.5
+
+
+def test_the_version_is_said_and_nothing_else(monkeypatch, capsys):
+    from medae import __version__
+    from pipelines import cli
+
+    monkeypatch.setattr("sys.argv", ["medae", "--version"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert capsys.readouterr() == (f"medae {__version__}\n", "")
 
 
 def test_help_imports_nothing_heavy(medae, tmp_path):
@@ -128,6 +139,28 @@ def test_ctrl_c_is_answered_with_how_to_go_on(monkeypatch, capsys, arguments, wh
         cli.main()
     assert end.value.code == 130
     assert capsys.readouterr().err.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "words"),
+    [
+        (["run", "x"], "pipelines.run.run", "is intact: run the same command again."),
+        (["run", "x", "--no-resume"], "pipelines.run.run", "is intact: run the same command without --no-resume again."),
+        (["pretrain", "x"], "pipelines.stage.command", "is intact: go on with --resume (Python: resume=True)."),
+    ],
+)
+def test_a_stopped_training_is_gone_on_with_as_its_command_does(monkeypatch, capsys, arguments, where, words):
+    from pipelines import cli
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Interrupted("Training was interrupted.", remedy=f"The checkpoint of step 3 is intact: {RESUME}.")
+
+    monkeypatch.setattr(where, stopped)
+    monkeypatch.setattr("sys.argv", ["medae", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip().endswith(words)
 
 
 def test_a_fault_of_ours_is_status_1_with_a_traceback(monkeypatch, capsys):
