@@ -79,7 +79,6 @@ def run(
 def describe(check: Check) -> dict[str, Any]:
     """The data set in a few lines."""
     manifest = check.manifest
-    targets = Counter(name for case in manifest.cases for name in case.targets)
     images = [facts for found in check.inspections.values() for facts in found.images.values()]
     modalities = Counter(ref.modality for case in manifest.cases for ref in case.images.values())
     facts: dict[str, Any] = {
@@ -88,7 +87,7 @@ def describe(check: Check) -> dict[str, Any]:
         "subjects": len({case.subject for case in manifest.cases}),
         "channels": ", ".join(manifest.channels),
         "modality": ", ".join(f"{name} ({count})" for name, count in modalities.most_common()),
-        "label maps": ", ".join(f"{name} ({count} cases)" for name, count in targets.items()) or "none",
+        "label maps": _label_maps(check),
     }
     if images:
         orientations = Counter(found.orientation for found in images)
@@ -104,6 +103,16 @@ def describe(check: Check) -> dict[str, Any]:
         "warnings": sum(finding.level == "warning" for finding in check.findings),
         "phantoms": "yes, not scans of people" if manifest.phantom else "no",
     }
+
+
+def _label_maps(check: Check) -> str:
+    """Of each target how many cases have it, and of how many its label map is empty."""
+    cases = Counter(name for case in check.manifest.cases for name in case.targets)
+    maps = [(name, facts.labels) for found in check.inspections.values() for name, facts in found.targets.items()]
+    empty = Counter(name for name, labels in maps if labels is not None and not set(labels) - {0})
+    with_labels = {name for name, labels in maps if labels is not None}
+    said = {name: f", {empty[name]} empty" if name in with_labels else "" for name in cases}
+    return ", ".join(f"{name} ({count} cases{said[name]})" for name, count in cases.items()) or "none"
 
 
 def _spread(rows: Sequence[Sequence[float]], form: str) -> str:

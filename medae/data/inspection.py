@@ -134,7 +134,7 @@ def _read(root: Path, ref: ImageRef) -> tuple[RawImage | None, list[Remark]]:
     if ref.kind != "intensity":  # said of the image already, on whose grid the label map has to be
         found = [remark for remark in found if remark.code not in ("units", "no_position")]
     try:
-        raw = read_raw(paths, resample_slices=ref.resample_slices, component=ref.component)
+        raw = read_raw(paths, ref.kind, resample_slices=ref.resample_slices, component=ref.component)
     except MedaeError as error:
         code = "geometry" if isinstance(error, GeometryError) else "unreadable"
         text = f"cannot be used: {error.what[0].lower()}{error.what[1:].rstrip('.')}"

@@ -45,6 +45,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
     reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
     for name in filter(None, (str(path.resolve()), str(path), path.name, stem(path))):
         reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "it", reason)
+    reason = re.sub(r"^File it ", "it ", reason)
     return DataError(f"The image cannot be read: {reason}", where=path, remedy="Copy or export the file again.")
 
 

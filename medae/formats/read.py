@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from medae.errors import DataError
+from medae.errors import DataError, MedaeError
 from medae.formats import LARGEST_LABEL
 from medae.formats.dicom.read import read_series
 from medae.formats.dicom.sniff import is_dicom
@@ -20,6 +21,7 @@ from medae.formats.raw import RawImage
 from medae.volume import NativeGrid, Volume, to_ras
 
 Kind = Literal["intensity", "labels", "mask"]
+NAMES: dict[Kind, str] = {"intensity": "image", "labels": "label map", "mask": "mask"}
 
 
 def read_volume(paths: Sequence[Path], kind: Kind, *, resample_slices: bool = False, component: int | None = None) -> Volume:
@@ -44,13 +46,23 @@ def read_array(
     Raises DataError for a file that cannot be read, is not 3D, or whose values do not fit the kind (not finite,
     label values that are negative, above 32767 or not whole numbers); GeometryError for an unusable affine.
     """
-    raw = read_raw(paths, resample_slices=resample_slices, component=component)
+    raw = read_raw(paths, kind, resample_slices=resample_slices, component=component)
     values = _intensities(raw.array, paths[0]) if kind == "intensity" else _labels(raw.array, kind == "mask", paths[0])
     return np.ascontiguousarray(to_ras(values[None], raw.native.matrix())), raw.native
 
 
-def read_raw(paths: Sequence[Path], *, resample_slices: bool = False, component: int | None = None) -> RawImage:
-    """Read one image on the axes of its file. Raises DataError and GeometryError."""
+def read_raw(
+    paths: Sequence[Path], kind: Kind = "intensity", *, resample_slices: bool = False, component: int | None = None
+) -> RawImage:
+    """Read one image on the axes of its file. kind: what errors call it. Raises DataError and GeometryError."""
+    try:
+        return _read_raw(paths, resample_slices, component)
+    except MedaeError as error:
+        error.what = re.sub(r"\b([Tt]he) image\b", rf"\1 {NAMES[kind]}", error.what)
+        raise
+
+
+def _read_raw(paths: Sequence[Path], resample_slices: bool, component: int | None) -> RawImage:
     if not paths:
         raise DataError("An image without files cannot be read.", remedy="Name its file.")
     path = paths[0]
@@ -88,5 +100,5 @@ def _labels(array: np.ndarray, is_mask: bool, path: Path) -> np.ndarray:
         remedy = f"A label map holds whole numbers from 0 to {LARGEST_LABEL}; correct the file or declare it as an image."
         if is_mask:
             remedy = "Replace them in the file; every value but 0 is inside of a mask."
-        raise DataError(f"The {'mask' if is_mask else 'label map'} {problem}.", where=path, remedy=remedy)
+        raise DataError(f"The {NAMES['mask' if is_mask else 'labels']} {problem}.", where=path, remedy=remedy)
     return as_labels(array, is_mask=is_mask)

@@ -16,6 +16,7 @@ SCAN = Path("scans") / "Doe_John.nii.gz"
     [
         (f"Empty file: '{SCAN}'", "Empty file: 'it'"),
         (f"Not a gzipped file ({SCAN.resolve()})", "Not a gzipped file (it)"),
+        (f"File {SCAN} is not a gzip file", "it is not a gzip file"),
         ("long\nstory\nDoe_John.nii.gz: no header", "it: no header"),
         ("no data of Doe_John", "no data of it"),
         ("a word like Doe_Johnson", "a word like Doe_Johnson"),

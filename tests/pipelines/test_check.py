@@ -97,6 +97,22 @@ def test_the_result_holds_every_finding_and_the_facts_of_each_image(folder: Path
     assert result["excluded"][0] not in json.dumps(json.loads(Path("out/manifest.json").read_text())["cases"])
 
 
+def test_the_table_counts_empty_label_maps_and_a_broken_one_is_called_that(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = folder / "scans" / f"{NAMES[2]}.nii.gz"
+    broken.write_bytes((folder / "scans" / f"{NAMES[1]}.nii.gz").read_bytes())
+    (folder / "mask").mkdir()
+    for value, name in enumerate(NAMES[:2]):
+        nib.save(nib.Nifti1Image(np.full((8, 9, 7), value, np.uint8), np.eye(4)), folder / "mask" / f"{name}.nii.gz")
+    (folder / "mask" / broken.name).write_bytes(b"no label map" * 9)
+    with pytest.raises(DataError, match="1 of 3 cases have an error"):
+        check.run(folder, "folder", "given", ["images=scans", "labels=mask"], Path("out"), workers=1)
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "label (3 cases, 1 empty)" in screen
+    assert "cannot be used: the label map cannot be read: it is not a gzip file" in screen
+
+
 def test_equal_findings_are_one_row_and_errors_come_first() -> None:
     findings = [
         Finding(f"case{number}", f"scans/{number}.nii", level, "code", "is odd", "Look.", "image image")
