@@ -223,7 +223,7 @@ def _model(
         plan, store = artifact.meta.plan, prepared(artifact.meta.plan, artifact.meta.network)
         return plan, store, artifact.model(), origin_of(artifact), []
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
-    plan = config.plan.make(cohort["train"], stage.screen, estimator)
+    plan = config.plan.make(cohort["train"], stage.screen, estimator, (config.target or "",))
     config.check_network(plan)
     config.scoring.check_features(plan.space)
     refuse_beyond_memory(plan, estimator, stage.device)

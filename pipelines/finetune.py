@@ -148,7 +148,7 @@ def _plan(config: Config, stage: Stage, labelled: Manifest, classes: int) -> Pla
     beside = None if config.unlabelled is None else config.unlabelled.samples
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation, classes, beside)
     if config.encoder is None:
-        plan = config.plan.make(labelled, stage.screen, estimator)
+        plan = config.plan.make(labelled, stage.screen, estimator, (config.target,))
     else:
         plan = config.plan.around(stage.inputs["encoder"].meta.plan, labelled, stage.screen, estimator)
     _check_network(config, plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,18 @@ class PlanChoice(PlanHints):
             return to_dict(self)
         return Plan.read(self.file).choices()
 
-    def make(self, manifest: Manifest, screen: Screen, estimator: Estimator | None = None) -> Plan:
-        """The plan for these cases. estimator: of the training that it is for; asked only if a memory target is set."""
+    def make(
+        self,
+        manifest: Manifest,
+        screen: Screen,
+        estimator: Estimator | None = None,
+        targets: Collection[str] | None = None,
+    ) -> Plan:
+        """The plan for these cases. estimator: of the training that it is for; asked only if a memory target is set.
+        targets: whose labels that training uses; None for all."""
         if self.file is not None:
             return _from_file(self.file)
-        plan = make_plan(_read(manifest, screen), estimator if self.memory else None, **self.hints())
+        plan = make_plan(_read(manifest, screen), estimator if self.memory else None, targets=targets, **self.hints())
         for note in plan.notes:
             screen.note(note)
         return plan

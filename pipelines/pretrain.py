@@ -96,7 +96,7 @@ def run(config: Config, stage: Stage) -> Outcome:
     if config.validation_batches:
         stage.uses("validation", validation)
     estimator = estimator_of(config.network, config.objective, config.fit, config.augmentation)
-    plan = config.plan.make(training, stage.screen, estimator)
+    plan = config.plan.make(training, stage.screen, estimator, () if config.probe is None else (config.probe.target,))
     config.check_network(plan)
     refuse_idle_masks(config, plan.space)
     refuse_beyond_memory(plan, estimator, stage.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -26,8 +26,10 @@ NARROW = 0.5
 """Share of the CT window from which on labels use enough of it."""
 
 
-def notes_on(found: Fingerprint, plan: Plan) -> tuple[str, ...]:
-    """Sentences."""
+def notes_on(found: Fingerprint, plan: Plan, targets: Collection[str] | None = None) -> tuple[str, ...]:
+    """Sentences. targets: whose labels are used; None for all."""
+    if targets is not None:
+        found = found.model_copy(update={"labels": {name: found.labels[name] for name in found.labels if name in targets}})
     parts = (_spacing, _padding, _intensities, _structures, _images)
     return tuple(note for part in parts for note in part(found, plan))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from medae.config import validate
@@ -22,13 +22,17 @@ Progress = Callable[[int, int], None]
 
 
 def make_plan(
-    source: Manifest | Fingerprint, estimator: Estimator | None = None, progress: Progress | None = None, **hints: Any
+    source: Manifest | Fingerprint,
+    estimator: Estimator | None = None,
+    progress: Progress | None = None,
+    targets: Collection[str] | None = None,
+    **hints: Any,
 ) -> Plan:
     """The plan for a data set, with the reason of every choice. hints: the fields of `PlanHints`.
 
     estimator: of the memory of a training step; needed for the hint ``memory``, else its estimate is stated. progress: see
-    `fingerprint`. Raises ConfigError for hints that do not fit each other, the data or the memory, DataError for
-    files that cannot be read.
+    `fingerprint`. targets: whose labels the training uses, for the plan's notes; None for all.
+    Raises ConfigError for hints that do not fit each other, the data or the memory, DataError for files that cannot be read.
     """
     known = validate(PlanHints, hints, where="plan hints")
     found = fingerprint(source, progress=progress) if isinstance(source, Manifest) else source
@@ -52,7 +56,7 @@ def make_plan(
     reasons |= {"sampling.patch": patch.reason, "sampling.batch": batch.reason}
     if estimator is not None:
         reasons["sampling.batch"] += f"; {_estimate(plan, estimator, known)}"
-    return plan.model_copy(update={"reasons": reasons, "notes": notes_on(found, plan)})
+    return plan.model_copy(update={"reasons": reasons, "notes": notes_on(found, plan, targets)})
 
 
 def _space(found: Fingerprint, hints: PlanHints) -> tuple[SpacePlan, dict[str, str]]:

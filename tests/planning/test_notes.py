@@ -56,6 +56,15 @@ def test_pieces_too_small_for_the_spacing(least, noted):
     assert "pieces of label 2" in notes(source, spacing=(2.0, 2.0, 2.0)), "of the plan's spacing"
 
 
+def test_labels_that_are_not_used_are_not_spoken_of():
+    labels = {1: structure(cases=10), 2: structure(cases=1, piece=(2.0, 50.0, 90.0), pieces=3.0)}
+    source = found((64, 64, 64), labels=labels)
+    (target,) = source.labels
+    assert all(note.startswith(f"{target}: ") for note in make_plan(source, targets=(target,)).notes)
+    assert len(make_plan(source, targets=(target,)).notes) == 2
+    assert make_plan(source, targets=()).notes == make_plan(source, targets=("other",)).notes == ()
+
+
 def test_rare_labels():
     labels = {1: structure(cases=10), 2: structure(cases=4), **{label: structure(cases=1) for label in range(3, 9)}}
     assert "label 2, 3, 4, 5, 6 and 2 more is in fewer than half as many cases" in notes(found((64, 64, 64), labels=labels))
