@@ -166,6 +166,19 @@ def test_an_evaluation_shows_the_worst_case_first_and_lies_over_its_scan(tmp_pat
     assert '"name": "bad"' not in (tmp_path / "bare" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_an_evaluation_says_how_many_predictions_are_empty(tmp_path, capsys, empty):
+    for number in range(2):
+        for folder, value in (("labels", 1), ("predictions", int(number >= empty))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            array = np.full((4, 4, 4), value, np.uint8)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / f"{number}.nii.gz")
+    result = compare(tmp_path / "predictions", tmp_path / "labels", tmp_path / "out")
+    said, page = f"{empty} of 2 predictions are empty.", (tmp_path / "out" / "report.html").read_text()
+    assert (said in capsys.readouterr().err, said in page) == (empty > 0, empty > 0)
+    assert (result["facts"]["empty"], result["metrics"]["prediction"]["dice_mean"]) == (empty, 1 - empty / 2)
+
+
 def test_an_evaluation_refuses_scans_that_do_not_belong_to_the_labels(tmp_path):
     for name, shape in (("a", (4, 4, 4)), ("b", (5, 4, 4)), ("none", None)):
         (tmp_path / name).mkdir()
