@@ -89,6 +89,11 @@ class TransferReport:
         return sum(row.status == status for row in self.rows)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the configurations agree, and every tensor was loaded as it is."""
+        return not self.differences and self.count("loaded") == len(self.rows)
+
+    @property
     def summary(self) -> str:
         """One line: share and counts."""
         counts = ", ".join(f"{self.count(status)} {status}" for status in ("loaded", "adapted", "random", "rejected"))

@@ -33,20 +33,27 @@ SECONDS_A_LINE = 30.0
 class Screen:
     """Two consoles. ``notes`` (stderr) for what happens, ``results`` (stdout) for what came out.
 
-    With ``as_json`` the results console is silent, so that stdout holds the JSON document and nothing else.
+    With ``as_json`` the results console is silent, so that stdout holds the JSON document and nothing else. brief: whether
+    what many trainings have in common is left out.
     """
+
+    brief = False
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self.notes = Console(stderr=True, highlight=False)
         self.results = Console(quiet=as_json, highlight=False)
+        self._warned: set[tuple[str, str]] = set()
 
     def note(self, text: str) -> None:
         """One line of what happens."""
         self.notes.print(escape(text), soft_wrap=True)
 
-    def warn(self, text: str) -> None:
-        """One line of what a user should know."""
+    def warn(self, text: str, about: str = "") -> None:
+        """One line of what a user should know; said once. about: what it is of, where others may say the same."""
+        if (about, text) in self._warned:
+            return
+        self._warned.add((about, text))
         self.notes.print(f"[yellow]Warning:[/] {escape(text)}", soft_wrap=True)
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -78,6 +78,7 @@ class Worker:
     ) -> None:
         self.written, self.folder, self.results, self.screen, self.parent = written, folder, results, screen, parent
         self.data = dict(data or {})
+        self.screen.brief = True
         (folder / "locks").mkdir(parents=True, exist_ok=True)
 
     @property

@@ -135,9 +135,11 @@ def checked(manifest: Manifest, root: Path, screen: Screen, workers: int | None 
         check = check_manifest(manifest, workers=workers or usable_cores(), progress=report)
     for finding in check.findings:
         if finding.level == "error":
-            screen.warn(f"{finding.case or 'A file'} left out: {finding.problem} ({finding.file}) {finding.remedy}")
+            said = f"{finding.case or 'A file'} left out: {finding.problem} ({finding.file}) {finding.remedy}"
+            screen.warn(said, str(root))
     for problem, count in Counter(finding.problem for finding in check.findings if finding.level == "warning").items():
-        screen.warn(f"{problem} (found {'once' if count == 1 else f'{count} times'}; medae check says where)")
+        times = "once" if count == 1 else f"{count} times"
+        screen.warn(f"{problem} (found {times}; medae check says where)", str(root))
     if not check.usable.cases:
         raise DataError("No case is left after the check.", where=str(root), remedy="Run medae check to see why.")
     return check

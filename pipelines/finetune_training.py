@@ -118,12 +118,14 @@ class Setting:
 
 
 def try_transfer(setting: Setting) -> TransferReport | None:
-    """What an arm that begins with the encoder takes over; written and shown. None without an encoder."""
+    """What an arm that begins with the encoder takes over; written and shown, of one training among many only where not all
+    was loaded as it is. None without an encoder."""
     if setting.config.encoder is None:
         return None
     moved = _transfer(setting, setting.network(setting.config.fit.seed))
     write_text(setting.stage.folder / "transfer.json", moved.to_json())
-    setting.stage.screen.notes.print(moved.table())
+    if not (setting.stage.screen.brief and moved.is_plain):
+        setting.stage.screen.notes.print(moved.table())
     return moved
 
 

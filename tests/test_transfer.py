@@ -92,6 +92,7 @@ def test_the_same_encoder_is_loaded_and_nothing_else(tmp_path: Path, kind: str) 
     assert report.differences == ()
     assert set(statuses(report)) == {f"encoder.levels.{i}.0.{name}" for i in range(3) for name in LEVEL}
     assert set(statuses(report).values()) == {"loaded"}
+    assert report.is_plain
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, theirs[name] if name.startswith("encoder.") else before[name]), name
 
@@ -266,6 +267,7 @@ def test_a_light_decoder_moves_what_fits_and_the_report_says_so(tmp_path: Path) 
     assert {status for name, status in found.items() if name.startswith("encoder.")} == {"loaded"}
     # The finest level is as narrow as the encoder's; the next has 6 channels instead of 4.
     assert found["decoder.levels.0.blocks.0.conv.weight"] == "adapted"
+    assert not report.is_plain
     rejected = {row.name: row.reason for row in report.rows if row.status == "rejected"}
     assert "decoder.levels.1.blocks.0.conv.weight" in rejected
     assert set(rejected.values()) == {"the shapes differ"}

@@ -44,6 +44,13 @@ def test_a_transfer_on_a_terminal_shows_bytes_and_time_left(screen, total, words
     assert all(word in shown for word in ("Fetching [x]", *words)), shown
 
 
+def test_a_warning_is_given_once(screen):
+    for about in ("one", "one", "two", ""):
+        screen.warn("A label is rare.", about)
+    screen.warn("Another.")
+    assert screen.notes.file.getvalue() == 3 * "Warning: A label is rare.\n" + "Warning: Another.\n"
+
+
 def test_counts_are_shown_as_counts(screen):
     screen.notes = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
     with screen.progress("Checking") as report:

@@ -192,7 +192,9 @@ def test_a_budget_is_not_planned_for_machines_that_slurm_will_give(quick: Path) 
 
 
 @pytest.mark.slow
-def test_a_strangers_folder_is_planned_timed_and_run(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strangers_folder_is_planned_timed_and_run(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = validate(PhantomSource, {"root": empty / "phantoms", "subjects": 12, "spacing": 8.0})
     for number, case in enumerate(source.manifest().cases):
         for kind, ref in (("imagesTr", next(iter(case.images.values()))), ("labelsTr", case.targets["lesion"])):
@@ -217,7 +219,17 @@ def test_a_strangers_folder_is_planned_timed_and_run(empty: Path, monkeypatch: p
     overrides = [key.format(kind) for kind in ("pretrain", "finetune") for key in small]
     with pytest.raises(ConfigError, match="--budget 2h"):
         program.run("stranger", [], empty / "runs")
+    capsys.readouterr()
     found = program.run("stranger", overrides, empty / "runs", budget="1h")
+    said = capsys.readouterr().err.splitlines()
+    warnings = [line for line in said if line.startswith("Warning")]
+    assert len(warnings) == len(set(warnings)), "each once, however many trainings"
+    assert not any("of the encoder's parameters moved" in line for line in said), "nothing but loaded tensors"
+    trained = [line.split()[0] for line in said if "  step " in line]
+    assert [name.startswith("timing-") for name in trained] == sorted(
+        (n.startswith("timing-") for n in trained), reverse=True
+    )
+    assert {name.split("-")[1] for name in trained if name.startswith("timing-")} == {"encoder", "draw"}
     assert {arm for arm, _ in found.points} == {"scratch", "masked"}
     assert kept == [], "trainings that were only timed leave no run"
     assert len(open_client().search_runs(experiments(), run_view_type=ViewType.DELETED_ONLY)) == 2
