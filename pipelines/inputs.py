@@ -18,6 +18,7 @@ from medae.config import digest
 from medae.data.brain_masks import MaskFile
 from medae.data.case import Case, Manifest, Modality
 from medae.data.digests import reporting, sha256_of_files
+from medae.data.folder import guess_patterns, matches
 from medae.data.nnunet import CHANNEL_NUMBER
 from medae.data.reading import read_array
 from medae.data.sources import detect_format
@@ -33,6 +34,9 @@ from pipelines.console import Screen, shown
 from pipelines.data import open_folder
 from pipelines.overlap import Steps, overlapped
 from pipelines.record import Record
+
+OR_LAYOUT = "the folder of the scans alone, or name the layout: --format folder (--set data.ids=names keeps their names)."
+"""What to do where a plain folder holds more than scans."""
 
 PLAIN = "image"
 """In the place of the channel of a file that does not say which one it is."""
@@ -126,7 +130,8 @@ def find_inputs(
 
     Raises DataError if there is none, and if results would lie among the scans.
     """
-    is_data_set = format != "auto" or bool(keys) or _is_data_set(source)
+    layout = _layout(source)
+    is_data_set = format != "auto" or bool(keys) or layout not in (None, "folder")
     _refuse_overwriting(source.resolve(), output.resolve())
     if not source.exists():
         raise DataError("The input does not exist.", where=source, remedy="Check the path.")
@@ -140,7 +145,10 @@ def find_inputs(
         return Inputs(scans, _refused(manifest), is_data_set, single=False)
     files = image_files(source) if source.is_dir() else [source]
     if not files:
-        raise DataError("There is no image in the folder.", where=source, remedy="Give a folder of NIfTI files.")
+        found = f", but its subfolders are the layout '{layout}'" if layout else ""
+        raise DataError(f"There is no image in the folder itself{found}.", where=source, remedy=f"Give {OR_LAYOUT}")
+    if source.is_dir() and layout == "folder":
+        _refuse_label_maps(source, len(files))
     single = source.is_file() and output.name.endswith(NIFTI)
     if source.is_dir() and _are_channels(files, channels):
         return Inputs(_numbered(files, channels), {}, is_data_set, single)
@@ -387,9 +395,22 @@ def _among_the_scans(output: Path) -> DataError:
     )
 
 
-def _is_data_set(source: Path) -> bool:
-    """Whether it is a table of cases, or a folder of a layout with more to it than images."""
+def _layout(source: Path) -> str | None:
+    """The layout of a data set that is recognised, as ``medae check`` does; ``folder`` where there is no more to it than
+    images and label maps. None if there is none."""
     try:
-        return detect_format(source.expanduser().absolute()) != "folder"
+        return detect_format(source.expanduser().absolute())
     except DataError:
-        return False
+        return None
+
+
+def _refuse_label_maps(folder: Path, files: int) -> None:
+    """Raises DataError for a plain folder in which some of the files are called like label maps of the others."""
+    _, labels = guess_patterns(folder, "label") or ({}, {})
+    maps = [path for pattern in labels.values() for _, path in matches(folder, pattern) if path.parent == folder]
+    if maps:
+        raise DataError(
+            f"{len(maps)} of the {files} images are label maps of the others by their names, such as {maps[0].name}.",
+            where=folder,
+            remedy=f"Give {OR_LAYOUT}",
+        )

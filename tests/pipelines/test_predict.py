@@ -256,6 +256,27 @@ def test_a_folder_that_another_process_writes_to_is_refused(smoke, tmp_path):
     assert [path.name for path in (tmp_path / "masks").iterdir()] == [".result.lock"]
 
 
+def test_a_plain_folder_with_more_than_scans_is_to_be_named_as_a_data_set(tmp_path):
+    array = np.arange(216, dtype=np.float32).reshape(6, 6, 6)
+    for path in ("apart/image/a.nii.gz", "apart/mask/a.nii.gz", "beside/sub-1_T1w.nii.gz", "beside/sub-1_dseg.nii.gz"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(
+            nib.Nifti1Image(array if "mask" not in path and "dseg" not in path else array // 99, np.eye(4)), tmp_path / path
+        )
+    names = {"apart": "a", "beside": "sub-1"}
+    for folder, words in (
+        ("apart", "in the folder itself, but its subfolders are the layout 'folder'"),
+        ("beside", r"1 of the 2 images are label maps of the others by their names, such as sub-1_dseg\.nii\.gz"),
+    ):
+        with pytest.raises(DataError, match=rf"(?s){words}.*or name the layout: --format folder"):
+            find_inputs(tmp_path / folder, tmp_path / "out", Screen())
+        (scan,) = find_inputs(tmp_path / folder, tmp_path / "out", Screen(), "folder", {"ids": "names"}).scans
+        assert scan.name == names[folder]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no image in the folder itself\.\n"):
+        find_inputs(tmp_path / "empty", tmp_path / "out", Screen())
+
+
 def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
