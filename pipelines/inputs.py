@@ -290,7 +290,7 @@ def _work_through(
         try:
             keys[scan.name] = work.input_of(scan)
         except MedaeError as error:
-            failed[scan.name] = public_error(error)
+            failed[scan.name] = _without_folders(error, scan)
             continue
         if not record.has(scan.name, keys[scan.name]):
             to_do.append(scan)
@@ -309,7 +309,7 @@ def _work_through(
     with screen.progress(title) as report:
         for done, (scan, found) in enumerate(results, start=before + 1):
             if isinstance(found, MedaeError):
-                failed[scan.name] = public_error(found)
+                failed[scan.name] = _without_folders(found, scan)
             report(done, total)
     whole = record.close({**result, "key": work.key}, [scan.name for scan in inputs.scans], failed)
     work.finish(whole["cases"], failed)
@@ -328,6 +328,14 @@ def _work_through(
         remedy = "The others are done; mend these." if len(failed) < total else "No scan was predicted: mend these."
         raise DataError(f"{len(failed)} of {total} scans failed:\n{rows}", remedy=remedy)
     return whole
+
+
+def _without_folders(error: MedaeError, scan: Scan) -> str:
+    """What an error says, for the summary too: of plain files, after which results are called, with the name of the file."""
+    where = error.where
+    if scan.case is None and where is not None and "\n" not in where and Path(where).is_absolute():
+        where = Path(where).name
+    return public_error(type(error)(error.what, where=where, remedy=error.remedy))
 
 
 def _say_remarks(cases: Mapping[str, Any], screen: Screen) -> None:

@@ -67,6 +67,8 @@ def run(
     """Predict every scan that is not done yet. A scan that fails is listed at the end, and the others are done."""
     screen = Screen(as_json)
     choice = validate(Options, apply_overrides(options, overrides), where="--set")
+    if choice.brain_mask is not None and not choice.brain_mask.exists():
+        raise DataError("The brain mask does not exist.", where=choice.brain_mask, remedy="Check the path of --brain-mask.")
     addresses = [model, *choice.models]
     artifacts = [load_artifact(resolve_model(address)) for address in addresses]
     models = put_to_work(artifacts, addresses, device_of(choice.device), choice.flips)

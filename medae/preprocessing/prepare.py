@@ -223,8 +223,15 @@ def _prepare(
 
 
 def _given(mask: _Source, grid: tuple[tuple[int, int, int], np.ndarray], first: str) -> Extracted:
-    """A brain mask that is given, and what is doubtful of it if that is given, too. Raises as `_on_grid`."""
-    found = given_mask(_on_grid(mask, grid, "brain mask", first))
+    """A brain mask that is given, and what is doubtful of it if that is given, too. Raises as `_on_grid`, and DataError for
+    an empty one."""
+    try:
+        found = given_mask(_on_grid(mask, grid, "brain mask", first))
+    except DataError as error:
+        error.what = error.what.replace("The mask", "The brain mask", 1)
+        raise
+    if not found.any():
+        raise DataError("The brain mask is empty.", where=mask.where, remedy="Give another one, or leave the scan out.")
     if mask.doubtful is None:
         return Extracted(found)
     return Extracted(found, torch.from_numpy(_on_grid(mask.doubtful, grid, "doubt of the brain mask", first) > 0))

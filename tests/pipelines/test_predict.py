@@ -78,6 +78,7 @@ def test_a_folder_with_one_bad_file_is_done_and_the_file_named(smoke, tmp_path):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert set(result["cases"]) == {"scan1", "scan2"}
     assert set(result["failed"]) == {"broken"}
+    assert "where:  broken.nii.gz\n" in result["failed"]["broken"] and str(tmp_path) not in result["failed"]["broken"]
     assert all((tmp_path / "out" / f"scan{number}_heatmap.nii.gz").is_file() for number in (1, 2))
 
 
@@ -277,6 +278,12 @@ def test_a_plain_folder_with_more_than_scans_is_to_be_named_as_a_data_set(tmp_pa
         find_inputs(tmp_path / "empty", tmp_path / "out", Screen())
 
 
+def test_a_mask_that_does_not_exist_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "load_artifact", lambda *_: pytest.fail("the model is loaded"))
+    with pytest.raises(DataError, match=r"(?s)The brain mask does not exist.*nowhere\.nii\.gz"):
+        predict_with("model", tmp_path / "x.nii.gz", tmp_path / "y.nii.gz", brain_mask=tmp_path / "nowhere.nii.gz")
+
+
 def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -300,8 +307,12 @@ def test_plain_files_take_brain_masks_of_the_same_name_or_are_refused(tmp_path):
     (masks / "b.nii.gz").unlink()
     assert shapes(tmp_path / "scans", masks) == [(2, 2, 2), (3, 3, 3)]
     (masks / "a.nii.gz").rename(masks / "other.nii.gz")
-    with pytest.raises(DataError, match=r"a\.nii\.gz"):
+    with pytest.raises(DataError, match=r"(?s)The brain mask file does not exist.*a\.nii\.gz"):
         shapes(tmp_path / "scans", masks)
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4)), masks / "a.nii")
+    with pytest.raises(DataError, match=r"(?s)The brain mask is empty.*masks/a\.nii\n"):
+        shapes(tmp_path / "scans", masks)
+    (masks / "a.nii").unlink()
     (masks / "other.nii.gz").rename(masks / "a.nii.gz")
     with pytest.raises(DataError, match="no brain mask"):
         shapes(tmp_path / "scans" / "b.nii.gz", None)

@@ -201,7 +201,7 @@ def test_a_single_result_never_takes_the_place_of_another_scan(world: Path):
     predicted(world, "scans/s0.nii.gz", "scans/s0_label.nii.gz", "other", force=True)
     assert (world / "scans/s0_label.nii.gz").read_bytes() != first, "what medae made may be replaced"
     with pytest.raises(ConfigError, match="name is that of a file"):
-        predicted(world, "scans", "out.nrrd", to="nrrd")
+        predicted(world, "scans/s0.nii.gz", "out.nrrd", to="nrrd")
 
 
 def test_what_fails_for_one_reason_is_said_once(world: Path):
