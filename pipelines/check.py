@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from medae.config import apply_overrides, to_dict, validate
+from medae.config import apply_overrides, digest, to_dict, validate
 from medae.data.across import HOUNSFIELD
 from medae.data.check import Check, check_manifest
 from medae.data.digests import reporting
@@ -21,9 +23,10 @@ from medae.parallel import usable_cores
 from medae.report.html import Report, Tile, Tone
 from medae.report.planes import CONVENTION
 from medae.report.thumbnail import thumbnail
+from pipelines.cli_options import RUNS
 from pipelines.console import Screen, shown
 from pipelines.data import Opened
-from pipelines.files import write_json
+from pipelines.files import read_json, write_json
 
 TILES = 300
 """Cases on one page: some megabytes."""
@@ -34,16 +37,21 @@ def run(
     format: str,
     case_ids: Literal["given", "hashed"],
     overrides: Sequence[str],
-    out: Path,
+    out: Path | None,
     *,
     workers: int | None = None,
     strict: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Check a folder. Raises DataError, after everything is written, for errors and, with ``strict``, for warnings."""
+    """Check a folder. out: for the report; without it one is chosen below ``runs/check``.
+
+    Raises DataError, after everything is written, for errors and, with ``strict``, for warnings; before anything if ``out``
+    holds the check of another data set.
+    """
     screen = Screen(as_json)
     content = apply_overrides({"format": format, "root": str(data.expanduser().absolute())}, overrides)
     source = validate(Opened, {"data": content}, where="--set").data
+    out, own = _folder_for(data, out)
     with screen.progress("Reading files") as report, reporting(report):
         manifest = open_manifest(source, case_ids)
     with screen.progress("Checking scans") as report:
@@ -51,6 +59,7 @@ def run(
     facts = describe(check)
     out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"stage": "check", "metrics": {}, "facts": facts, "excluded": list(check.excluded)}
+    result["root"] = own
     result["findings"] = [asdict(finding.public()) for finding in check.findings]
     result["cases"] = {case_id: to_dict(inspection) for case_id, inspection in check.inspections.items()}
     write_json(out / "result.json", result)
@@ -74,6 +83,37 @@ def run(
             remedy="Mend the files named above.",
         )
     return result
+
+
+def _folder_for(data: Path, out: Path | None) -> tuple[Path, str]:
+    """The folder for the report of a data set, and what stands for the place of that data set without naming it.
+
+    Below ``runs/check`` it is called like the data set's folder; another of that name gets a number. Raises DataError if a
+    folder that was asked for holds the check of another data set.
+    """
+    root = data.expanduser().absolute()
+    root = root.resolve() if ".." in root.parts else root
+    own = digest({"root": str(root)})[:12]
+    if out is not None:
+        if not _is_free(out, own):
+            raise DataError(
+                "The folder holds the check of another data set.",
+                where=out,
+                remedy="Choose another one in --out, or remove it.",
+            )
+        return out, own
+    name = re.sub(r"[^\w.-]+", "_", root.stem if root.is_file() else root.name) or "data"
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(folder for each in names if _is_free(folder := RUNS / "check" / each, own)), own
+
+
+def _is_free(folder: Path, own: str) -> bool:
+    """Whether a folder holds no check, or one of the same data set; an earlier medae's does not say."""
+    result = folder / "result.json"
+    try:
+        return not result.is_file() or read_json(result).get("root", own) == own
+    except (OSError, ValueError):  # whatever it is, it is no check
+        return True
 
 
 def describe(check: Check) -> dict[str, Any]:

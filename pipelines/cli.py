@@ -104,7 +104,9 @@ def check(
     format: Format = "auto",
     case_ids: CaseIds = CaseIdChoice.given,
     overrides: Annotated[list[str] | None, sets("modality=CT")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = RUNS / "check",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report (default: runs/check/NAME of the data set).")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 2 for warnings too.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes (default: one a core).")] = None,
     as_json: Json = False,

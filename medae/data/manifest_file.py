@@ -54,9 +54,10 @@ class RecordedCase(Config):
 class Record(Config):
     """What a manifest file holds: how the data set was opened, and which contents each case had.
 
-    It names no file and no folder, which may be patients' names: the cases are found again by opening the data set in the
-    same way, which also finds the names that splits are ordered by. source: the layout's keys, without the root.
-    case_ids: as it was opened. digest: of the manifest. channels, labels: as declared then.
+    It names no file and no folder in the data set, which may be patients' names: the cases are found again by opening the
+    data set in the same way, which also finds the names that splits are ordered by. source: the layout's keys, without the
+    root. case_ids: as it was opened. digest: of the manifest. channels, labels: as declared then. root: what the folder of
+    the data set was called, not where it lay; None where ids are hashed.
     """
 
     medae_manifest: Literal[1] = 1
@@ -66,6 +67,12 @@ class Record(Config):
     channels: tuple[str, ...]
     labels: dict[str, dict[int, str]]
     cases: tuple[RecordedCase, ...]
+    root: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """What it was made from, for the end of a sentence."""
+        return "" if self.root is None else f", which was made from a folder called '{self.root}'"
 
     @classmethod
     def of(cls, manifest: Manifest, source: Mapping[str, Any], case_ids: Literal["given", "hashed"]) -> Self:
@@ -77,6 +84,7 @@ class Record(Config):
             channels=manifest.channels,
             labels=manifest.labels,
             cases=tuple(RecordedCase.of(case) for case in manifest.cases),
+            root=manifest.root.name if case_ids == "given" else None,
         )
 
     def write(self, path: Path) -> None:
@@ -107,9 +115,9 @@ def frozen(record: Record, opened: Manifest) -> Manifest:
     """
     if (record.channels, record.labels) != (opened.channels, opened.labels):
         raise DataError(
-            "The channels or labels of the data set are not those of the manifest file.",
+            f"The channels or labels of the data set are not those of the manifest file{record.origin}.",
             where=opened.root,
-            remedy="Check the data set again, and use the manifest file that this writes.",
+            remedy="Name that data set's own manifest file, or check the data set again and use what this writes.",
         )
     present = {case.id: case for case in opened.cases}
     findings = list(opened.findings)
@@ -125,7 +133,7 @@ def frozen(record: Record, opened: Manifest) -> Manifest:
     findings += [Finding(case_id, "", "warning", "new", problem, remedy) for case_id in present]
     if not kept:
         raise DataError(
-            "No case of the manifest file is in the data set as it was.",
+            f"No case of the data set is as it was in the manifest file{record.origin}.",
             where=opened.root,
             remedy="Check root, and MEDAE_CASE_SALT if the ids are hashed; or check the data set again.",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,22 @@ def test_other_labels_or_another_salt_are_refused(msd, file, edit_json, monkeypa
     write(msd, file, "hashed")
     with monkeypatch.context() as patched:
         patched.setenv("MEDAE_CASE_SALT", "secret")
-        with pytest.raises(DataError, match=r"(?s)No case of the manifest file.*MEDAE_CASE_SALT"):
+        with pytest.raises(
+            DataError, match=r"(?s)No case of the data set is as it was in the manifest file.*MEDAE_CASE_SALT"
+        ):
             open_manifest(ManifestSource(root=msd, file=file))
     edit_json(msd, labels={"0": "background", "1": "ventricle"})
-    with pytest.raises(DataError, match="channels or labels"):
+    with pytest.raises(DataError, match=r"channels or labels .* manifest file\.\n"):  # hashed: it names no folder
+        open_manifest(ManifestSource(root=msd, file=file))
+
+
+def test_a_manifest_file_of_another_data_set_says_of_which(msd, file, edit_json, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere") / "knees"
+    shutil.copytree(msd, other)
+    write(other, file)
+    assert str(other) not in file.read_text()
+    edit_json(msd, labels={"0": "background", "1": "ventricle"})
+    with pytest.raises(DataError, match=rf"(?s)which was made from a folder called 'knees'\..*{msd}.*own manifest file"):
         open_manifest(ManifestSource(root=msd, file=file))
 
 

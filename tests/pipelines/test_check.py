@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -95,6 +96,24 @@ def test_the_result_holds_every_finding_and_the_facts_of_each_image(folder: Path
     facts = [found["images"]["image"] for found in result["cases"].values() if found["images"]]
     assert [(tuple(found["shape"]), found["orientation"]) for found in facts] == [((8, 9, 7), "RAS")] * 2
     assert result["excluded"][0] not in json.dumps(json.loads(Path("out/manifest.json").read_text())["cases"])
+
+
+def test_each_data_set_has_a_folder_of_its_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "scans" / f"{NAMES[2]}.nii.gz").unlink()
+    other = tmp_path / "elsewhere" / "data"
+    shutil.copytree(folder, other)
+    for data in (folder, other, folder / "scans", folder):
+        check.run(data, "auto", "given", [], None, workers=1)
+    roots = {path.parent.name: json.loads(path.read_text())["root"] for path in Path("runs/check").glob("*/result.json")}
+    assert set(roots) == {"data", "data-2", "scans"}
+    assert len(set(roots.values())) == 3
+    monkeypatch.chdir(other)
+    check.run(Path(), "auto", "given", [], tmp_path / "out", workers=1)
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    with pytest.raises(DataError, match="check of another data set"):
+        check.run(folder, "auto", "given", [], tmp_path / "out", workers=1)
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+    check.run(other, "auto", "given", [], tmp_path / "out", workers=1)
 
 
 def test_the_table_counts_empty_label_maps_and_a_broken_one_is_called_that(

@@ -105,7 +105,7 @@ def check(data: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tupl
     """Exit status, everything on the screen, and the result for programs."""
     root = data if data.is_dir() else data.parent
     before, arguments = state(root), sys.argv
-    result = Path("runs/check/result.json")
+    result = Path("runs/check") / data.stem / "result.json"
     result.unlink(missing_ok=True)
     sys.argv = ["medae", "check", str(data), "--workers", "1", *options]
     try:
@@ -372,7 +372,7 @@ def test_strict_fails_for_warnings_and_everything_is_written(sound: Set, capsys:
     assert status == 2
     assert "--strict was asked for" in screen
     assert [finding["code"] for finding in result["findings"]] == ["units"]
-    assert {path.name for path in Path("runs/check").iterdir()} == {
+    assert {path.name for path in Path("runs/check/data").iterdir()} == {
         "report.html",
         "cases-001.html",
         "result.json",
