@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from medae.artifact import RECORD
 from medae.config import digest, validate
-from medae.errors import DivergedError, Interrupted, MedaeError, TrackingError, TrainingError
+from medae.errors import RESUME, DivergedError, Interrupted, MedaeError, TrackingError, TrainingError
 from medae.metrics.segmentation import case_means
 from medae.tracking.client import open_client
 from medae.tracking.provenance import provenance
@@ -124,7 +124,7 @@ class Worker:
         except (Interrupted, TrackingError):
             raise
         except MedaeError as error:
-            self._tell(cell, str(error), failed)
+            self._tell(cell, str(error).replace(RESUME, "run the same command again"), failed)
         except Exception as error:  # whatever a library raises: else one process after another would end at this cell
             traceback.print_exc()
             self._tell(cell, f"This is a fault of medae, not of yours: {type(error).__name__}: {error}", failed)
