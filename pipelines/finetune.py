@@ -44,7 +44,11 @@ def run(config: Config, stage: Stage) -> Outcome:
     setting = _prepare(config, stage)
     warn_before_training(config.fit, setting.sampler(config.fit.seed), setting.shape.encoder.norm, stage.screen)
     moved = try_transfer(setting)
-    trained = {arm: train_arm(setting, arm) for arm in config.arms()}
+    trained = {}
+    for place, arm in enumerate(arms := config.arms(), start=1):
+        if len(arms) > 1:
+            stage.screen.note(f"Training the arm {arm}, {place} of {len(arms)}.")
+        trained[arm] = train_arm(setting, arm)
     results = score_test(setting, trained)
     folders = {name: keep(setting, arm, results.metrics[name]) for name, arm in trained.items()}
     report = make_report(setting, trained, results, moved)

@@ -127,10 +127,10 @@ def run(
     parent = Parent(pipeline, folder, "pipeline", screen)
     finished: dict[str, Finished] = {}
     with parent:
-        for label, (kind, content) in stages.items():
+        for place, (label, (kind, content)) in enumerate(stages.items(), start=1):
             models = {done: str(stage.model) for done, stage in finished.items()}
             config = stage_config(kind, content, models, where=f"{name}: stages.{label}")
-            screen.note(f"\n— {label} —")
+            screen.note(f"\n— {label}, stage {place} of {len(stages)} —")
             finished[label] = run_stage(
                 kind, config, folder, screen, resume=resume, force=force, parent=parent.open, label=label
             )

@@ -125,7 +125,9 @@ def test_a_model_that_was_not_registered_is_registered_by_the_next_run(smoke, wo
 
     monkeypatch.setattr(outcome, "log_pyfunc", refuse_once)
     first = run_stage("finetune", config, tmp_path, Screen())
-    assert "not registered: The store is away." in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not registered: The store is away." in told
+    assert all(f"Training the arm {arm}, {place} of 2." in told for place, arm in enumerate(("pretrained", "scratch"), 1))
     assert first.result.registered == {"pretrained": None, "scratch": "models:/medae-later-finetune-scratch/1"}
     client = open_client()
     assert client.get_run(first.result.run_id).info.status == "FINISHED", "the stage itself did not fail"
