@@ -38,8 +38,9 @@ class BIDSSource(FileSource):
     datatype: the folder that holds the images. channels: name -> pattern of the file name without ending
     (``{T1: "*_ce-gd_T1w"}``), needed where a session has several files of one suffix that differ in more than ``run``;
     other files are left out. derivatives: folders under ``derivatives``, one or a list; ``auto`` is all with label maps
-    or masks, one for each kind, ``none`` takes none. label_pattern: of the label maps' and masks' file names without
-    ending, where there are several. label_names: value -> name, where no ``dseg.tsv`` says it.
+    or masks, one for each kind, but those that medae predicted; ``none`` takes none. label_pattern: of the label maps'
+    and masks' file names without ending, where there are several. label_names: value -> name, where no ``dseg.tsv`` says
+    it.
     """
 
     format: Literal["bids"] = "bids"

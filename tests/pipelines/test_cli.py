@@ -192,4 +192,4 @@ def test_json_stands_alone_on_stdout(medae, smoke):
     assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout)
     assert found["facts"]["cases"] == 10
-    assert found == json.loads((smoke.folder / "runs" / "check" / "result.json").read_text())
+    assert found == json.loads((smoke.folder / "runs" / "check" / "smoke-phantoms" / "result.json").read_text())

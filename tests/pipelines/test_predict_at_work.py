@@ -306,10 +306,11 @@ def test_bids_in_bids_out(world: Path):
     assert load_artifact(world / "model").digest[:12] in said["GeneratedBy"][0]["Description"]
     assert (out / "dseg.tsv").read_text() == "index\tname\n0\tbackground\n1\tone\n2\ttwo\n"
     assert json.loads((out / f"{base}.json").read_text())["LabelMap"] == {"one": 1, "two": 2}
-    # what is written is found again as the label maps of the data set
+    # what is written is found again as the label maps of the data set by its name, and never taken for references without
     (world / "bids" / "derivatives").mkdir()
     out.rename(world / "bids" / "derivatives" / "medae")
-    manifest = BIDSSource(root=world / "bids").manifest()
+    assert not any(case.targets for case in BIDSSource(root=world / "bids").manifest().cases)
+    manifest = BIDSSource(root=world / "bids", derivatives="medae").manifest()
     assert all("label" in case.targets for case in manifest.cases)
     assert not [each for each in manifest.findings if each.level == "error"]
 
