@@ -91,8 +91,7 @@ def _folder_for(data: Path, out: Path | None) -> tuple[Path, str]:
     Below ``runs/check`` it is called like the data set's folder; another of that name gets a number. Raises DataError if a
     folder that was asked for holds the check of another data set.
     """
-    root = data.expanduser().absolute()
-    root = root.resolve() if ".." in root.parts else root
+    root = data.expanduser().resolve()
     own = digest({"root": str(root)})[:12]
     if out is not None:
         if not _is_free(out, own):
@@ -112,7 +111,7 @@ def _is_free(folder: Path, own: str) -> bool:
     result = folder / "result.json"
     try:
         return not result.is_file() or read_json(result).get("root", own) == own
-    except (OSError, ValueError):  # whatever it is, it is no check
+    except (OSError, ValueError, AttributeError):  # whatever it is, it is no check
         return True
 
 

@@ -39,7 +39,9 @@ def predict(
     format: Format = "auto",
     brain_mask: Annotated[
         Path | None,
-        typer.Option("--brain-mask", help="Brain mask of the image, or the folder of masks with the images' names."),
+        typer.Option(
+            "--brain-mask", help="Brain mask of the image, or the folder of masks with the images' names (any ending)."
+        ),
     ] = None,
     codes: Annotated[
         Path | None, typer.Option("--codes", help="YAML: what segments are in DICOM, by label name, in codes.")

@@ -50,8 +50,8 @@ class Screen:
         self.notes.print(escape(text), soft_wrap=True)
 
     def warn(self, text: str, about: str = "") -> None:
-        """One line of what a user should know; said once. about: what it is of, where others may say the same."""
-        if (about, text) in self._warned:
+        """One line of what a user should know. about: what it is of, where it is to be said only once."""
+        if about and (about, text) in self._warned:
             return
         self._warned.add((about, text))
         self.notes.print(f"[yellow]Warning:[/] {escape(text)}", soft_wrap=True)

@@ -186,7 +186,8 @@ class Design:
         theirs, or of the other arm, diverged."""
         long = [name for name in part.arms if not self.steps(name)[1]]
         measured = all(cell.digest in self.rows for cell in self.encoders(part))
-        return [name for name in long if measured and not any(self._searches(name, count) for count in part.counts)]
+        counts = {name: part.counts_of(self.written, name) for name in long}
+        return [name for name in long if measured and not any(self._searches(name, count) for count in counts[name])]
 
     def pacing(self, name: str) -> tuple[Row, Row, Row] | None:
         """The rows by whose seconds an arm with ``as_long_as`` is trained: of the encoder, and of the fastest search of

@@ -60,14 +60,15 @@ def run(
     with screen.progress("Comparing") as report:
         for done, (case, pair) in enumerate(pairs.items(), start=1):
             found, truth, affine = _together(*pair)
-            empty += not found.any()
+            empty += bool(truth.any() and not found.any())
             scores[case] = case_metrics(found, truth, spacing_of(affine), names, tolerance)
             report(done, len(pairs))
     metrics = {"prediction": summarise(scores)}
     result = {"stage": "evaluate", "metrics": metrics, "facts": {"surface_dice_tolerance_mm": tolerance, "empty": empty}}
     page = _page(metrics["prediction"], out, tolerance)
     if empty:
-        screen.warn(said := f"{empty} of {len(pairs)} predictions are empty.")
+        are = "is" if empty == 1 else "are"
+        screen.warn(said := f"{empty} of {len(pairs)} predictions {are} empty where the reference has labels.")
         page.note(said, "caution")
     worst = sorted(case_dice(metrics["prediction"]).items(), key=lambda entry: (entry[1], entry[0]))
     views = [_view(case, dice, scans[case], _together(*pairs[case]), names) for case, dice in worst[:MOST] if case in scans]

@@ -80,7 +80,8 @@ def _prepare(config: Config, stage: Stage) -> Setting:
     if lost := [case.id for case in sides.training.cases if store[case.id].beyond.get(config.target)]:
         stage.screen.warn(
             f"{len(lost)} of {len(sides.training.cases)} training cases, such as {lost[0]}, have labelled voxels beyond the "
-            f"foreground ('{plan.space.foreground}'): they are not learnt from, yet scored. plan.foreground: all keeps all."
+            f"foreground ('{plan.space.foreground}'): they are not learnt from, yet scored."
+            + (" plan.foreground: all keeps all." if config.encoder is None else "")
         )
     _refuse_empty_selection(config, store, sides.selection)
     stage.uses("training", sides.training)

@@ -248,25 +248,29 @@ def work_through(
         output.mkdir(parents=True, exist_ok=True)
     # beside a single file may lie others' results
     summary = output.with_name(f"{stem(output)}_result.json") if inputs.single else output / "result.json"
-    with nullcontext() if inputs.single else alone(summary):
+    with nullcontext() if inputs.single else _alone(summary):
         return _work_through(inputs, output, summary, screen, title, work, result, force, readers)
 
 
 @contextmanager
-def alone(summary: Path) -> Iterator[None]:
+def _alone(summary: Path) -> Iterator[None]:
     """Within it no other process works in a folder of results: each would write a summary without the other's scans.
 
     Raises DataError if one does.
     """
+    lock = FileLock(summary.with_name(f".{summary.stem}.lock"))
     try:
-        with FileLock(summary.with_name(f".{summary.stem}.lock"), timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise DataError(
             "Another process writes results here.",
             where=shown(summary.parent),
             remedy="Wait for it, or choose another folder.",
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _work_through(
@@ -333,7 +337,7 @@ def _work_through(
 def _without_folders(error: MedaeError, scan: Scan) -> str:
     """What an error says, for the summary too: of plain files, after which results are called, with the name of the file."""
     where = error.where
-    if scan.case is None and where is not None and "\n" not in where and Path(where).is_absolute():
+    if scan.case is None and where is not None and "\n" not in where:
         where = Path(where).name
     return public_error(type(error)(error.what, where=where, remedy=error.remedy))
 
@@ -413,9 +417,16 @@ def _layout(source: Path) -> str | None:
 
 
 def _refuse_label_maps(folder: Path, files: int) -> None:
-    """Raises DataError for a plain folder in which some of the files are called like label maps of the others."""
+    """Raises DataError for a plain folder in which some of the files are called like label maps of the others: ``A_seg``
+    beside ``A`` or ``A_T1w``. What is ``masked`` is a scan."""
     _, labels = guess_patterns(folder, "label") or ({}, {})
-    maps = [path for pattern in labels.values() for _, path in matches(folder, pattern) if path.parent == folder]
+    called = [path for pattern in labels.values() for _, path in matches(folder, pattern) if path.parent == folder]
+    scans = {stem(path) for path in image_files(folder)} - {stem(path) for path in called}
+    maps = []
+    for path in called:
+        before, _, suffix = stem(path).rpartition("_")
+        if "masked" not in suffix.lower() and any(scan == before or scan.startswith(f"{before}_") for scan in scans):
+            maps.append(path)
     if maps:
         raise DataError(
             f"{len(maps)} of the {files} images are label maps of the others by their names, such as {maps[0].name}.",

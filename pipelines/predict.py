@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medae.artifact import load_artifact
 from medae.config import Config, apply_overrides, digest, read_yaml, to_dict, validate
-from medae.data.brain_masks import MaskFile, masks_in
+from medae.data.brain_masks import DOUBTFUL, MaskFile, masks_in
 from medae.errors import ConfigError, DataError
 from medae.export.at_work import AtWork, Given, Made, put_to_work
 from medae.formats.endings import stem
@@ -144,7 +144,9 @@ def _mask_in(folder: Path) -> Callable[[Scan], MaskFile]:
     def found(scan: Scan) -> MaskFile:
         names = [scan.name, *(stem(path) for path in scan.files.values())]
         mask = next((files[name] for name in names if name in files), None)
-        return MaskFile(folder / f"{scan.name}.nii.gz") if mask is None else MaskFile.of(mask)
+        if mask is None:
+            return MaskFile(folder / f"{scan.name}.nii.gz")
+        return MaskFile(mask, files.get(f"{stem(mask)}{DOUBTFUL}"))
 
     return found
 

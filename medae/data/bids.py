@@ -190,7 +190,8 @@ def _is_ours(folder: Path) -> bool:
     """Whether a derivative says that medae made it, as ``medae predict --to bids`` does."""
     try:
         content = json.loads((folder / "dataset_description.json").read_text(encoding="utf-8"))
-        return any(program.get("Name") == "medae" for program in content.get("GeneratedBy", ()))
+        programs = [program.get("Name") for program in content.get("GeneratedBy", ())]
+        return bool(programs) and programs[-1] == "medae"  # and nobody corrected them after it
     except (OSError, ValueError, AttributeError, TypeError):
         return False
 

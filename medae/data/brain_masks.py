@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -31,11 +31,10 @@ class MaskFile:
     doubtful: Path | None = None
 
     @classmethod
-    def of(cls, mask: Path, taken: Iterable[Path] = ()) -> Self:
-        """With what lies beside the mask: a file of its name with ``_doubtful`` after it. taken: files that are masks."""
+    def of(cls, mask: Path) -> Self:
+        """With what lies beside the mask: a file of its name with ``_doubtful`` after it."""
         name = f"{stem(mask)}{DOUBTFUL}"
-        beside = (path for path in image_files(mask.parent) if stem(path) == name and path not in taken)
-        return cls(mask, next(beside, None))
+        return cls(mask, next((path for path in image_files(mask.parent) if stem(path) == name), None))
 
 
 def masks_in(folder: Path) -> dict[str, Path]:

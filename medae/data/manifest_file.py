@@ -75,8 +75,10 @@ class Record(Config):
         return "" if self.root is None else f", which was made from a folder called '{self.root}'"
 
     @classmethod
-    def of(cls, manifest: Manifest, source: Mapping[str, Any], case_ids: Literal["given", "hashed"]) -> Self:
-        """The record of a manifest that a source of these keys gave."""
+    def of(
+        cls, manifest: Manifest, source: Mapping[str, Any], case_ids: Literal["given", "hashed"], root: str | None = None
+    ) -> Self:
+        """The record of a manifest that a source of these keys gave. root: what its folder is called."""
         return cls(
             source=dict(source),
             case_ids=case_ids,
@@ -84,7 +86,7 @@ class Record(Config):
             channels=manifest.channels,
             labels=manifest.labels,
             cases=tuple(RecordedCase.of(case) for case in manifest.cases),
-            root=manifest.root.name if case_ids == "given" else None,
+            root=root,
         )
 
     def write(self, path: Path) -> None:

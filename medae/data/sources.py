@@ -109,7 +109,8 @@ def write_manifest(manifest: Manifest, source: ConcreteSource | AutoSource, path
     if isinstance(source, TableSource):
         table = source.places()[1]
         keys["table"] = relative(table, manifest.root) if table.is_relative_to(manifest.root) else table.name
-    Record.of(manifest, keys, case_ids).write(path)
+    is_hashed = case_ids == "hashed" or (isinstance(source, FolderSource) and source.ids == "hashed")
+    Record.of(manifest, keys, case_ids, None if is_hashed else manifest.root.name).write(path)
 
 
 def open_manifest(source: ConcreteSource | AutoSource | ManifestSource, case_ids: CaseIds = "given") -> Manifest:
@@ -161,7 +162,8 @@ def _refuse_paths(manifest: Manifest) -> None:
             raise DataError(
                 f"The id '{case.id}' cannot be the name of a file, and results are named after their case.",
                 where=case.subject,
-                remedy="Give ids without / and \\ that do not begin with a dot, or set case_ids to hashed.",
+                remedy="Give ids without / and \\ that do not begin with a dot; check, plan and trainings can also "
+                "hash them (case_ids: hashed).",
             )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from medae.errors import DataError
 
-CODE = re.compile(r"[+-]?0\d|.*_")
 MISSING = frozenset({"", "n/a", "N/A", "NA", "nan", "NaN"})
 DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
 
@@ -48,7 +47,7 @@ def read_table(path: Path, columns: Iterable[str] = (), delimiters: str = "\t") 
 def value(text: str) -> str | float | None:
     """A cell's content: a number as such, ``n/a`` and the like as None, and so is what is a number and not finite.
 
-    Codes stay texts that are written in digits: with leading zeros (``001``) or underscores (``1_2``).
+    A code such as ``1_2`` is a text, though Python reads it as a number.
     """
     text = text.strip()
     if text in MISSING:
@@ -59,4 +58,4 @@ def value(text: str) -> str | float | None:
         return text
     if not math.isfinite(number):
         return None
-    return text if CODE.match(text) else number
+    return text if "_" in text else number

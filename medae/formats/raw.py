@@ -43,7 +43,8 @@ def rows_of(affine: np.ndarray, path: Path) -> Rows:
 def unreadable(path: Path, error: Exception) -> DataError:
     """The error for a file that its library could not read. What is wrong does not name the file, as libraries do."""
     reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    for name in filter(None, (str(path.resolve()), str(path), path.name, stem(path))):
+    alone = stem(path) if len(stem(path)) > 3 else ""  # a short one may be a word of the reason
+    for name in filter(None, (str(path.resolve()), str(path), path.name, alone)):
         reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "it", reason)
     reason = re.sub(r"^File it ", "it ", reason)
     return DataError(f"The image cannot be read: {reason}", where=path, remedy="Copy or export the file again.")

@@ -6,6 +6,7 @@ Charts are drawn on white, images on near-black as on a reading screen; the HTML
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,14 +58,25 @@ def tidy(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     axes.spines["bottom"].set_color(RULE)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, making the folder; returns the path. Names of cases and labels are written as they are: between two ``$``
-    is no formula, as it is in the numbers of a logarithmic axis."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def plain(figure: Figure) -> None:
+    """From here on names of cases and labels are written as they are: between two ``$`` is no formula, as it is in the
+    numbers of a logarithmic axis. Called before anything is measured or drawn."""
     axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
     formulae = {label for axis in axes if "log" in axis.get_scale() for label in axis.get_ticklabels(which="both")}
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text not in formulae:
             text.set_parse_math(False)
+
+
+def tighten(figure: Figure, **how: Any) -> None:
+    """Matplotlib's tight layout, of names as they are."""
+    plain(figure)
+    figure.tight_layout(**how)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, making the folder; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain(figure)
     figure.savefig(path, dpi=DPI, facecolor=figure.get_facecolor())
     return path

@@ -133,7 +133,7 @@ def scan_scores(rows: Mapping[str, Sequence[ScanMetrics]], path: Path) -> Path:
         axes.scatter(well[:, 0], well[:, 1], s=36, facecolors="none", edgecolors=canvas.MUTED, clip_on=False, zorder=3)
         axes.set_xlim(-0.03, 3 * sick[:, 0].max(initial=1.0))
         axes.set_ylim(bottom=0)
-    figure.tight_layout(pad=1.2, w_pad=2)
+    canvas.tighten(figure, pad=1.2, w_pad=2)
     return canvas.save(figure, path)
 
 
@@ -165,7 +165,7 @@ def recall_by_lesion_size(
     axes.set_xticks(range(len(labels)), labels, fontsize=9.5, color=canvas.INK)
     axes.set_ylim(0, 1.12)
     axes.legend(frameon=False, fontsize=9, labelcolor=canvas.INK, ncols=len(rows), loc="lower right", bbox_to_anchor=(1, 1))
-    figure.tight_layout(pad=1.2)
+    canvas.tighten(figure, pad=1.2)
     return canvas.save(figure, path)
 
 

@@ -54,7 +54,7 @@ def label_curves(panels: Mapping[str, Arms], path: Path, *, baseline: str, diffe
     handles, labels = figure.axes[0].get_legend_handles_labels()
     style = {"frameon": False, "fontsize": 9, "labelcolor": canvas.INK, "handlelength": 3.2}
     figure.legend(handles, labels, loc="lower center", ncols=min(5, len(names)), **style)
-    figure.tight_layout(pad=1.2, w_pad=2.0, h_pad=2.0, rect=(0, 0.5 / (3.9 * rows + 0.5), 1, 1))
+    canvas.tighten(figure, pad=1.2, w_pad=2.0, h_pad=2.0, rect=(0, 0.5 / (3.9 * rows + 0.5), 1, 1))
     return canvas.save(figure, path)
 
 

@@ -33,7 +33,7 @@ def diagnosis_map(rows: Mapping[str, Found], path: Path, *, differences: tuple[s
             axes.grid(visible=False)
             axes.set_xticks(range(len(contrasts)), [f"{contrast:+g}" for contrast in contrasts])
             axes.set_yticks(range(len(radii)), [f"{radius:g}" for radius in radii])
-    figure.tight_layout(pad=1.2, w_pad=1.5, h_pad=1.5)
+    canvas.tighten(figure, pad=1.2, w_pad=1.5, h_pad=1.5)
     return canvas.save(figure, path)
 
 

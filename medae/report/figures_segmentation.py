@@ -125,7 +125,7 @@ def dice_strip(
         for place, name in enumerate(others):
             _strip(beside, place, changes[name], colours[name])
         _categories(beside, [f"{name}\n{_mean_in_words(changes[name], signed=True)}" for name in others])
-    figure.tight_layout(pad=1.2, w_pad=2.5, rect=(0, 0.08, 1, 1))
+    canvas.tighten(figure, pad=1.2, w_pad=2.5, rect=(0, 0.08, 1, 1))
     figure.text(0.02, 0.02, note, fontsize=8, color=canvas.MUTED)
     return canvas.save(figure, path)
 
@@ -209,6 +209,7 @@ def dice_by_volume(labels: Mapping[str, Mapping[str, tuple[float, float]]], path
         axes.set_ylim(max(min(heights) - room, -0.02), min(max(heights) + room, 1.02))
         look: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": canvas.INK}
         figure.legend(loc="outside right upper", ncols=1 + len(labels) // 24, **look)
+        canvas.plain(figure)
         figure.draw_without_rendering()  # so that places on the page are known
         _name_lowest(axes, labels, 5 * figure.dpi / 72)
     return canvas.save(figure, path)
@@ -229,7 +230,7 @@ def _name_lowest(axes: Axes, labels: Mapping[str, Mapping[str, tuple[float, floa
         look: dict[str, Any] = {"fontsize": 7, "color": tuple(0.6 * part for part in to_rgb(bright))}  # for white paper
         line = {"arrowstyle": "-", "color": look["color"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
         for (x, across), (y, up) in itertools.product(SIDES, HEIGHTS):
-            where: dict[str, Any] = {"xytext": (x, y), "textcoords": "offset points"}
+            where: dict[str, Any] = {"xytext": (x, y), "textcoords": "offset points", "parse_math": False}
             text = axes.annotate(name, (volume, dice), ha=across, va=up, **where, **look)
             text.set_in_layout(False)
             box = text.get_window_extent()

@@ -61,7 +61,7 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path, best_step: i
             axes.text(
                 best_step, 1.01, "kept", transform=axes.get_xaxis_transform(), ha="center", fontsize=7.5, color=canvas.MUTED
             )
-    figure.tight_layout(pad=1.2, w_pad=2.0)
+    canvas.tighten(figure, pad=1.2, w_pad=2.0)
     return canvas.save(figure, path)
 
 
@@ -81,7 +81,7 @@ def rate_curves(arms: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -
             axes.plot(range(1, 1 + len(rates)), rates, color=colour, linewidth=width, label=part)
         axes.set_ylim(-0.03 * highest, 1.08 * highest)
         axes.legend(frameon=False, fontsize=8, labelcolor=canvas.INK, handlelength=1.4)
-    figure.tight_layout(pad=1.2, w_pad=2.0)
+    canvas.tighten(figure, pad=1.2, w_pad=2.0)
     return canvas.save(figure, path)
 
 

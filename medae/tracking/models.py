@@ -86,14 +86,14 @@ def _stored_by(client: MlflowClient, run_id: str) -> str:
             where=shown(client.tracking_uri),
             remedy="Name a run of pretrain, finetune or detect that ended.",
         )
-    if len(models) == 1:
-        return f"models:/{models[0]}"
-    # the store gives a run's models in no order
+    # the store gives a run's models in no order, and may have refused the run's own
     registered = stored_result(client, run_id).get("registered", {}) if any(item.path == RESULT for item in files) else {}
+    if not registered and len(models) == 1:
+        return f"models:/{models[0]}"
     first = next(iter(registered.values()), None)
     if first is None or _MODEL.match(first) is None:
         raise ArtifactError(
-            f"The run {run_id} stored {len(models)} models, and does not say which is its own.",
+            f"The run {run_id} does not say which of the {len(models)} models that it stored is its own.",
             where=shown(client.tracking_uri),
             remedy="Name one of them, models:/<name>/<version>: the run's page in MLflow lists them.",
         )

@@ -51,8 +51,7 @@ def public(value: Any) -> Any:
 
 def public_error(error: MedaeError) -> str:
     """What an error says, with every absolute path taken out. Its place alone is a path to its end, blanks and all."""
-    parts = (None if part is None else str(public(part)) for part in (error.where, error.remedy))
-    where, remedy = parts
+    where, remedy = (None if part is None else str(public(part)) for part in (error.where, error.remedy))
     return str(MedaeError(str(public(error.what)), where=where, remedy=remedy))
 
 

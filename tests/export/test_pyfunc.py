@@ -169,13 +169,20 @@ def test_of_a_runs_models_its_own_is_taken(store: str, work: Path, tmp_path: Pat
     tracker = MlflowTracker.start("project", "arms", folder=work / own, uri=store, system_seconds=None)
     made = {name: artifact(tmp_path / name, seed=seed) for seed, name in enumerate(("first", "second"))}
     addresses = {arm: log_pyfunc(each.folder, run_id=tracker.run_id, name=arm, uri=store) for arm, each in made.items()}
-    with pytest.raises(ArtifactError, match="stored 2 models, and does not say which"):
+    with pytest.raises(ArtifactError, match="does not say which of the 2 models"):
         resolve_model(f"runs:/{tracker.run_id}")
     names = [own, *(name for name in made if name != own)]
     (tmp_path / "result.json").write_text(json.dumps({"registered": {name: addresses[name] for name in names}}))
     tracker.artifact(tmp_path / "result.json")
     tracker.end()
     assert load_artifact(resolve_model(f"runs:/{tracker.run_id}")).digest == made[own].digest
+    lost = MlflowTracker.start("project", "lost", folder=work / f"lost-{own}", uri=store, system_seconds=None)
+    address = log_pyfunc(made["second"].folder, run_id=lost.run_id, name="second", uri=store)
+    (tmp_path / "result.json").write_text(json.dumps({"registered": {"first": None, "second": address}}))
+    lost.artifact(tmp_path / "result.json")
+    lost.end()
+    with pytest.raises(ArtifactError, match="does not say which of the 1 models"):
+        resolve_model(f"runs:/{lost.run_id}")
 
 
 def test_a_download_is_gone_when_the_program_ends(stored: Artifact, logged: str, store: str, tmp_path: Path) -> None:

@@ -278,6 +278,15 @@ def test_a_length_is_known_by_the_searches_beyond_the_written_rates_too(tmp_path
     assert waiting.steps("long") == (None, False) and waiting.stuck(part) == []
     found = design(written, *masked, *diverged, *beyond, encoder)
     assert found.steps("long") == (1600, True) and found.stuck(part) == []
+    narrow = curve(
+        tmp_path,
+        arms=arms | {"long": {"as_long_as": "masked", "labelled": [2]}},
+        search=search | {"labelled": [1, 2]},
+        finetune={"config": "phantoms", "set": short},
+    )
+    both = [row for count in (1, 2) for row in searched(narrow, "masked", count, {1e-2: 0.6, 2e-2: 0.5, 5e-3: 0.4})]
+    own = [row | {"diverged": True} for row in searched(narrow, "long", 2, {1e-2: 0.0, 2e-2: 0.0, 5e-3: 0.0})]
+    assert design(narrow, *both, *own, encoder).stuck(part_of(narrow)) == ["long"], "it needs no search at 1"
     lost = design(written, *masked, *diverged, *[row | {"diverged": True} for row in beyond], encoder)
     assert lost.steps("long") == (None, False) and lost.stuck(part) == ["long"]
 

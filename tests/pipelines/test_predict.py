@@ -175,9 +175,14 @@ def test_an_evaluation_says_how_many_predictions_are_empty(tmp_path, capsys, emp
             array = np.full((4, 4, 4), value, np.uint8)
             nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / f"{number}.nii.gz")
     result = compare(tmp_path / "predictions", tmp_path / "labels", tmp_path / "out")
-    said, page = f"{empty} of 2 predictions are empty.", (tmp_path / "out" / "report.html").read_text()
+    said = f"{empty} of 2 predictions {'is' if empty == 1 else 'are'} empty where the reference has labels."
+    page = (tmp_path / "out" / "report.html").read_text()
     assert (said in capsys.readouterr().err, said in page) == (empty > 0, empty > 0)
     assert (result["facts"]["empty"], result["metrics"]["prediction"]["dice_mean"]) == (empty, 1 - empty / 2)
+    for path in (tmp_path / "labels").iterdir():  # where nothing is, an empty prediction is right
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj) * int(path.name > "0.nii.gz"), np.eye(4)), path)
+    healthy = compare(tmp_path / "predictions", tmp_path / "labels", tmp_path / "healthy")
+    assert healthy["facts"]["empty"] == max(0, empty - 1)
 
 
 def test_an_evaluation_refuses_scans_that_do_not_belong_to_the_labels(tmp_path):
@@ -273,6 +278,12 @@ def test_a_plain_folder_with_more_than_scans_is_to_be_named_as_a_data_set(tmp_pa
             find_inputs(tmp_path / folder, tmp_path / "out", Screen())
         (scan,) = find_inputs(tmp_path / folder, tmp_path / "out", Screen(), "folder", {"ids": "names"}).scans
         assert scan.name == names[folder]
+    for names in (("P1_masked", "P2_masked"), ("P1_T1w", "P1_T1w_masked"), ("P1_seg", "P2_seg")):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        for name in names:
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / f"{name}.nii.gz")
+        assert [scan.name for scan in find_inputs(folder, tmp_path / "out", Screen()).scans] == list(names), "all are scans"
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no image in the folder itself\.\n"):
         find_inputs(tmp_path / "empty", tmp_path / "out", Screen())

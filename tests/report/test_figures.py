@@ -133,6 +133,8 @@ def test_a_name_with_dollars_is_written_as_it_is(tmp_path: Path, name: str) -> N
     """Between two of them Matplotlib would typeset a formula, or end in an error."""
     path = overlay(OverlayCase(name, IMAGE, {"reference": LESION}, np.eye(4)), tmp_path / "overlay.png", {1: name})
     assert pixels(path).shape[1] == 1600
+    dice_by_volume({name: {name: (1.0, 0.5), "b": (50.0, 0.9)}}, tmp_path / "volume.png")
+    dice_strip({name: {name: 0.5, "b": 0.9}, "scratch": {name: 0.4, "b": 0.8}}, tmp_path / "strip.png", reference="scratch")
     figure = canvas.chart(3, 2)
     axes = figure.add_subplot()
     axes.plot([1, 100], [1, 2], label=name)
