@@ -222,8 +222,6 @@ def test_a_strangers_folder_is_planned_timed_and_run(
     capsys.readouterr()
     found = program.run("stranger", overrides, empty / "runs", budget="1h")
     said = capsys.readouterr().err.splitlines()
-    warnings = [line for line in said if line.startswith("Warning")]
-    assert len(warnings) == len(set(warnings)), "each once, however many trainings"
     assert not any("of the encoder's parameters moved" in line for line in said), "nothing but loaded tensors"
     trained = [line.split()[0] for line in said if "  step " in line]
     assert [name.startswith("timing-") for name in trained] == sorted(

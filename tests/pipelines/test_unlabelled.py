@@ -169,6 +169,15 @@ def test_the_arm_begins_as_its_twin_does_and_has_its_rate_and_tuning(root, overr
     assert (chosen.tuning_of("mean_teacher") is not None) == expected["mean_teacher"]
 
 
+def test_what_is_so_of_the_data_is_said_once_however_often_it_is_opened(root, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")
+    screen = Screen()
+    for _ in range(2):
+        open_dataset(config(root, VOLUMES), screen)
+    told = [line for line in capsys.readouterr().err.splitlines() if "medae check says where" in line]
+    assert told and len(told) == len(set(told))
+
+
 def test_labels_beyond_the_foreground_are_told_of(tmp_path, monkeypatch, capsys):
     """A brain mask, or background of 0, may cut a structure off: the case is trained with as if it had none there."""
     monkeypatch.chdir(tmp_path)
