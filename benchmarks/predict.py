@@ -55,7 +55,7 @@ def make_ct(path: Path) -> None:
 
 def by_medae(model: Path, scans: Path, out: Path, overlapped: bool, masks: Path | None) -> list[dict[str, Any]]:
     """Predict a folder; returns when each step of each scan began and ended, in seconds from the start."""
-    from pipelines import inputs, predict
+    from pipelines import predict, work
 
     steps: list[dict[str, Any]] = []
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def by_medae(model: Path, scans: Path, out: Path, overlapped: bool, masks: Path 
             for item in items:
                 yield item, work.write(item, work.make(item, work.read(item)))
 
-        inputs.overlapped = in_turn  # type: ignore[assignment]
+        work.overlapped = in_turn  # type: ignore[assignment]
     options = {"anyway": True, "device": "cpu", "brain_mask": masks}
     predict.run(str(model), scans, out, options, as_json=True)
     return steps

@@ -19,8 +19,9 @@ from medae.inference.brainmask import MaskNetwork
 from medae.preprocessing.brain import Extracted
 from medae.volume import NativeGrid, from_ras
 from pipelines.console import Screen
-from pipelines.inputs import Scan, Work, find_inputs, work_through
+from pipelines.inputs import Scan, find_inputs
 from pipelines.networks import device_of
+from pipelines.work import Work, work_through
 
 SAME_PLACE_MM = 0.1
 

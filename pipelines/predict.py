@@ -26,10 +26,11 @@ from medae.tracking.models import resolve_model
 from pipelines.console import Screen, shown
 from pipelines.data import DIGITS
 from pipelines.files import source_digest, write_text
-from pipelines.inputs import PLAIN, Inputs, Scan, Work, find_inputs, work_through
+from pipelines.inputs import PLAIN, Inputs, Scan, find_inputs
 from pipelines.networks import device_of
 from pipelines.predict_output import WRITERS, Form, Writer
 from pipelines.predict_report import Pictures, make_report, rank_of
+from pipelines.work import Work, work_through
 
 OF_FILES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
 """Endings that no folder of results should have."""
